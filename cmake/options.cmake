@@ -1,0 +1,25 @@
+# thermocline_options: what every target of ours is compiled with.
+add_library(thermocline_options INTERFACE)
+target_include_directories(thermocline_options INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(thermocline_options INTERFACE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor
+                                                     -Wcast-align -Woverloaded-virtual -Werror)
+# Floating point must mean the same in every build: no contraction that the source does not spell.
+target_compile_options(thermocline_options INTERFACE -ffp-contract=off)
+if(THERMOCLINE_SANITIZE)
+  target_compile_options(thermocline_options INTERFACE -fsanitize=${THERMOCLINE_SANITIZE}
+                                                       -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_link_options(thermocline_options INTERFACE -fsanitize=${THERMOCLINE_SANITIZE})
+endif()
+
+find_program(CCACHE ccache)
+if(CCACHE)
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+endif()
+
+# thermocline_library(NAME SOURCES... DEPENDS TARGETS...): one static library per folder.
+function(thermocline_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_library(${name} STATIC ${ARG_SOURCES})
+  target_link_libraries(${name} PUBLIC thermocline_options ${ARG_DEPENDS})
+endfunction()

@@ -1,0 +1,34 @@
+# Where scripts/setup put the test model and the Python oracles.
+if(DEFINED ENV{XDG_CACHE_HOME} AND NOT "$ENV{XDG_CACHE_HOME}" STREQUAL "")
+  set(THERMOCLINE_CACHE_DIR $ENV{XDG_CACHE_HOME}/thermocline)
+else()
+  set(THERMOCLINE_CACHE_DIR $ENV{HOME}/.cache/thermocline)
+endif()
+set(THERMOCLINE_TEST_MODEL ${THERMOCLINE_CACHE_DIR}/models/SmolLM2-135M-Instruct.Q4_1.gguf)
+set(THERMOCLINE_TEST_PYTHON ${THERMOCLINE_CACHE_DIR}/venv/bin/python)
+
+# thermocline_test(NAME SOURCES ... DEPENDS TARGETS... LABELS ...): one GoogleTest program, one ctest
+# entry. The label `tsan` has it run under ThreadSanitizer too.
+# Test sources may use THERMOCLINE_TEST_MODEL and THERMOCLINE_TEST_DATA (tests/data), both strings.
+function(thermocline_test name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE thermocline_options ${ARG_DEPENDS} GTest::gmock GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE THERMOCLINE_TEST_MODEL="${THERMOCLINE_TEST_MODEL}"
+                                             THERMOCLINE_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+endfunction()
+
+# thermocline_pytest(NAME FILE [LABELS ...]): one pytest file, one ctest entry. It reads
+# THERMOCLINE_MODEL and THERMOCLINE_BUILD (the folder with the programs under test) from the
+# environment.
+function(thermocline_pytest name file)
+  cmake_parse_arguments(ARG "" "" "LABELS" ${ARGN})
+  add_test(NAME ${name}
+           COMMAND ${THERMOCLINE_TEST_PYTHON} -m pytest -q -p no:cacheprovider ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+  set_tests_properties(
+    ${name}
+    PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 900
+               ENVIRONMENT "THERMOCLINE_MODEL=${THERMOCLINE_TEST_MODEL};THERMOCLINE_BUILD=${CMAKE_BINARY_DIR}")
+endfunction()

@@ -1,0 +1,94 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "engine/engine_config.h"
+#include "engine/runner.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
+#include "kernels/base/status.h"
+#include "scheduler/request.h"
+
+namespace thermocline {
+
+// What one or more accepted tokens add to one choice. Text is whole UTF-8 characters only, and
+// never holds the start of what may yet become a stop string.
+struct OutputDelta {
+  int choice = 0;
+  std::string text;
+  std::vector<TokenId> token_ids;
+  std::vector<TokenLogprobs> logprobs;         // as token_ids, when asked for
+  std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., in order, when asked for
+  std::optional<FinishReason> finish_reason;   // in the last delta of a choice
+  std::string stop_reason;                     // the stop string or token id that ended it, if any
+};
+
+// Receives one request's output. Called on the engine thread; posts and returns, never blocks.
+// After OnDone nothing more is called and the sink is destroyed.
+class OutputSink {
+ public:
+  virtual ~OutputSink() = default;
+  virtual void OnDelta(OutputDelta delta) = 0;
+  // Once, last. Not ok: the request failed or was cancelled (kCancelled).
+  virtual void OnDone(const Status& status, const Usage& usage) = 0;
+};
+
+// A consistent picture of the engine, taken after each step.
+struct EngineStats {
+  int num_running = 0;
+  int num_waiting = 0;
+  uint64_t num_pages = 0;         // in the arena
+  uint64_t num_free_pages = 0;    // never used or given back
+  uint64_t num_cached_pages = 0;  // held by the prefix cache alone: evictable
+  uint64_t num_preemptions = 0;
+  uint64_t num_steps = 0;
+  uint64_t prompt_tokens = 0;
+  uint64_t generated_tokens = 0;
+  uint64_t prefix_query_tokens = 0;
+  uint64_t prefix_hit_tokens = 0;
+};
+
+// Where the memory goes; printed at start.
+struct MemoryBudget {
+  uint64_t weight_bytes = 0;
+  uint64_t kv_arena_bytes = 0;
+  uint64_t page_bytes = 0;
+  uint64_t num_kv_tokens = 0;  // that the arena holds, all hot
+  int max_model_len = 0;
+};
+
+// Owns the scheduler, the runner and the one engine thread. Thread-safe.
+class Engine {
+ public:
+  // Loads the model; minutes for a large one. kInvalidArgument with one clear line for a bad file.
+  static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config);
+  // Cancels what runs, then joins the engine thread.
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // The request's id; use it to cancel. kInvalidArgument when it can never fit, kResourceExhausted
+  // when the queue is full, kUnavailable after StopAccepting or once the device has failed. On an
+  // error the sink is never called.
+  Result<RequestId> Submit(Request request, std::unique_ptr<OutputSink> sink);
+  // Within one step, at any phase; the sink gets OnDone(kCancelled). Unknown ids are ignored.
+  void Cancel(RequestId id);
+
+  // Graceful stop: new requests are refused, running ones go on.
+  void StopAccepting();
+  bool idle() const;     // nothing runs, nothing waits
+  bool healthy() const;  // false once the device has failed
+  EngineStats stats() const;
+
+  const MemoryBudget& budget() const;
+  const Tokenizer& tokenizer() const;
+  const ChatTemplate& chat_template() const;
+};
+
+}  // namespace thermocline

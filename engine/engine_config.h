@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "kernels/base/status.h"
+
+namespace thermocline {
+
+// What `thermocline serve` and `thermocline chat` are started with, as vLLM spells it.
+struct EngineConfig {
+  std::string model_path;                         // a GGUF file
+  std::optional<int> max_model_len;               // nothing: the model's own context length
+  int max_num_seqs = 64;                          // sequences that run at once
+  int max_num_batched_tokens = 512;               // tokens per step
+  int max_num_queued_reqs = 256;                  // waiting requests; more is an error
+  std::optional<uint64_t> kv_cache_memory_bytes;  // nothing: see ResolveKvBytes
+  int block_size = 64;                            // tokens per page; only 64
+  bool enable_prefix_caching = true;
+  int num_threads = 0;        // 0: the cores this process may use
+  std::string chat_template;  // Jinja source; empty: the model's own
+
+  // Called on the loading thread with a phase's name and a fraction in [0, 1].
+  std::function<void(std::string_view phase, double fraction)> on_progress;
+};
+
+}  // namespace thermocline

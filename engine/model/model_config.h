@@ -1,0 +1,40 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/loader/checkpoint.h"
+#include "kernels/base/status.h"
+#include "kernels/ops.h"
+
+namespace thermocline {
+
+// Everything that Transformer needs to know about a model; flat, so that a family is data.
+struct ModelConfig {
+  std::string architecture;  // GGUF's general.architecture
+  std::string name;
+  int num_layers = 0;
+  int hidden_size = 0;
+  int intermediate_size = 0;
+  int num_heads = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int vocab_size = 0;
+  int context_length = 0;
+  float rms_norm_epsilon = 1e-5F;
+  Activation activation = Activation::kSilu;
+  bool tied_embeddings = false;  // the head is the embedding table
+  bool attention_bias = false;   // Q, K and V have one
+
+  RopeStyle rope_style = RopeStyle::kInterleaved;
+  int rope_dim = 0;  // leading dimensions of a head that rotate; head_dim here
+  // Radians per position of each rotated pair, scaling (linear, YaRN, Llama 3 factors) included.
+  std::vector<float> rope_frequencies;  // [rope_dim / 2]
+  float rope_magnitude = 1.0F;          // YaRN's factor on cos and sin
+};
+
+// Reads and checks the metadata and the shape of every tensor that Transformer will ask for.
+// kInvalidArgument names the field; kUnimplemented names an architecture that is not supported.
+Result<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint);
+
+}  // namespace thermocline

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kernels/base/status.h"
+#include "kernels/base/token.h"
+#include "scheduler/step_plan.h"
+
+namespace thermocline {
+
+// The log probabilities asked for at one position, natural logarithms.
+struct TokenLogprobs {
+  TokenId token = 0;
+  float logprob = 0;
+  std::vector<std::pair<TokenId, float>> top;  // most likely first; at most num_logprobs
+};
+
+// One step's outcome: what the scheduler needs, and what clients asked to see beside it.
+struct RunResult {
+  StepResult step;
+  // Indexed as StepPlan::sequences. Empty unless asked for.
+  std::vector<std::vector<TokenLogprobs>> output_logprobs;  // one per accepted token
+  std::vector<std::vector<TokenLogprobs>> prompt_logprobs;  // of prompt tokens [num_computed + 1,
+                                                            // num_computed + num_tokens], if prompt
+  // Indexed as StepPlan::sequences: not ok when this sequence alone failed (non-finite logits).
+  std::vector<Status> errors;
+};
+
+// Turns a plan into tokens: one forward pass, then sampling. Called by the engine thread only.
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  // An error is of the device and fails all running requests.
+  virtual Result<RunResult> Run(const StepPlan& plan) = 0;
+};
+
+}  // namespace thermocline

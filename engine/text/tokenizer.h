@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/status.h"
+#include "kernels/base/token.h"
+
+namespace thermocline {
+
+// Bytes [begin, end) of a text.
+struct ByteRange {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+// Whether text that spells a control token (`<|im_end|>`) becomes that token. Only text that a
+// chat template wrote is kParse; what a user typed is kPlain, so that it cannot forge a turn.
+// Added tokens that are not control tokens (GGUF: USER_DEFINED) are always found, as HF does.
+enum class SpecialTokens { kPlain, kParse };
+
+// Text to tokens and back. Immutable after creation, so any thread may use it.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+
+  // `text` is UTF-8; other bytes are encoded as byte tokens, nothing is lost. Adds nothing of its
+  // own: see bos().
+  // With kParse, control tokens that touch one of `plain_ranges` (ascending) stay plain text.
+  virtual std::vector<TokenId> Encode(std::string_view text, SpecialTokens special,
+                                      std::span<const ByteRange> plain_ranges = {}) const = 0;
+
+  // The bytes of one token. Control tokens give their spelling only when `show_special`.
+  virtual std::string_view TokenBytes(TokenId token, bool show_special) const = 0;
+
+  virtual int vocab_size() const = 0;
+  virtual std::optional<TokenId> bos() const = 0;
+  virtual bool adds_bos() const = 0;  // whether a raw prompt starts with bos
+  virtual bool IsEndOfGeneration(TokenId token) const = 0;
+  virtual bool IsSpecial(TokenId token) const = 0;
+
+  // All of `tokens` as text; malformed UTF-8 is replaced by U+FFFD.
+  std::string Decode(std::span<const TokenId> tokens, bool show_special) const;
+};
+
+}  // namespace thermocline

@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/base/hd.h"
+
+// What the scheduler, the migrator and every attention kernel agree on. Read this first.
+//
+// A page holds `page_tokens` positions of K and V for all layers, contiguous, so that a page of one
+// tier has one size. Page tables hold PageIds and only grow; where the bytes are, and how they are
+// encoded, stands in the page map: a move between tiers is one write of a PageEntry.
+
+namespace thermocline {
+
+// How far a page has cooled. kBacked: only the backing copy is left, kernels cannot read it.
+enum class Tier : uint8_t { kHot, kWarm, kCold, kArchive, kBacked };
+inline constexpr int kNumTiers = 5;
+
+// How the bytes of one layer of a page are decoded.
+enum class Codec : uint8_t { kNative, kInt8, kTurbo3, kTurboK4V3, kSparse };
+
+// Logical and stable: a page keeps its id when its bytes move. Indexes the page map.
+using PageId = uint32_t;
+
+// Places in the arena are counted in units of 4 KiB.
+inline constexpr uint64_t kArenaUnitBytes = 4096;
+inline constexpr uint32_t kMaxArenaUnits = uint32_t{1} << 29;
+
+// Where a page is now: 3 bits of tier tag, 29 bits of offset into the one arena (2 TiB at most).
+class PageEntry {
+ public:
+  HD constexpr PageEntry() = default;
+  HD constexpr PageEntry(Tier tier, uint32_t unit)
+      : bits_(static_cast<uint32_t>(tier) << 29 | (unit & (kMaxArenaUnits - 1))) {}
+  HD constexpr Tier tier() const { return static_cast<Tier>(bits_ >> 29); }
+  HD constexpr uint32_t unit() const { return bits_ & (kMaxArenaUnits - 1); }
+  HD constexpr uint64_t offset() const { return uint64_t{unit()} * kArenaUnitBytes; }
+  HD constexpr bool operator==(const PageEntry& other) const { return bits_ == other.bits_; }
+
+ private:
+  uint32_t bits_ = 0;
+};
+static_assert(sizeof(PageEntry) == 4);
+
+// Of one tier in one layer. `layer_offset`: bytes from the page's start to the layer's block;
+// `head_stride`: bytes from one KV head's block to the next inside it.
+struct LayerFormat {
+  Codec codec = Codec::kNative;
+  uint32_t layer_offset = 0;
+  uint32_t head_stride = 0;
+};
+
+struct KvLayout {
+  int num_layers = 0;
+  int num_kv_heads = 0;
+  int head_dim = 0;
+  int page_tokens = 64;
+};
+
+// One (layer, KV head) block of a kNative page: K [page_tokens, head_dim] IEEE half, then V the
+// same.
+HD constexpr uint32_t NativeVectorBytes(const KvLayout& layout) {
+  return static_cast<uint32_t>(layout.head_dim) * 2;
+}
+HD constexpr uint32_t NativeHeadBytes(const KvLayout& layout) {
+  return 2 * static_cast<uint32_t>(layout.page_tokens) * NativeVectorBytes(layout);
+}
+HD constexpr uint32_t NativeVOffset(const KvLayout& layout) { return NativeHeadBytes(layout) / 2; }
+
+// Passed to kernels by value.
+struct KvCacheView {
+  std::byte* arena = nullptr;
+  const PageEntry* page_map = nullptr;   // indexed by PageId
+  const LayerFormat* formats = nullptr;  // [num_layers][kNumTiers]
+  KvLayout layout;
+
+  HD const LayerFormat& format(int layer, Tier tier) const {
+    return formats[layer * kNumTiers + static_cast<int>(tier)];
+  }
+  // The (layer, KV head) block of a page, whatever its tier.
+  HD std::byte* block(PageId page, int layer, int kv_head) const {
+    const PageEntry entry = page_map[page];
+    const LayerFormat& layer_format = format(layer, entry.tier());
+    return arena + entry.offset() + layer_format.layer_offset +
+           static_cast<size_t>(kv_head) * layer_format.head_stride;
+  }
+};
+
+}  // namespace thermocline

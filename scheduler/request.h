@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/base/token.h"
+
+namespace thermocline {
+
+using RequestId = uint64_t;
+
+// How one token is drawn from logits. All values are validated by the server before they get here.
+struct SamplingParams {
+  float temperature = 1.0F;  // 0: greedy
+  int top_k = 0;             // 0: all
+  float top_p = 1.0F;
+  float min_p = 0.0F;
+  float repetition_penalty = 1.0F;  // over prompt and output; 1: none
+  float presence_penalty = 0.0F;    // over output only, as are frequencies
+  float frequency_penalty = 0.0F;
+  std::vector<std::pair<TokenId, float>> logit_bias;
+  std::optional<uint64_t> seed;  // same seed, same text, whatever else runs
+  int num_logprobs = -1;         // -1: none; 0: of the chosen token; k: and of the k most likely
+};
+
+// When generation ends.
+struct StopParams {
+  int max_tokens = 16;
+  int min_tokens = 0;  // no stop of any kind before, except max_tokens
+  bool ignore_eos = false;
+  std::vector<TokenId> stop_token_ids;
+  std::vector<std::string> stop_strings;
+  bool include_stop_string = false;
+};
+
+// What a client asks for, immutable once submitted. Shared (shared_ptr) because the scheduler's
+// sequences and the engine's output state outlive each other in either order.
+struct Request {
+  RequestId id = 0;
+  std::string tenant = "default";  // salts the prefix cache: tenants never share pages
+  std::vector<TokenId> prompt;     // at least one token
+  int num_choices = 1;             // `n`: sequences that share the prompt's pages
+  SamplingParams sampling;
+  StopParams stop;
+  int num_prompt_logprobs = -1;  // as num_logprobs, for the prompt's own tokens
+  bool echo = false;             // the prompt's text comes first in the output
+};
+
+enum class FinishReason { kStop, kLength, kCancelled, kError };
+
+// What a finished request has cost.
+struct Usage {
+  int prompt_tokens = 0;
+  int cached_prompt_tokens = 0;  // found in the prefix cache
+  int completion_tokens = 0;     // over all choices
+};
+
+}  // namespace thermocline
