@@ -12,6 +12,8 @@
 
 namespace thermocline {
 
+class Checkpoint;
+
 // Bytes [begin, end) of a text.
 struct ByteRange {
   size_t begin = 0;
@@ -28,13 +30,14 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  // `text` is UTF-8; other bytes are encoded as byte tokens, nothing is lost. Adds nothing of its
-  // own: see bos().
+  // `text` (less than 2^31 bytes) is UTF-8; other bytes are encoded as byte tokens. Nothing is lost
+  // but bytes that the vocabulary has no token for. Adds nothing of its own: see bos().
   // With kParse, control tokens that touch one of `plain_ranges` (ascending) stay plain text.
   virtual std::vector<TokenId> Encode(std::string_view text, SpecialTokens special,
                                       std::span<const ByteRange> plain_ranges = {}) const = 0;
 
-  // The bytes of one token. Control tokens give their spelling only when `show_special`.
+  // The bytes of one token; none for an id outside the vocabulary. Control tokens give their
+  // spelling only when `show_special`.
   virtual std::string_view TokenBytes(TokenId token, bool show_special) const = 0;
 
   virtual int vocab_size() const = 0;
@@ -46,5 +49,16 @@ class Tokenizer {
   // All of `tokens` as text; malformed UTF-8 is replaced by U+FFFD.
   std::string Decode(std::span<const TokenId> tokens, bool show_special) const;
 };
+
+// Overrides what the checkpoint says.
+struct TokenizerOptions {
+  std::string pre_tokenizer;  // in place of tokenizer.ggml.pre, when not empty
+};
+
+// The tokenizer of a checkpoint: byte-level BPE (tokenizer.ggml.model "gpt2"). kUnimplemented for
+// other models and for pre-tokenizers that we do not have; kInvalidArgument naming the field for a
+// vocabulary that is not sound. Keeps nothing of the checkpoint.
+Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const Checkpoint& checkpoint,
+                                                 const TokenizerOptions& options = {});
 
 }  // namespace thermocline
