@@ -75,6 +75,14 @@ struct WeightSource {
   }
 };
 
+// The 6-bit scale and min of one of the eight 32-element sub-blocks of a Q4_K or Q5_K block, from
+// the 12 bytes that pack them.
+struct KQuantScale {
+  int scale = 0;
+  int min = 0;
+};
+KQuantScale UnpackKQuantScale(const std::byte* packed, int sub_block);
+
 // Decodes `count` elements (a multiple of the type's block_elements) that start at `src` into
 // `dst`. Bit-exact with the dequantisation of the `gguf` Python package. `src` need not be aligned.
 void Dequantize(WeightType type, const std::byte* src, int64_t count, float* dst);
