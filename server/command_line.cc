@@ -1,0 +1,174 @@
+#include "server/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
+#include <memory>
+
+#include "server/byte_size.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kMaxInt = 1 << 30;
+
+CLI::Validator ByteSize() {
+  return CLI::Validator(
+      [](std::string& text) {
+        const Result<uint64_t> bytes = ParseByteSize(text);
+        if (!bytes.ok()) {
+          return bytes.status().message();
+        }
+        text = std::to_string(*bytes);
+        return std::string();
+      },
+      "SIZE");
+}
+
+void AddSeconds(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
+                const std::string& help) {
+  app.add_option_function<double>(
+         name,
+         [&value](double seconds) {
+           value = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
+         },
+         help)
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->default_str(std::to_string(value.count() / 1000));
+}
+
+void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
+  app.add_option("-m,--model,MODEL", engine.model_path, "The model: a GGUF file")
+      ->required()
+      ->type_name("FILE");
+  app.add_option("-c,--ctx-size,--max-model-len", engine.max_model_len,
+                 "Longest prompt and answer together, in tokens (default: the model's)")
+      ->check(CLI::Range(1, kMaxInt));
+  app.add_option(
+         "--kv-cache-memory-bytes", engine.kv_cache_memory_bytes,
+         "Memory for the KV cache, e.g. 2G (default: what the model and this machine suggest)")
+      ->transform(ByteSize());
+  app.add_option("--chat-template", line.chat_template_path,
+                 "A Jinja file instead of the model's own chat template")
+      ->check(CLI::ExistingFile);
+  app.add_option("-t,--threads", engine.num_threads,
+                 "Threads that compute (default: the cores this process may use)")
+      ->check(CLI::Range(0, 1024));
+  app.add_option("--log-level", line.log_level, "trace, debug, info, warning, error or off")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}))
+      ->capture_default_str();
+}
+
+void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
+  app.add_option("-np,--parallel,--max-num-seqs", engine.max_num_seqs, "Sequences that run at once")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
+  app.add_option("--max-num-batched-tokens", engine.max_num_batched_tokens, "Tokens per step")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-num-queued-reqs", engine.max_num_queued_reqs,
+                 "Requests that may wait; more are refused with 503")
+      ->check(CLI::Range(0, kMaxInt))
+      ->capture_default_str();
+  app.add_option("--block-size", engine.block_size, "Tokens per page of the KV cache; only 64")
+      ->check(CLI::IsMember({64}))
+      ->capture_default_str();
+  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", engine.enable_prefix_caching,
+               "Keep the KV cache of prompts for later requests that start alike (default: on)");
+}
+
+void AddServeOptions(CLI::App& app, ServeOptions& serve) {
+  HttpOptions& http = serve.http;
+  app.add_option("--host", http.host, "Address to listen on; 0.0.0.0 is all")
+      ->capture_default_str();
+  app.add_option("--port", http.port, "Port to listen on; 0 is any free one")
+      ->check(CLI::Range(0, 65535))
+      ->capture_default_str();
+  app.add_option(
+      "--served-model-name,--alias", serve.served_model_names,
+      "The model's name in the API, several to answer to all (default: the file's name)");
+  AddEngineOptions(app, serve.engine);
+  app.add_option("--http-threads", http.num_threads, "Threads that serve connections")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app.add_option("--max-connections", http.max_connections, "Open connections; more get 503")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--max-body-bytes", http.max_body_bytes, "Longest request body (default: 8M)")
+      ->transform(ByteSize());
+  app.add_option("--allowed-origins", serve.allowed_origins,
+                 "Origins of web pages that may use the API (CORS); * is all (default: none)")
+      ->delimiter(',');
+  AddSeconds(app, "--header-timeout", http.header_timeout, "For a request's header to arrive");
+  AddSeconds(app, "--body-timeout", http.body_timeout, "For its body");
+  AddSeconds(app, "--idle-timeout", http.idle_timeout, "A connection may wait between requests");
+  AddSeconds(app, "--write-timeout", http.write_timeout, "A client may read nothing of its answer");
+  AddSeconds(app, "--shutdown-timeout", serve.shutdown_timeout,
+             "For running requests to finish after SIGTERM or Ctrl-C; a second signal aborts");
+}
+
+void AddChatOptions(CLI::App& app, ChatOptions& chat) {
+  app.add_option("--system", chat.system_prompt, "A system message");
+  app.add_option("--temp,--temperature", chat.temperature, "0 is always the likeliest token")
+      ->check(CLI::Range(0.0F, 100.0F))
+      ->capture_default_str();
+  app.add_option("--top-p", chat.top_p, "Draw from the likeliest tokens that make up this much")
+      ->check(CLI::Range(0.0001F, 1.0F))
+      ->capture_default_str();
+  app.add_option("--seed", chat.seed, "The same seed gives the same answers");
+  app.add_option("-n,--max-tokens", chat.max_tokens,
+                 "Tokens of one answer (default: what the context holds)")
+      ->check(CLI::Range(0, kMaxInt));
+}
+
+// THERMOCLINE_MAX_MODEL_LEN for --max-model-len: every flag has its variable.
+void AddEnvironment(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    if (option->get_lnames().empty() || option->get_lnames().front() == "help") {
+      continue;
+    }
+    std::string name = "THERMOCLINE_" + option->get_lnames().back();
+    std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
+      return c == '-' ? '_' : static_cast<char>(std::toupper(c));
+    });
+    option->envname(name);
+  }
+}
+
+}  // namespace
+
+std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* argv,
+                                                const std::string& version) {
+  CLI::App app("Thermocline serves a language model to any OpenAI client.", "thermocline");
+  app.set_version_flag("--version", "thermocline " + version);
+  app.require_subcommand(1);
+  app.footer("`thermocline serve --help` and `thermocline chat --help` list their flags.");
+  app.get_formatter()->column_width(46);
+  CommandLine line;
+  ServeOptions serve;
+  ChatOptions chat;
+  CLI::App* serve_command = app.add_subcommand(
+      "serve", "Serve a model over HTTP: the OpenAI API, and a page to chat on at /");
+  AddCommonOptions(*serve_command, serve.engine, line);
+  AddServeOptions(*serve_command, serve);
+  AddEnvironment(*serve_command);
+  CLI::App* chat_command = app.add_subcommand("chat", "Chat with a model in this terminal");
+  AddCommonOptions(*chat_command, chat.engine, line);
+  AddChatOptions(*chat_command, chat);
+  AddEnvironment(*chat_command);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (serve_command->parsed()) {
+    line.command = std::move(serve);
+  } else {
+    chat.engine.max_num_seqs = 1;
+    line.command = std::move(chat);
+  }
+  return line;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "engine/engine_config.h"
+#include "server/http_options.h"
+
+namespace thermocline {
+
+struct ServeOptions {
+  EngineConfig engine;
+  HttpOptions http;
+  std::vector<std::string> served_model_names;  // empty: the file's name
+  std::vector<std::string> allowed_origins;
+  std::chrono::milliseconds shutdown_timeout{30'000};
+};
+
+struct ChatOptions {
+  EngineConfig engine;
+  std::string system_prompt;
+  float temperature = 0.7F;
+  float top_p = 0.95F;
+  std::optional<uint64_t> seed;
+  int max_tokens = 0;  // of one answer; 0: what the context holds
+};
+
+struct CommandLine {
+  std::variant<ServeOptions, ChatOptions> command;
+  std::string log_level = "info";
+  std::string chat_template_path;  // empty: the model's own
+};
+
+// Flags are vLLM's where they mean the same, with llama.cpp's short ones. What the command line
+// does not say is taken from THERMOCLINE_<FLAG> in the environment, then from the defaults. An int
+// is the exit code when there is nothing to run: help was printed, or what is wrong.
+std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* argv,
+                                                const std::string& version);
+
+}  // namespace thermocline

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <memory>
+#include <utility>
+
+#include "server/inference_service.h"
+
+namespace thermocline {
+
+// The engine itself. Borrows it.
+class EngineService final : public InferenceService {
+ public:
+  explicit EngineService(Engine& engine) : engine_(engine) {}
+
+  Result<RequestId> Submit(Request request, std::unique_ptr<OutputSink> sink) override {
+    return engine_.Submit(std::move(request), std::move(sink));
+  }
+  void Cancel(RequestId id) override { engine_.Cancel(id); }
+  bool healthy() const override { return engine_.healthy(); }
+  EngineStats stats() const override { return engine_.stats(); }
+  int max_model_len() const override { return engine_.budget().max_model_len; }
+  const Tokenizer& tokenizer() const override { return engine_.tokenizer(); }
+  const ChatTemplate& chat_template() const override { return engine_.chat_template(); }
+
+ private:
+  Engine& engine_;
+};
+
+}  // namespace thermocline

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <memory>
+
+#include "engine/engine.h"
+
+namespace thermocline {
+
+// What the API needs of an engine: EngineService in the program, a fake in the tests. Thread-safe;
+// the contracts are Engine's.
+class InferenceService {
+ public:
+  virtual ~InferenceService() = default;
+  virtual Result<RequestId> Submit(Request request, std::unique_ptr<OutputSink> sink) = 0;
+  virtual void Cancel(RequestId id) = 0;
+  virtual bool healthy() const = 0;
+  virtual EngineStats stats() const = 0;
+  virtual int max_model_len() const = 0;
+  virtual const Tokenizer& tokenizer() const = 0;
+  virtual const ChatTemplate& chat_template() const = 0;
+};
+
+}  // namespace thermocline

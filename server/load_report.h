@@ -1,0 +1,31 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "engine/engine.h"
+
+namespace thermocline {
+
+// Shows how far the loading of a model is: one bar that is drawn over on a terminal, a plain line
+// per phase in a log. Used by the loading thread alone.
+class LoadProgress {
+ public:
+  explicit LoadProgress(bool terminal) : terminal_(terminal) {}
+  void Report(std::string_view phase, double fraction);
+  void Finish();  // leaves the bar's line
+
+ private:
+  bool terminal_;
+  std::string phase_;
+  int drawn_percent_ = -1;
+};
+
+// Loads with progress on stderr.
+Result<std::unique_ptr<Engine>> LoadEngine(EngineConfig config);
+
+// Where the memory goes, as a table of lines.
+std::string FormatBudget(const MemoryBudget& budget);
+
+}  // namespace thermocline

@@ -1,0 +1,71 @@
+#include <fmt/format.h>
+#include <spdlog/sinks/stdout_color_sinks.h>
+#include <spdlog/spdlog.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <exception>
+#include <fstream>
+#include <iterator>
+#include <string>
+#include <variant>
+
+#include "server/chat_command.h"
+#include "server/command_line.h"
+#include "server/serve_command.h"
+
+namespace thermocline {
+namespace {
+
+constexpr char kVersion[] = THERMOCLINE_VERSION;
+
+Result<std::string> ReadFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  if (file.bad() || !file.is_open()) {
+    return NotFound("cannot read {}", path);
+  }
+  return text;
+}
+
+void StartLog(const std::string& level) {
+  auto logger = spdlog::stderr_color_mt("thermocline");
+  logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
+  logger->set_level(spdlog::level::from_str(level));
+  spdlog::set_default_logger(std::move(logger));
+}
+
+int Main(int argc, const char* const* argv) {
+  std::variant<CommandLine, int> parsed = ParseCommandLine(argc, argv, kVersion);
+  if (const int* exit_code = std::get_if<int>(&parsed)) {
+    return *exit_code;
+  }
+  auto& line = std::get<CommandLine>(parsed);
+  StartLog(line.log_level);
+  std::signal(SIGPIPE, SIG_IGN);  // a client that has gone is an error code
+  if (!line.chat_template_path.empty()) {
+    Result<std::string> source = ReadFile(line.chat_template_path);
+    if (!source.ok()) {
+      spdlog::error("{}", source.status().message());
+      return EXIT_FAILURE;
+    }
+    std::visit([&](auto& options) { options.engine.chat_template = std::move(source).value(); },
+               line.command);
+  }
+  if (const auto* serve = std::get_if<ServeOptions>(&line.command)) {
+    return RunServe(*serve, kVersion);
+  }
+  return RunChat(std::get<ChatOptions>(line.command));
+}
+
+}  // namespace
+}  // namespace thermocline
+
+int main(int argc, char** argv) {
+  try {
+    return thermocline::Main(argc, argv);
+  } catch (const std::exception& error) {  // a library's: out of memory, out of threads
+    fmt::print(stderr, "thermocline: {}\n", error.what());
+    return EXIT_FAILURE;
+  }
+}

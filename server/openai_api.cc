@@ -1,0 +1,183 @@
+#include "server/openai_api.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/post.hpp>
+#include <utility>
+
+#include "server/generation.h"
+#include "server/json.h"
+#include "server/text_endpoints.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::string_view kModelsPath = "/v1/models/";
+
+// A page of another site can send a form to a local server, but not JSON: the browser asks first.
+bool IsJson(const HttpRequest& request) {
+  std::string_view type = request.Header("content-type");
+  type = type.substr(0, type.find(';'));
+  while (type.ends_with(' ')) {
+    type.remove_suffix(1);
+  }
+  return type.empty() || type == "application/json" || type.ends_with("+json");
+}
+
+ApiError UnsupportedMediaType() {
+  ApiError error = InvalidField("", "Content-Type must be application/json");
+  error.http_status = 415;
+  return error;
+}
+
+Json ModelJson(const ApiContext& context, const std::string& name) {
+  return {{"id", name},
+          {"object", "model"},
+          {"created", context.created},
+          {"owned_by", "thermocline"},
+          {"root", context.model_names.front()},
+          {"parent", nullptr},
+          {"max_model_len", context.service.max_model_len()}};
+}
+
+}  // namespace
+
+OpenAiApi::OpenAiApi(const ApiContext& context, std::string version, int num_threads)
+    : context_(context), version_(std::move(version)), pool_(static_cast<size_t>(num_threads)) {}
+
+OpenAiApi::~OpenAiApi() {
+  pool_.stop();
+  pool_.join();
+}
+
+void OpenAiApi::AddRoutes(Router& router) {
+  const auto add_get = [&router](const char* path, auto respond) {
+    router.Add("GET", path, [respond](const RequestPtr& request, const WriterPtr& writer) {
+      writer->Respond(respond(*request));
+    });
+  };
+  add_get("/health", [this](const HttpRequest&) { return Health(); });
+  add_get("/live", [](const HttpRequest&) { return JsonResponse(R"({"status":"live"})"); });
+  add_get("/load", [this](const HttpRequest&) { return Load(); });
+  add_get("/version", [this](const HttpRequest&) {
+    return JsonResponse(DumpJson(Json{{"version", version_}}));
+  });
+  add_get("/v1/models", [this](const HttpRequest&) { return Models(); });
+  add_get("/v1/models/*", [this](const HttpRequest& request) {
+    return Model(request.path.substr(kModelsPath.size()));
+  });
+
+  const auto add_generation = [this, &router](const char* path, Parser parse) {
+    router.Add("POST", path, [this, parse](const RequestPtr& request, const WriterPtr& writer) {
+      Generate(parse, request, writer);
+    });
+  };
+  add_generation("/v1/chat/completions", &ParseChatRequest);
+  add_generation("/v1/completions", &ParseCompletionRequest);
+
+  const auto add_text = [this, &router](const char* path, TextHandler handle) {
+    router.Add("POST", path, [this, handle](const RequestPtr& request, const WriterPtr& writer) {
+      AnswerText(handle, request, writer);
+    });
+  };
+  add_text("/tokenize", &Tokenize);
+  add_text("/detokenize", &Detokenize);
+}
+
+void OpenAiApi::Generate(Parser parse, const RequestPtr& request, const WriterPtr& writer) {
+  if (!accepting_) {
+    writer->Respond(ErrorResponse(FromStatus(Unavailable("the server is shutting down"))));
+    return;
+  }
+  if (!IsJson(*request)) {
+    writer->Respond(ErrorResponse(UnsupportedMediaType()));
+    return;
+  }
+  boost::asio::post(pool_, [this, parse, request, writer] {
+    ApiRequest parsed;
+    if (const std::optional<ApiError> error = parse(context_, request->body, parsed)) {
+      writer->Respond(ErrorResponse(*error));
+      return;
+    }
+    Remember(Generation::Start(context_, std::move(parsed), writer));
+  });
+}
+
+void OpenAiApi::Remember(const std::shared_ptr<Generation>& generation) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(generations_, [](const auto& weak) { return weak.expired(); });
+  generations_.push_back(generation);
+}
+
+void OpenAiApi::CancelAll() {
+  const std::lock_guard lock(mutex_);
+  for (const std::weak_ptr<Generation>& weak : generations_) {
+    if (const std::shared_ptr<Generation> generation = weak.lock()) {
+      generation->Abort(Unavailable("the server is shutting down"));
+    }
+  }
+}
+
+void OpenAiApi::AnswerText(TextHandler handle, const RequestPtr& request, const WriterPtr& writer) {
+  if (!IsJson(*request)) {
+    writer->Respond(ErrorResponse(UnsupportedMediaType()));
+    return;
+  }
+  boost::asio::post(
+      pool_, [this, handle, request, writer] { writer->Respond(handle(context_, request->body)); });
+}
+
+HttpResponse OpenAiApi::Models() const {
+  Json models = Json::array();
+  for (const std::string& name : context_.model_names) {
+    models.push_back(ModelJson(context_, name));
+  }
+  Json list = Json::object();
+  list["object"] = "list";
+  list["data"] = std::move(models);
+  return JsonResponse(DumpJson(list));
+}
+
+HttpResponse OpenAiApi::Model(const std::string& id) const {
+  const auto& names = context_.model_names;
+  if (std::find(names.begin(), names.end(), id) == names.end()) {
+    ApiError error = InvalidField("model", fmt::format("the model `{}` does not exist", id));
+    error.http_status = 404;
+    error.code = "model_not_found";
+    return ErrorResponse(error);
+  }
+  return JsonResponse(DumpJson(ModelJson(context_, id)));
+}
+
+HttpResponse OpenAiApi::Health() const {
+  if (!accepting_) {
+    return ErrorResponse(FromStatus(Unavailable("the server is shutting down")));
+  }
+  if (!context_.service.healthy()) {
+    ApiError error = FromStatus(Unavailable("the device has failed"));
+    error.retry_after_seconds = 0;  // only a new process helps
+    return ErrorResponse(error);
+  }
+  return JsonResponse(R"({"status":"ok"})");
+}
+
+HttpResponse OpenAiApi::Load() const {
+  const EngineStats stats = context_.service.stats();
+  Json load = Json::object();
+  load["server_load"] = stats.num_running + stats.num_waiting;
+  load["num_running"] = stats.num_running;
+  load["num_waiting"] = stats.num_waiting;
+  load["num_pages"] = stats.num_pages;
+  load["num_free_pages"] = stats.num_free_pages;
+  load["num_cached_pages"] = stats.num_cached_pages;
+  load["num_preemptions"] = stats.num_preemptions;
+  load["num_steps"] = stats.num_steps;
+  load["prompt_tokens"] = stats.prompt_tokens;
+  load["generated_tokens"] = stats.generated_tokens;
+  load["prefix_query_tokens"] = stats.prefix_query_tokens;
+  load["prefix_hit_tokens"] = stats.prefix_hit_tokens;
+  return JsonResponse(DumpJson(load));
+}
+
+}  // namespace thermocline

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <atomic>
+#include <boost/asio/thread_pool.hpp>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/api_request.h"
+#include "server/generation.h"
+#include "server/http_types.h"
+#include "server/router.h"
+
+namespace thermocline {
+
+// The endpoints. Parsing, templates and tokenisation run on a small pool of its own, so that a
+// large prompt delays neither the connections nor the engine.
+//   POST /v1/chat/completions, /v1/completions      OpenAI's, with vLLM's extra fields
+//   GET  /v1/models, /v1/models/{id}
+//   POST /tokenize, /detokenize                     vLLM's
+//   GET  /health   200 when a request would be taken, 503 when stopping or the device has failed
+//   GET  /live     200 while the process answers
+//   GET  /load     {server_load, num_running, num_waiting, num_pages, num_free_pages, ...}
+//   GET  /version
+class OpenAiApi {
+ public:
+  // `context` outlives it. Stop the HTTP server before it is destroyed.
+  OpenAiApi(const ApiContext& context, std::string version, int num_threads);
+  ~OpenAiApi();  // joins the pool
+  OpenAiApi(const OpenAiApi&) = delete;
+  OpenAiApi& operator=(const OpenAiApi&) = delete;
+
+  void AddRoutes(Router& router);
+  // New generation requests are refused and /health is 503 from now on. Thread-safe.
+  void StopAccepting() { accepting_ = false; }
+  // Every running generation ends with 503, in its stream if that has begun. Thread-safe.
+  void CancelAll();
+
+ private:
+  using Parser = std::optional<ApiError> (*)(const ApiContext&, std::string_view, ApiRequest&);
+  using TextHandler = HttpResponse (*)(const ApiContext&, std::string_view);
+
+  void Generate(Parser parse, const RequestPtr& request, const WriterPtr& writer);
+  void AnswerText(TextHandler handle, const RequestPtr& request, const WriterPtr& writer);
+  void Remember(const std::shared_ptr<Generation>& generation);
+  HttpResponse Models() const;
+  HttpResponse Model(const std::string& id) const;
+  HttpResponse Health() const;
+  HttpResponse Load() const;
+
+  const ApiContext& context_;
+  const std::string version_;
+  std::atomic<bool> accepting_{true};
+  std::mutex mutex_;
+  std::vector<std::weak_ptr<Generation>> generations_;  // guarded by mutex_; the ended ones expire
+  boost::asio::thread_pool pool_;
+};
+
+}  // namespace thermocline

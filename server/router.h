@@ -1,0 +1,40 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "server/http_types.h"
+
+namespace thermocline {
+
+struct RouterOptions {
+  std::vector<std::string> allowed_origins;  // for CORS; "*" is all; none by default
+  std::function<std::string()> new_request_id;
+};
+
+// Finds the handler of a request: only what was added is served. Answers HEAD (as GET, without the
+// body), OPTIONS, 404 and 405 itself, and gives every answer an x-request-id: the client's, if it
+// is a plain word, or a new one. Filled before the server starts, then immutable.
+class Router {
+ public:
+  explicit Router(RouterOptions options);
+
+  // `path` ends in `/*` to match whatever follows.
+  void Add(std::string method, std::string path, HttpHandler handler);
+  void Handle(const RequestPtr& request, const WriterPtr& writer) const;
+
+ private:
+  struct Route {
+    std::string method;
+    std::string path;
+    HttpHandler handler;
+  };
+  void AddCommonHeaders(const HttpRequest& request, ResponseWriter& writer) const;
+
+  RouterOptions options_;
+  std::vector<Route> routes_;
+};
+
+}  // namespace thermocline
