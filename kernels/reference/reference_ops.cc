@@ -1,0 +1,243 @@
+#include "kernels/reference/reference_ops.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <vector>
+
+#include "kernels/base/check.h"
+#include "kernels/core/half.h"
+
+namespace thermocline {
+namespace {
+
+class FloatWeight final : public Weight {
+ public:
+  FloatWeight(int64_t rows, int64_t cols, std::vector<float> values)
+      : rows_(rows), cols_(cols), values_(std::move(values)) {}
+  int64_t rows() const override { return rows_; }
+  int64_t cols() const override { return cols_; }
+  size_t num_bytes() const override { return values_.size() * sizeof(float); }
+  const float* row(int64_t i) const { return values_.data() + i * cols_; }
+
+ private:
+  int64_t rows_;
+  int64_t cols_;
+  std::vector<float> values_;  // [rows, cols]
+};
+
+// Sixteen partial sums, added pairwise at the end: the compiler may use vector registers, and the
+// order of additions is the same on every machine.
+float Dot(const float* a, const float* b, int64_t count) {
+  constexpr int64_t kLanes = 16;
+  float lanes[kLanes] = {};
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      lanes[j] += a[i + j] * b[i + j];
+    }
+  }
+  for (int64_t i = whole; i < count; ++i) {
+    lanes[i - whole] += a[i] * b[i];
+  }
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t j = 0; j < width; ++j) {
+      lanes[j] += lanes[j + width];
+    }
+  }
+  return lanes[0];
+}
+
+float Activate(Activation activation, float x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return x / (1.0F + std::exp(-x));
+    case Activation::kGeluTanh: {
+      const float inner = std::sqrt(2.0F / std::numbers::pi_v<float>) * (x + 0.044715F * x * x * x);
+      return 0.5F * x * (1.0F + std::tanh(inner));
+    }
+  }
+  return x;
+}
+
+// The vector of one position: a row of the K or V half of a native block.
+const uint16_t* NativeRow(const std::byte* block, size_t half_offset, int slot, int head_dim) {
+  return reinterpret_cast<const uint16_t*>(block + half_offset) + slot * head_dim;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Weight>> ReferenceOps::PrepareWeight(
+    std::span<const WeightSource> parts) const {
+  CHECK(!parts.empty());
+  const int64_t cols = parts[0].cols;
+  int64_t rows = 0;
+  for (const WeightSource& part : parts) {
+    CHECK(part.cols == cols);
+    rows += part.rows;
+  }
+  std::vector<float> values(static_cast<size_t>(rows * cols));
+  float* out = values.data();
+  for (const WeightSource& part : parts) {
+    Dequantize(part.type, part.data, part.rows * cols, out);
+    out += part.rows * cols;
+  }
+  return std::unique_ptr<Weight>(std::make_unique<FloatWeight>(rows, cols, std::move(values)));
+}
+
+void ReferenceOps::Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+                         Stream& /*stream*/) const {
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    CHECK(tokens[i] >= 0 && tokens[i] < table.rows);
+    Dequantize(table.type, table.data + static_cast<size_t>(tokens[i]) * table.row_bytes(),
+               table.cols, out.f32() + static_cast<int64_t>(i) * table.cols);
+  }
+}
+
+void ReferenceOps::RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
+                           Stream& /*stream*/) const {
+  const int64_t dim = x.dim(1);
+  CHECK(static_cast<int64_t>(gain.size()) == dim && y.dim(1) == dim);
+  for (int64_t t = 0; t < x.dim(0); ++t) {
+    const float* in = x.f32() + t * dim;
+    float* out = y.f32() + t * dim;
+    const float mean = Dot(in, in, dim) / static_cast<float>(dim);
+    const float scale = 1.0F / std::sqrt(mean + epsilon);
+    for (int64_t i = 0; i < dim; ++i) {
+      out[i] = in[i] * scale * gain[static_cast<size_t>(i)];
+    }
+  }
+}
+
+void ReferenceOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
+                          Stream& /*stream*/) const {
+  const auto& weight = dynamic_cast<const FloatWeight&>(w);
+  const int64_t rows = weight.rows();
+  const int64_t cols = weight.cols();
+  CHECK(x.dim(1) == cols && y.dim(1) == rows && x.dim(0) == y.dim(0));
+  pool_.ParallelFor(rows, 16, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t t = 0; t < x.dim(0); ++t) {
+        const float dot = Dot(x.f32() + t * cols, weight.row(r), cols);
+        float& out = y.f32()[t * rows + r];
+        out = mode == MatMulMode::kAdd ? out + dot : dot;
+      }
+    }
+  });
+}
+
+void ReferenceOps::AddBias(Tensor x, std::span<const float> bias, Stream& /*stream*/) const {
+  CHECK(x.dim(1) == static_cast<int64_t>(bias.size()));
+  for (int64_t i = 0; i < x.num_elements(); ++i) {
+    x.f32()[i] += bias[static_cast<size_t>(i) % bias.size()];
+  }
+}
+
+void ReferenceOps::Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeStyle style,
+                        Stream& /*stream*/) const {
+  const int64_t num_pairs = cos_sin.dim(1);
+  CHECK(2 * num_pairs <= head_dim && int64_t{num_heads} * head_dim <= qkv.dim(1));
+  for (int64_t t = 0; t < qkv.dim(0); ++t) {
+    const float* angles = cos_sin.f32() + t * num_pairs * 2;
+    for (int h = 0; h < num_heads; ++h) {
+      float* head = qkv.f32() + t * qkv.dim(1) + int64_t{h} * head_dim;
+      for (int64_t i = 0; i < num_pairs; ++i) {
+        float& a = style == RopeStyle::kInterleaved ? head[2 * i] : head[i];
+        float& b = style == RopeStyle::kInterleaved ? head[2 * i + 1] : head[i + num_pairs];
+        const float cos = angles[2 * i];
+        const float sin = angles[2 * i + 1];
+        const float rotated = a * cos - b * sin;
+        b = a * sin + b * cos;
+        a = rotated;
+      }
+    }
+  }
+}
+
+void ReferenceOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& batch,
+                            const KvCacheView& kv, int layer, Stream& /*stream*/) const {
+  const KvLayout& layout = kv.layout;
+  for (int s = 0; s < batch.num_sequences; ++s) {
+    for (int t = batch.sequence_starts[s]; t < batch.sequence_starts[s + 1]; ++t) {
+      const int position = batch.positions[t];
+      const int slot = position % layout.page_tokens;
+      const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
+      CHECK(kv.page_map[page].tier() == Tier::kHot);  // a page being written is hot
+      const float* row = qkv.f32() + t * qkv.dim(1);
+      for (int h = 0; h < layout.num_kv_heads; ++h) {
+        std::byte* block = kv.block(page, layer, h);
+        auto* k = reinterpret_cast<uint16_t*>(block) + slot * layout.head_dim;
+        auto* v =
+            reinterpret_cast<uint16_t*>(block + NativeVOffset(layout)) + slot * layout.head_dim;
+        for (int i = 0; i < layout.head_dim; ++i) {
+          k[i] = FloatToHalf(row[k_column + h * layout.head_dim + i]);
+          v[i] = FloatToHalf(row[v_column + h * layout.head_dim + i]);
+        }
+      }
+    }
+  }
+}
+
+void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
+                                  const KvCacheView& kv, const AttentionParams& params, Tensor out,
+                                  Stream& /*stream*/) const {
+  const KvLayout& layout = kv.layout;
+  const int dim = layout.head_dim;
+  const int group = num_heads / layout.num_kv_heads;
+  CHECK(num_heads % layout.num_kv_heads == 0);
+  const auto attend = [&](int s, int t, int h) {
+    const int length = batch.positions[t] + 1;
+    const float* q = qkv.f32() + t * qkv.dim(1) + int64_t{h} * dim;
+    std::vector<float> scores(static_cast<size_t>(length));
+    std::vector<float> decoded(static_cast<size_t>(dim));
+    const auto row = [&](int position, size_t half_offset) {
+      const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
+      CHECK(kv.format(params.layer, kv.page_map[page].tier()).codec == Codec::kNative);
+      const uint16_t* halves = NativeRow(kv.block(page, params.layer, h / group), half_offset,
+                                         position % layout.page_tokens, dim);
+      std::transform(halves, halves + dim, decoded.begin(), HalfToFloat);
+      return decoded.data();
+    };
+    float max = -INFINITY;
+    for (int p = 0; p < length; ++p) {
+      scores[static_cast<size_t>(p)] = Dot(q, row(p, 0), dim) * params.scale;
+      max = std::max(max, scores[static_cast<size_t>(p)]);
+    }
+    float sum = 0;
+    for (float& score : scores) {
+      score = std::exp(score - max);
+      sum += score;
+    }
+    float* o = out.f32() + (int64_t{t} * num_heads + h) * dim;
+    std::fill(o, o + dim, 0.0F);
+    for (int p = 0; p < length; ++p) {
+      const float* v = row(p, NativeVOffset(layout));
+      for (int i = 0; i < dim; ++i) {
+        o[i] += scores[static_cast<size_t>(p)] / sum * v[i];
+      }
+    }
+  };
+  for (int s = 0; s < batch.num_sequences; ++s) {
+    const int first = batch.sequence_starts[s];
+    const int64_t count = int64_t{batch.sequence_starts[s + 1] - first} * num_heads;
+    pool_.ParallelFor(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        attend(s, first + static_cast<int>(i / num_heads), static_cast<int>(i % num_heads));
+      }
+    });
+  }
+}
+
+void ReferenceOps::GatedActivation(Tensor gate_up, Activation activation, Tensor out,
+                                   Stream& /*stream*/) const {
+  const int64_t dim = out.dim(1);
+  CHECK(gate_up.dim(1) == 2 * dim && gate_up.dim(0) == out.dim(0));
+  for (int64_t t = 0; t < out.dim(0); ++t) {
+    const float* gate = gate_up.f32() + t * 2 * dim;
+    for (int64_t i = 0; i < dim; ++i) {
+      out.f32()[t * dim + i] = Activate(activation, gate[i]) * gate[dim + i];
+    }
+  }
+}
+
+}  // namespace thermocline

@@ -1,0 +1,34 @@
+#pragma once
+
+#include "kernels/base/thread_pool.h"
+#include "kernels/ops.h"
+
+namespace thermocline {
+
+// Plain loops in float32 over dequantised weights: what every kernel is tested against, and the
+// engine's own float reference. Rows run on the pool; each row's arithmetic is sequential.
+class ReferenceOps final : public Ops {
+ public:
+  explicit ReferenceOps(ThreadPool& pool) : pool_(pool) {}
+
+  Result<std::unique_ptr<Weight>> PrepareWeight(std::span<const WeightSource> parts) const override;
+  void Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+             Stream& stream) const override;
+  void RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
+               Stream& stream) const override;
+  void MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode, Stream& stream) const override;
+  void AddBias(Tensor x, std::span<const float> bias, Stream& stream) const override;
+  void Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeStyle style,
+            Stream& stream) const override;
+  void AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& batch,
+                const KvCacheView& kv, int layer, Stream& stream) const override;
+  void PagedAttention(Tensor qkv, int num_heads, const BatchView& batch, const KvCacheView& kv,
+                      const AttentionParams& params, Tensor out, Stream& stream) const override;
+  void GatedActivation(Tensor gate_up, Activation activation, Tensor out,
+                       Stream& stream) const override;
+
+ private:
+  ThreadPool& pool_;
+};
+
+}  // namespace thermocline
