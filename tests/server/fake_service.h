@@ -1,0 +1,195 @@
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "server/api_request.h"
+#include "server/inference_service.h"
+
+namespace thermocline {
+
+// A byte is a token; 256 is bos, 257 ends, 258 is the control token `<|ctl|>`.
+class FakeTokenizer final : public Tokenizer {
+ public:
+  static constexpr TokenId kBos = 256;
+  static constexpr TokenId kEnd = 257;
+  static constexpr TokenId kControl = 258;
+
+  FakeTokenizer() {
+    for (int i = 0; i < 256; ++i) {
+      bytes_[static_cast<size_t>(i)] = static_cast<char>(i);
+    }
+  }
+  std::vector<TokenId> Encode(std::string_view text, SpecialTokens special,
+                              std::span<const ByteRange> plain_ranges) const override {
+    std::vector<TokenId> tokens;
+    for (size_t i = 0; i < text.size(); ++i) {
+      const bool plain =
+          std::any_of(plain_ranges.begin(), plain_ranges.end(),
+                      [i](ByteRange range) { return i >= range.begin && i < range.end; });
+      if (special == SpecialTokens::kParse && !plain && text.substr(i).starts_with("<|ctl|>")) {
+        tokens.push_back(kControl);
+        i += 6;
+      } else {
+        tokens.push_back(static_cast<unsigned char>(text[i]));
+      }
+    }
+    return tokens;
+  }
+  std::string_view TokenBytes(TokenId token, bool show_special) const override {
+    if (token < 256) {
+      return {&bytes_[static_cast<size_t>(token)], 1};
+    }
+    return !show_special ? "" : token == kBos ? "<s>" : token == kEnd ? "</s>" : "<|ctl|>";
+  }
+  int vocab_size() const override { return 300; }
+  std::optional<TokenId> bos() const override { return kBos; }
+  bool adds_bos() const override { return true; }
+  bool IsEndOfGeneration(TokenId token) const override { return token == kEnd; }
+  bool IsSpecial(TokenId token) const override { return token >= 256; }
+
+ private:
+  std::array<char, 256> bytes_{};
+};
+
+// Renders the messages' JSON itself, so that a test sees what a template would be given; raises
+// when it holds the word `raise`.
+class FakeTemplate final : public ChatTemplate {
+ public:
+  Result<RenderedPrompt> Render(const ChatTemplateInput& input) const override {
+    if (input.messages_json.find("raise") != std::string::npos) {
+      return InvalidArgument("the template says no");
+    }
+    RenderedPrompt prompt;
+    prompt.text = input.messages_json + input.tools_json + input.kwargs_json +
+                  (input.add_generation_prompt ? "+" : "-");
+    return prompt;
+  }
+};
+
+// What the fake engine does with a request.
+enum class FakeMode {
+  kAnswer,  // "Hel", "lo" and a stop, at once
+  kHold,    // nothing until it is cancelled
+  kFlood,   // text without end, from its own thread, until it is cancelled
+  kFull,    // refuses: the queue is full
+  kBreak,   // fails after the first delta
+};
+
+class FakeService final : public InferenceService {
+ public:
+  ~FakeService() override { floods_.clear(); }
+
+  Result<RequestId> Submit(Request request, std::unique_ptr<OutputSink> sink) override {
+    if (mode == FakeMode::kFull) {
+      return ResourceExhausted("the queue is full: 4 requests wait");
+    }
+    const std::lock_guard lock(mutex_);
+    const RequestId id = ++last_id_;
+    requests_.push_back(request);
+    if (mode == FakeMode::kAnswer || mode == FakeMode::kBreak) {
+      Answer(request, *sink);
+    } else if (mode == FakeMode::kHold) {
+      held_.emplace(id, std::move(sink));
+    } else {
+      floods_.emplace(id, std::jthread([sink = std::move(sink)](const std::stop_token& stop) {
+                        Flood(stop, *sink);
+                      }));
+    }
+    return id;
+  }
+  void Cancel(RequestId id) override {
+    const std::lock_guard lock(mutex_);
+    if (const auto held = held_.find(id); held != held_.end()) {
+      held->second->OnDone({StatusCode::kCancelled, "cancelled"}, {});
+      held_.erase(held);
+      ++num_cancelled;
+    }
+    if (const auto flood = floods_.find(id); flood != floods_.end()) {
+      flood->second.request_stop();
+      ++num_cancelled;
+    }
+  }
+  bool healthy() const override { return is_healthy; }
+  EngineStats stats() const override { return {.num_running = 3, .num_pages = 7}; }
+  int max_model_len() const override { return 4096; }
+  const Tokenizer& tokenizer() const override { return tokenizer_; }
+  const ChatTemplate& chat_template() const override { return template_; }
+
+  std::vector<Request> requests() const {
+    const std::lock_guard lock(mutex_);
+    return requests_;
+  }
+
+  std::atomic<FakeMode> mode = FakeMode::kAnswer;
+  std::atomic<bool> is_healthy = true;
+  std::atomic<int> num_cancelled = 0;
+
+ private:
+  static OutputDelta Text(int choice, const std::string& text) {
+    OutputDelta delta;
+    delta.choice = choice;
+    delta.text = text;
+    for (const char c : text) {
+      delta.token_ids.push_back(c);
+      delta.logprobs.push_back({c, -0.5F, {{c, -0.5F}, {'?', -1.5F}}});
+    }
+    return delta;
+  }
+  void Answer(const Request& request, OutputSink& sink) const {
+    OutputDelta prompt;
+    for (size_t i = 1; i < request.prompt.size(); ++i) {
+      prompt.prompt_logprobs.push_back({request.prompt[i], -1, {}});
+    }
+    if (request.num_prompt_logprobs >= 0) {
+      sink.OnDelta(std::move(prompt));
+    }
+    for (int choice = 0; choice < request.num_choices; ++choice) {
+      sink.OnDelta(Text(choice, "Hel"));
+      if (mode == FakeMode::kBreak) {
+        sink.OnDone(Internal("the device is gone"), {});
+        return;
+      }
+      OutputDelta last = Text(choice, "lo");
+      last.finish_reason = FinishReason::kStop;
+      sink.OnDelta(std::move(last));
+    }
+    sink.OnDone({}, {.prompt_tokens = static_cast<int>(request.prompt.size()),
+                     .cached_prompt_tokens = 2,
+                     .completion_tokens = 5 * request.num_choices});
+  }
+  static void Flood(const std::stop_token& stop, OutputSink& sink) {
+    while (!stop.stop_requested()) {
+      sink.OnDelta(Text(0, std::string(1000, 'x')));
+      std::this_thread::yield();
+    }
+    sink.OnDone({StatusCode::kCancelled, "cancelled"}, {});
+  }
+
+  const FakeTokenizer tokenizer_;
+  const FakeTemplate template_;
+  mutable std::mutex mutex_;
+  // Guarded by mutex_.
+  RequestId last_id_ = 0;
+  std::vector<Request> requests_;
+  std::map<RequestId, std::unique_ptr<OutputSink>> held_;
+  std::map<RequestId, std::jthread> floods_;
+};
+
+inline ApiContext FakeContext(InferenceService& service) {
+  return {.service = service,
+          .model_names = {"fake", "other-name"},
+          .unix_seconds = [] { return int64_t{1700000000}; },
+          .new_id = [] { return std::string("42"); },
+          .created = 1600000000};
+}
+
+}  // namespace thermocline

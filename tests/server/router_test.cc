@@ -1,0 +1,134 @@
+#include "server/router.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "server/byte_size.h"
+#include "server/openai_api.h"
+#include "server/url.h"
+#include "tests/server/fake_service.h"
+#include "tests/server/recording_writer.h"
+
+namespace thermocline {
+namespace {
+
+class RouterTest : public testing::Test {
+ protected:
+  RouterTest() { api_.AddRoutes(router_); }
+
+  RecordingWriter Send(const std::string& method, const std::string& target,
+                       HttpHeaders headers = {}) {
+    auto request = std::make_shared<HttpRequest>();
+    request->method = method;
+    request->target = target;
+    request->path = UrlPath(target);
+    request->headers = std::move(headers);
+    const auto writer = std::make_shared<RecordingWriter>();
+    router_.Handle(request, writer);
+    return *writer;
+  }
+  static std::string Header(const HttpHeaders& headers, const std::string& name) {
+    const auto found = std::find_if(headers.begin(), headers.end(),
+                                    [&](const auto& header) { return header.first == name; });
+    return found == headers.end() ? "" : found->second;
+  }
+
+  FakeService service_;
+  const ApiContext context_ = FakeContext(service_);
+  OpenAiApi api_{context_, "1.2.3", 1};
+  Router router_{{.allowed_origins = {"https://a.example"},
+                  .new_request_id = [] { return std::string("new-id"); }}};
+};
+
+TEST_F(RouterTest, KnownPathsAreServed) {
+  EXPECT_EQ(Send("GET", "/live").response.status, 200);
+  EXPECT_EQ(Send("HEAD", "/health?x=1").response.status, 200);
+  EXPECT_EQ(Send("GET", "/version").response.body, R"({"version":"1.2.3"})");
+  EXPECT_EQ((*ParseJson(Send("GET", "/load").response.body))["num_pages"], 7);
+}
+
+TEST_F(RouterTest, ModelsAreListedAndFoundByName) {
+  const Json list = *ParseJson(Send("GET", "/v1/models").response.body);
+  EXPECT_EQ(list["object"], "list");
+  EXPECT_EQ(list["data"][0]["id"], "fake");
+  EXPECT_EQ(list["data"][0]["max_model_len"], 4096);
+  EXPECT_EQ((*ParseJson(Send("GET", "/v1/models/other%2Dname").response.body))["id"], "other-name");
+  const RecordingWriter missing = Send("GET", "/v1/models/none");
+  EXPECT_EQ(missing.response.status, 404);
+  EXPECT_EQ((*ParseJson(missing.response.body))["error"]["code"], "model_not_found");
+}
+
+TEST_F(RouterTest, UnknownPathsAre404AndWrongMethodsNameTheRightOnes) {
+  EXPECT_EQ(Send("GET", "/v1/nothing").response.status, 404);
+  EXPECT_EQ(Send("GET", "/v1/models/").response.status, 404);
+  const RecordingWriter wrong = Send("PUT", "/live");
+  EXPECT_EQ(wrong.response.status, 405);
+  EXPECT_EQ(Header(wrong.response.headers, "Allow"), "GET, HEAD, OPTIONS");
+  EXPECT_EQ(Send("GET", "/v1/completions").response.status, 405);
+}
+
+TEST_F(RouterTest, RequestIdsAreEchoedIfPlainAndMadeOtherwise) {
+  EXPECT_EQ(Header(Send("GET", "/live", {{"x-request-id", "abc-1"}}).headers, "X-Request-Id"),
+            "abc-1");
+  EXPECT_EQ(Header(Send("GET", "/live").headers, "X-Request-Id"), "new-id");
+  EXPECT_EQ(Header(Send("GET", "/live", {{"x-request-id", "a b"}}).headers, "X-Request-Id"),
+            "new-id");
+  EXPECT_EQ(Header(Send("GET", "/live", {{"x-request-id", std::string(129, 'a')}}).headers,
+                   "X-Request-Id"),
+            "new-id");
+}
+
+TEST_F(RouterTest, OnlyAllowedOriginsGetCorsHeaders) {
+  const RecordingWriter allowed =
+      Send("OPTIONS", "/v1/completions", {{"origin", "https://a.example"}});
+  EXPECT_EQ(allowed.response.status, 204);
+  EXPECT_EQ(Header(allowed.headers, "Access-Control-Allow-Origin"), "https://a.example");
+  const RecordingWriter other = Send("GET", "/live", {{"origin", "https://b.example"}});
+  EXPECT_EQ(Header(other.headers, "Access-Control-Allow-Origin"), "");
+}
+
+TEST_F(RouterTest, FormsOfOtherSitesAreRefused) {
+  EXPECT_EQ(Send("POST", "/v1/completions", {{"content-type", "text/plain"}}).response.status, 415);
+  EXPECT_EQ(Send("POST", "/tokenize", {{"content-type", "text/plain"}}).response.status, 415);
+}
+
+TEST_F(RouterTest, HealthTurnsRedWhenStoppingOrBroken) {
+  service_.is_healthy = false;
+  EXPECT_EQ(Send("GET", "/health").response.status, 503);
+  EXPECT_EQ(Send("GET", "/live").response.status, 200);
+  service_.is_healthy = true;
+  EXPECT_EQ(Send("GET", "/health").response.status, 200);
+  api_.StopAccepting();
+  const RecordingWriter stopping = Send("GET", "/health");
+  EXPECT_EQ(stopping.response.status, 503);
+  EXPECT_EQ(Header(stopping.response.headers, "Retry-After"), "5");
+  EXPECT_EQ(Send("POST", "/v1/completions").response.status, 503);
+}
+
+TEST(Url, PathsAreDecodedWithoutTheirQuery) {
+  EXPECT_EQ(UrlPath("/a%20b/c?d=%20#e"), "/a b/c");
+  EXPECT_EQ(UrlPath("http://host:1/x"), "/x");
+  EXPECT_EQ(UrlPath("http://host"), "/");
+  EXPECT_EQ(UrlPath("/%zz%4"), "/%zz%4");
+  EXPECT_EQ(UrlPath("*"), "*");
+}
+
+TEST(ByteSize, SuffixesAreUnderstood) {
+  EXPECT_EQ(*ParseByteSize("123"), 123U);
+  EXPECT_EQ(*ParseByteSize("1.5K"), 1536U);
+  EXPECT_EQ(*ParseByteSize("2MiB"), 2U << 20);
+  EXPECT_EQ(*ParseByteSize("1G"), 1U << 30);
+  EXPECT_EQ(*ParseByteSize("1GB"), 1'000'000'000U);
+  EXPECT_EQ(*ParseByteSize("25k"), 25'000U);
+  for (const char* bad : {"", "G", "-1", "1X", "1 G", "nan", "inf", "1e30", "9999999T", "1GiBx"}) {
+    EXPECT_FALSE(ParseByteSize(bad).ok()) << bad;
+  }
+  EXPECT_EQ(FormatByteSize(1536), "1.50 KiB");
+  EXPECT_EQ(FormatByteSize(5), "5 B");
+}
+
+}  // namespace
+}  // namespace thermocline
