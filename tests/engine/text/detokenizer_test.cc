@@ -1,0 +1,97 @@
+#include "engine/text/detokenizer.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "engine/text/utf8.h"
+#include "tests/engine/text/test_vocabulary.h"
+
+namespace thermocline {
+namespace {
+
+class StreamingDetokenizerTest : public testing::Test {
+ protected:
+  // What each byte adds to the text, one call after another, then Flush.
+  std::vector<std::string> Stream(std::string_view bytes) {
+    StreamingDetokenizer detokenizer(*tokenizer_, false);
+    std::vector<std::string> parts;
+    for (char byte : bytes) parts.push_back(detokenizer.Add(static_cast<uint8_t>(byte)));
+    parts.push_back(detokenizer.Flush());
+    return parts;
+  }
+
+  std::unique_ptr<Tokenizer> tokenizer_ = *LoadTokenizer(TestVocabulary());
+};
+
+using Parts = std::vector<std::string>;
+constexpr char kReplacement[] = "\xef\xbf\xbd";
+
+TEST_F(StreamingDetokenizerTest, HoldsACharacterBackUntilItIsWhole) {
+  EXPECT_EQ(Stream("a\xf0\x9f\x99\x82"), (Parts{"a", "", "", "", "\xf0\x9f\x99\x82", ""}));
+}
+
+TEST_F(StreamingDetokenizerTest, ReplacesACharacterThatIsLeftUnfinished) {
+  EXPECT_EQ(Stream("\xf0\x9f\x99"), (Parts{"", "", "", kReplacement}));
+  EXPECT_EQ(Stream("\xe4\xb8x"), (Parts{"", "", std::string(kReplacement) + "x", ""}));
+}
+
+TEST_F(StreamingDetokenizerTest, ReplacesBytesThatNothingCanMakeACharacterAtOnce) {
+  EXPECT_EQ(Stream("\xff\x80"), (Parts{kReplacement, kReplacement, ""}));
+  // A surrogate, an overlong form, past the last plane: the second byte already rules it out.
+  for (std::string_view bytes : {"\xed\xa0", "\xe0\x80", "\xf0\x80", "\xf4\x90"}) {
+    EXPECT_EQ(Stream(bytes), (Parts{"", std::string(kReplacement) + kReplacement, ""}));
+  }
+}
+
+TEST_F(StreamingDetokenizerTest, HiddenTokensDoNotBreakACharacter) {
+  StreamingDetokenizer detokenizer(*tokenizer_, false);
+  EXPECT_EQ(detokenizer.Add(0xc3), "");
+  EXPECT_EQ(detokenizer.Add(264), "");  // <|im_start|>
+  EXPECT_EQ(detokenizer.Add(0xa9), "\xc3\xa9");
+}
+
+TEST_F(StreamingDetokenizerTest, FlushLeavesNothingBehind) {
+  StreamingDetokenizer detokenizer(*tokenizer_, false);
+  EXPECT_EQ(detokenizer.Add(0xc3), "");
+  EXPECT_EQ(detokenizer.Flush(), kReplacement);
+  EXPECT_EQ(detokenizer.Flush(), "");
+  EXPECT_EQ(detokenizer.Add('a'), "a");
+}
+
+TEST_F(StreamingDetokenizerTest, AnyTokensGiveValidPiecesThatJoinToTheWhole) {
+  std::mt19937 random(7);
+  constexpr TokenId kLeads[] = {0xc3, 0xa9, 0xe4, 0xb8, 0xad, 0xf0, 0x9f, 0x99, 0x82};
+  for (int i = 0; i < 5000; ++i) {
+    std::vector<TokenId> ids(random() % 30);
+    for (TokenId& id : ids) {
+      id = random() % 2 == 0 ? kLeads[random() % std::size(kLeads)]
+                             : static_cast<TokenId>(random() % 268);
+    }
+    StreamingDetokenizer detokenizer(*tokenizer_, true);
+    std::string joined;
+    for (TokenId id : ids) {
+      const std::string part = detokenizer.Add(id);
+      ASSERT_EQ(ValidUtf8Prefix(part), part.size());
+      joined += part;
+    }
+    joined += detokenizer.Flush();
+    // The same from all bytes at once.
+    std::string bytes;
+    for (TokenId id : ids) bytes += tokenizer_->TokenBytes(id, true);
+    std::string expected;
+    for (std::string_view rest = bytes; !rest.empty();) {
+      const Utf8Unit unit = DecodeUtf8(rest);
+      expected += unit.kind == Utf8Kind::kValid ? rest.substr(0, unit.num_bytes) : kReplacement;
+      rest.remove_prefix(unit.num_bytes);
+    }
+    ASSERT_EQ(joined, expected);
+    ASSERT_EQ(tokenizer_->Decode(ids, true), expected);
+  }
+}
+
+}  // namespace
+}  // namespace thermocline
