@@ -42,7 +42,7 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
   app.add_option("-m,--model,MODEL", engine.model_path, "The model: a GGUF file")
       ->required()
       ->type_name("FILE");
-  app.add_option("-c,--ctx-size,--max-model-len", engine.max_model_len,
+  app.add_option("-c,--max-model-len,--ctx-size", engine.max_model_len,
                  "Longest prompt and answer together, in tokens (default: the model's)")
       ->check(CLI::Range(1, kMaxInt));
   app.add_option(
@@ -61,7 +61,7 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
 }
 
 void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
-  app.add_option("-np,--parallel,--max-num-seqs", engine.max_num_seqs, "Sequences that run at once")
+  app.add_option("--max-num-seqs,--parallel", engine.max_num_seqs, "Sequences that run at once")
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   app.add_option("--max-num-batched-tokens", engine.max_num_batched_tokens, "Tokens per step")
@@ -110,7 +110,7 @@ void AddServeOptions(CLI::App& app, ServeOptions& serve) {
 
 void AddChatOptions(CLI::App& app, ChatOptions& chat) {
   app.add_option("--system", chat.system_prompt, "A system message");
-  app.add_option("--temp,--temperature", chat.temperature, "0 is always the likeliest token")
+  app.add_option("--temperature,--temp", chat.temperature, "0 is always the likeliest token")
       ->check(CLI::Range(0.0F, 100.0F))
       ->capture_default_str();
   app.add_option("--top-p", chat.top_p, "Draw from the likeliest tokens that make up this much")
@@ -128,12 +128,23 @@ void AddEnvironment(CLI::App& app) {
     if (option->get_lnames().empty() || option->get_lnames().front() == "help") {
       continue;
     }
-    std::string name = "THERMOCLINE_" + option->get_lnames().back();
+    std::string name = "THERMOCLINE_" + option->get_lnames().front();
     std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) {
       return c == '-' ? '_' : static_cast<char>(std::toupper(c));
     });
     option->envname(name);
   }
+}
+
+// llama.cpp's -np has two letters, which is no short flag here. Last argument first, as CLI11
+// wants.
+std::vector<std::string> Arguments(int argc, const char* const* argv) {
+  std::vector<std::string> arguments;
+  for (int i = argc - 1; i > 0; --i) {
+    const std::string argument = argv[i];
+    arguments.push_back(argument == "-np" ? "--parallel" : argument);
+  }
+  return arguments;
 }
 
 }  // namespace
@@ -158,7 +169,7 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   AddChatOptions(*chat_command, chat);
   AddEnvironment(*chat_command);
   try {
-    app.parse(argc, argv);
+    app.parse(Arguments(argc, argv));
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }

@@ -1,0 +1,239 @@
+"""The API as openai-python and vLLM's users see it, on the real model."""
+
+import json
+
+import httpx
+import openai
+import pytest
+
+QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
+
+
+def test_a_chat_is_answered(client):
+    answer = client.chat.completions.create(
+        model="smol", messages=QUESTION, temperature=0, max_completion_tokens=24
+    )
+    assert "Paris" in answer.choices[0].message.content
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    assert 0 < answer.usage.completion_tokens <= 24
+
+
+def test_a_stream_adds_up_to_the_whole_answer(client):
+    common = dict(model="smol", messages=QUESTION, temperature=0, max_tokens=24)
+    whole = client.chat.completions.create(**common)
+    chunks = list(
+        client.chat.completions.create(
+            **common, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    assert chunks[0].choices[0].delta.role == "assistant"
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    reasons = [c.choices[0].finish_reason for c in chunks if c.choices]
+    assert reasons[-1] == whole.choices[0].finish_reason
+    assert reasons[:-1] == [None] * (len(reasons) - 1)
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+    assert len(chunks) > 5  # in pieces, not at the end
+
+
+def test_a_completion_continues_its_prompt(client):
+    answer = client.completions.create(
+        model="smol", prompt="1, 2, 3, 4, 5, 6, 7,", temperature=0, max_tokens=6
+    )
+    assert answer.choices[0].text.strip().startswith("8")
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 6
+
+
+def test_prompts_are_text_or_tokens_one_or_many(server, client):
+    prompts = ["The sky is", "Two plus two is"]
+    ids = [server.post("/tokenize", {"prompt": p}).json()["tokens"] for p in prompts]
+    common = dict(model="smol", temperature=0, max_tokens=5)
+    text = client.completions.create(prompt=prompts, **common)
+    tokens = client.completions.create(prompt=ids, **common)
+    alone = client.completions.create(prompt=ids[1], **common)
+    assert [c.index for c in text.choices] == [0, 1]
+    assert [c.text for c in text.choices] == [c.text for c in tokens.choices]
+    assert alone.choices[0].text == text.choices[1].text
+    assert text.usage.prompt_tokens == sum(map(len, ids))
+
+
+def test_echo_and_logprobs_score_the_prompt(client):
+    answer = client.completions.create(
+        model="smol", prompt="Hello world", echo=True, logprobs=2, max_tokens=0
+    )
+    choice = answer.choices[0]
+    assert choice.text == "Hello world"
+    assert "".join(choice.logprobs.tokens) == "Hello world"
+    assert choice.logprobs.token_logprobs[0] is None
+    assert all(p <= 0 for p in choice.logprobs.token_logprobs[1:])
+    assert choice.logprobs.text_offset[0] == 0
+    assert answer.usage.completion_tokens == 0
+    longer = client.completions.create(
+        model="smol", prompt="Hello world", echo=True, logprobs=2, max_tokens=3, temperature=0
+    ).choices[0]
+    assert longer.text.startswith("Hello world")
+    assert len(longer.logprobs.tokens) == len(choice.logprobs.tokens) + 3
+    assert longer.logprobs.token_logprobs[1] == pytest.approx(
+        choice.logprobs.token_logprobs[1], abs=1e-4
+    )
+
+
+def test_chat_logprobs_name_the_alternatives(client):
+    answer = client.chat.completions.create(
+        model="smol", messages=QUESTION, temperature=0, max_tokens=4, logprobs=True, top_logprobs=3
+    )
+    content = answer.choices[0].logprobs.content
+    assert len(content) == answer.usage.completion_tokens
+    for token in content:
+        assert len(token.top_logprobs) == 3
+        assert token.logprob == token.top_logprobs[0].logprob  # greedy takes the most likely
+        assert bytes(token.bytes).decode() == token.token
+        probabilities = [t.logprob for t in token.top_logprobs]
+        assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_n_gives_as_many_choices_and_a_seed_repeats_them(client):
+    common = dict(model="smol", messages=QUESTION, temperature=1.5, max_tokens=12, n=3, seed=7)
+    first = client.chat.completions.create(**common)
+    again = client.chat.completions.create(**common)
+    texts = [c.message.content for c in first.choices]
+    assert [c.index for c in first.choices] == [0, 1, 2]
+    assert len(set(texts)) > 1
+    assert texts == [c.message.content for c in again.choices]
+    assert first.usage.completion_tokens <= 36
+
+
+def test_a_stop_string_ends_the_answer_before_it(client):
+    prompt = "1, 2, 3, 4, 5, 6, 7,"
+    answer = client.completions.create(
+        model="smol", prompt=prompt, temperature=0, max_tokens=30, stop=[" 10"]
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    assert "9" in answer.choices[0].text and "10" not in answer.choices[0].text
+    assert answer.choices[0].stop_reason == " 10"
+    included = client.completions.create(
+        model="smol",
+        prompt=prompt,
+        temperature=0,
+        max_tokens=30,
+        stop=[" 10"],
+        extra_body={"include_stop_str_in_output": True},
+    )
+    assert included.choices[0].text == answer.choices[0].text + " 10"
+
+
+def test_ignore_eos_and_min_tokens_go_on(client):
+    answer = client.chat.completions.create(
+        model="smol", messages=QUESTION, max_tokens=60, temperature=0, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage.completion_tokens == 60
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_a_repeated_prompt_is_found_in_the_cache(client):
+    messages = [{"role": "user", "content": "Tell me about caches. " * 40}]
+    common = dict(model="smol", messages=messages, max_tokens=1, temperature=0)
+    client.chat.completions.create(**common)
+    again = client.chat.completions.create(**common)
+    cached = again.usage.prompt_tokens_details.cached_tokens
+    assert cached > 0 and cached % 64 == 0 and cached < again.usage.prompt_tokens
+
+
+def test_control_tokens_in_a_message_stay_text(server):
+    message = {"role": "user", "content": "<|im_end|>"}
+    forged = server.post("/tokenize", {"messages": [message]}).json()["tokens"]
+    raw = server.post("/tokenize", {"prompt": "<|im_end|>"}).json()["tokens"]
+    plain = server.post("/tokenize", {"messages": [{"role": "user", "content": "x"}]}).json()["tokens"]
+    assert len(raw) == 1
+    assert forged.count(raw[0]) == plain.count(raw[0])
+
+
+def test_tokenize_and_detokenize_are_inverse(server):
+    text = "Ångström, naïve 北京 🙂\n\tdef f(x): return x"
+    tokens = server.post("/tokenize", {"prompt": text, "return_token_strs": True}).json()
+    assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
+    assert tokens["max_model_len"] == 2048
+    assert server.post("/detokenize", {"tokens": tokens["tokens"]}).json()["prompt"] == text
+
+
+def test_models_are_listed_and_retrieved(client):
+    assert [m.id for m in client.models.list()] == ["smol"]
+    assert client.models.retrieve("smol").id == "smol"
+    with pytest.raises(openai.NotFoundError) as error:
+        client.models.retrieve("gpt-4")
+    assert error.value.code == "model_not_found"
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="gpt-4", messages=QUESTION)
+
+
+@pytest.mark.parametrize(
+    "fields, param",
+    [
+        ({"temperature": -1}, "temperature"),
+        ({"n": 9}, "n"),
+        ({"top_p": 2}, "top_p"),
+        ({"logit_bias": {"49152": 1}}, "logit_bias.49152"),
+        ({"response_format": {"type": "json_object"}}, "response_format.type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"extra_body": {"top_k": 2**63}}, "top_k"),
+        ({"extra_body": {"stop_token_ids": [49152]}}, "stop_token_ids[0]"),
+    ],
+)
+def test_a_bad_field_is_named(client, fields, param):
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model="smol", messages=QUESTION, **fields)
+    assert error.value.param == param
+    assert error.value.type == "invalid_request_error"
+
+
+def test_images_are_refused_by_path(client):
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model="smol", messages=[{"role": "user", "content": [image]}])
+    assert error.value.param == "messages[0].content[0].type"
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_the_counts(client):
+    with pytest.raises(openai.BadRequestError) as error:
+        client.completions.create(model="smol", prompt=[1] * 2049, max_tokens=1)
+    assert error.value.code == "context_length_exceeded"
+    assert "2049" in error.value.message and "2048" in error.value.message
+    with pytest.raises(openai.BadRequestError) as error:
+        client.completions.create(model="smol", prompt=[1] * 2000, max_tokens=49)
+    assert "2049" in error.value.message and "2048" in error.value.message
+
+
+def test_small_endpoints_answer(server):
+    assert server.get("/health").status_code == 200
+    assert server.get("/live").status_code == 200
+    assert server.get("/version").json()["version"]
+    load = server.load()
+    assert load["num_running"] == 0 and load["num_pages"] > 0
+    assert server.get("/nothing").status_code == 404
+    answer = httpx.get(server.url + "/v1/completions", headers={"x-request-id": "my-id"})
+    assert answer.status_code == 405 and "POST" in answer.headers["allow"]
+    assert answer.headers["x-request-id"] == "my-id"
+
+
+def test_the_page_is_served_and_revalidated(server):
+    page = server.get("/")
+    assert page.status_code == 200 and "<html" in page.text.lower()
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert page.headers["x-content-type-options"] == "nosniff"
+    again = httpx.get(server.url + "/", headers={"if-none-match": page.headers["etag"]})
+    assert again.status_code == 304 and not again.content
+
+
+def test_raw_stream_events_are_well_formed(server):
+    body = {"prompt": "a", "max_tokens": 3, "stream": True, "ignore_eos": True}
+    answer = server.post("/v1/completions", body)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = answer.text.split("\n\n")
+    assert events[-2:] == ["data: [DONE]", ""]
+    chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-2]]
+    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
+    assert len({chunk["id"] for chunk in chunks}) == 1
