@@ -1,0 +1,274 @@
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "kernels/base/check.h"
+#include "kernels/cpu/cpu_ops.h"
+
+// Attention over paged K and V. A work item is a tile of query tokens of one sequence and KV head:
+// the heads of the group share each page that is decoded. Long sequences are cut into splits of a
+// fixed number of pages whose states are merged in order; where there are too few items for the
+// threads, splits run beside each other. Both orders of work do the same arithmetic, so a row's
+// result depends on its own sequence alone.
+
+namespace thermocline {
+namespace {
+
+constexpr int kTileTokens = 16;
+constexpr int kSplitPages = 4;
+
+struct Item {
+  int sequence;
+  int kv_head;
+  int first_token;  // in the batch
+  int num_tokens;
+};
+
+// Online-softmax state of an item's rows after some of its pages.
+struct State {
+  std::vector<float> max;
+  std::vector<float> sum;
+  std::vector<float> o;  // [num_rows, dim]
+
+  void Reset(size_t num_rows, size_t dim) {
+    max.assign(num_rows, -INFINITY);
+    sum.assign(num_rows, 0.0F);
+    o.assign(num_rows * dim, 0.0F);
+  }
+};
+
+// What one thread needs beside the state; kept between calls.
+struct Scratch {
+  std::vector<float> k;  // [page_tokens, dim], decoded
+  std::vector<float> v;
+  std::vector<float> q;  // [num_rows, dim], scaled
+  std::vector<int32_t> num_valid;
+  State merged;
+  State split;
+};
+
+class PagedAttentionLoop {
+ public:
+  PagedAttentionLoop(const IsaTable& isa, Tensor qkv, int num_heads, const BatchView& batch,
+                     const KvCacheView& kv, const AttentionParams& params, Tensor out)
+      : isa_(isa),
+        qkv_(qkv),
+        num_heads_(num_heads),
+        group_(num_heads / kv.layout.num_kv_heads),
+        dim_((kv.layout.head_dim + 15) / 16 * 16),
+        batch_(batch),
+        kv_(kv),
+        params_(params),
+        out_(out) {}
+
+  void CollectItems(std::vector<Item>& items) const {
+    items.clear();
+    for (int s = 0; s < batch_.num_sequences; ++s) {
+      const int end = batch_.sequence_starts[s + 1];
+      for (int t = batch_.sequence_starts[s]; t < end; t += kTileTokens) {
+        for (int h = 0; h < kv_.layout.num_kv_heads; ++h) {
+          items.push_back({s, h, t, std::min(kTileTokens, end - t)});
+        }
+      }
+    }
+  }
+
+  int NumSplits(const Item& item) const {
+    const int last = batch_.positions[item.first_token + item.num_tokens - 1];
+    const int num_pages = last / kv_.layout.page_tokens + 1;
+    return (num_pages + kSplitPages - 1) / kSplitPages;
+  }
+
+  size_t NumRows(const Item& item) const { return static_cast<size_t>(item.num_tokens * group_); }
+
+  // All splits of an item, one after the other.
+  void RunItem(const Item& item, Scratch& scratch) const {
+    LoadQueries(item, scratch);
+    scratch.merged.Reset(NumRows(item), Dim());
+    for (int split = 0; split < NumSplits(item); ++split) {
+      RunSplit(item, split, scratch, scratch.split);
+      Merge(scratch.split, scratch.merged);
+    }
+    StoreOutput(item, scratch.merged);
+  }
+
+  // One split of an item, its state left in `state`.
+  void RunSplitAlone(const Item& item, int split, Scratch& scratch, State& state) const {
+    LoadQueries(item, scratch);
+    RunSplit(item, split, scratch, state);
+  }
+
+  void MergeSplits(const Item& item, const State* splits, Scratch& scratch) const {
+    scratch.merged.Reset(NumRows(item), Dim());
+    for (int split = 0; split < NumSplits(item); ++split) {
+      Merge(splits[split], scratch.merged);
+    }
+    StoreOutput(item, scratch.merged);
+  }
+
+ private:
+  size_t Dim() const { return static_cast<size_t>(dim_); }
+
+  // Rows are [token][head of the group].
+  void LoadQueries(const Item& item, Scratch& scratch) const {
+    const int head_dim = kv_.layout.head_dim;
+    scratch.q.assign(NumRows(item) * Dim(), 0.0F);
+    float* out = scratch.q.data();
+    for (int t = 0; t < item.num_tokens; ++t) {
+      const float* row = qkv_.f32() + int64_t{item.first_token + t} * qkv_.dim(1) +
+                         int64_t{item.kv_head} * group_ * head_dim;
+      for (int h = 0; h < group_; ++h, out += dim_) {
+        for (int i = 0; i < head_dim; ++i) {
+          out[i] = row[int64_t{h} * head_dim + i] * params_.scale;
+        }
+      }
+    }
+  }
+
+  void RunSplit(const Item& item, int split, Scratch& scratch, State& state) const {
+    const int page_tokens = kv_.layout.page_tokens;
+    const int last = batch_.positions[item.first_token + item.num_tokens - 1];
+    const int end = std::min((split + 1) * kSplitPages, last / page_tokens + 1);
+    state.Reset(NumRows(item), Dim());
+    scratch.num_valid.resize(NumRows(item));
+    for (int page = split * kSplitPages; page < end; ++page) {
+      for (size_t r = 0; r < NumRows(item); ++r) {
+        const int position = batch_.positions[item.first_token + static_cast<int>(r) / group_];
+        scratch.num_valid[r] = std::clamp(position + 1 - page * page_tokens, 0, page_tokens);
+      }
+      const int num_written = std::min(page_tokens, last + 1 - page * page_tokens);
+      DecodePage(item, page, num_written, scratch);
+      isa_.attend_page({.k = scratch.k.data(),
+                        .v = scratch.v.data(),
+                        .q = scratch.q.data(),
+                        .num_valid = scratch.num_valid.data(),
+                        .num_rows = static_cast<int32_t>(NumRows(item)),
+                        .dim = dim_,
+                        .max = state.max.data(),
+                        .sum = state.sum.data(),
+                        .o = state.o.data()});
+    }
+  }
+
+  // K and V of the first `num_written` positions of a page, as float32.
+  void DecodePage(const Item& item, int page_index, int num_written, Scratch& scratch) const {
+    const KvLayout& layout = kv_.layout;
+    const size_t size = static_cast<size_t>(layout.page_tokens) * Dim();
+    if (scratch.k.size() != size) {
+      scratch.k.assign(size, 0.0F);
+      scratch.v.assign(size, 0.0F);
+    }
+    const PageId page = batch_.page_ids[batch_.page_starts[item.sequence] + page_index];
+    const Tier tier = kv_.page_map[page].tier();
+    const std::byte* block = kv_.block(page, params_.layer, item.kv_head);
+    switch (kv_.format(params_.layer, tier).codec) {
+      case Codec::kNative:
+        DecodeNative(reinterpret_cast<const uint16_t*>(block), num_written, scratch.k.data());
+        DecodeNative(reinterpret_cast<const uint16_t*>(block + NativeVOffset(layout)), num_written,
+                     scratch.v.data());
+        return;
+      case Codec::kInt8:
+      case Codec::kTurbo3:
+      case Codec::kTurboK4V3:
+      case Codec::kSparse:
+        break;
+    }
+    CHECK(false);  // no layer format names a codec that has no reader here
+  }
+
+  void DecodeNative(const uint16_t* src, int num_written, float* dst) const {
+    const int head_dim = kv_.layout.head_dim;
+    if (head_dim == dim_) {
+      isa_.half_to_float(src, int64_t{num_written} * dim_, dst);
+      return;
+    }
+    for (int64_t t = 0; t < num_written; ++t) {
+      isa_.half_to_float(src + t * head_dim, head_dim, dst + t * dim_);
+    }
+  }
+
+  void Merge(const State& from, State& to) const {
+    for (size_t r = 0; r < to.max.size(); ++r) {
+      isa_.merge_state(from.max[r], from.sum[r], from.o.data() + r * Dim(), dim_, &to.max[r],
+                       &to.sum[r], to.o.data() + r * Dim());
+    }
+  }
+
+  void StoreOutput(const Item& item, const State& state) const {
+    const int head_dim = kv_.layout.head_dim;
+    for (size_t r = 0; r < NumRows(item); ++r) {
+      const int64_t token = item.first_token + static_cast<int64_t>(r) / group_;
+      const int64_t head = int64_t{item.kv_head} * group_ + static_cast<int64_t>(r) % group_;
+      float* out = out_.f32() + (token * num_heads_ + head) * head_dim;
+      const float* o = state.o.data() + r * Dim();
+      const float inverse = 1.0F / state.sum[r];
+      for (int i = 0; i < head_dim; ++i) {
+        out[i] = o[i] * inverse;
+      }
+    }
+  }
+
+  const IsaTable& isa_;
+  Tensor qkv_;
+  int num_heads_;
+  int group_;
+  int32_t dim_;  // head_dim, padded to whole vectors
+  const BatchView& batch_;
+  const KvCacheView& kv_;
+  const AttentionParams& params_;
+  Tensor out_;
+};
+
+}  // namespace
+
+void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
+                            const KvCacheView& kv, const AttentionParams& params, Tensor out,
+                            Stream& /*stream*/) const {
+  CHECK(num_heads % kv.layout.num_kv_heads == 0);
+  CHECK(kv.layout.page_tokens % 16 == 0 && kv.layout.page_tokens <= 64);
+  const PagedAttentionLoop loop(isa_, qkv, num_heads, batch, kv, params, out);
+  // One set per thread, kept so that a step allocates nothing once the sizes have been seen.
+  thread_local std::vector<Item> items;
+  thread_local std::vector<State> states;
+  loop.CollectItems(items);
+  const std::vector<Item>& all = items;  // the caller's, for the pool's threads
+  const auto num_items = static_cast<int64_t>(all.size());
+
+  int max_splits = 1;
+  for (const Item& item : all) {
+    max_splits = std::max(max_splits, loop.NumSplits(item));
+  }
+  if (max_splits == 1 || num_items >= int64_t{8} * pool_.num_threads()) {
+    pool_.ParallelFor(num_items, 1, [&](int64_t begin, int64_t end) {
+      thread_local Scratch scratch;
+      for (int64_t i = begin; i < end; ++i) {
+        loop.RunItem(all[static_cast<size_t>(i)], scratch);
+      }
+    });
+    return;
+  }
+  const size_t num_states = all.size() * static_cast<size_t>(max_splits);
+  if (states.size() < num_states) {
+    states.resize(num_states);
+  }
+  State* split_states = states.data();
+  pool_.ParallelFor(num_items * max_splits, 1, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      const Item& item = all[static_cast<size_t>(i / max_splits)];
+      const int split = static_cast<int>(i % max_splits);
+      if (split < loop.NumSplits(item)) {
+        loop.RunSplitAlone(item, split, scratch, split_states[i]);
+      }
+    }
+  });
+  pool_.ParallelFor(num_items, 4, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
+    for (int64_t i = begin; i < end; ++i) {
+      loop.MergeSplits(all[static_cast<size_t>(i)], split_states + i * max_splits, scratch);
+    }
+  });
+}
+
+}  // namespace thermocline

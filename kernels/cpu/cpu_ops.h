@@ -1,0 +1,42 @@
+#pragma once
+
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/isa/isa_level.h"
+#include "kernels/cpu/isa/isa_table.h"
+#include "kernels/ops.h"
+
+namespace thermocline {
+
+// Ops on the host's cores: weights as 16-row panels, activations quantised to 8 bits by blocks of
+// 32 where the weight is quantised (llama.cpp's arithmetic), attention in float32 over pages
+// decoded one at a time. Everything runs before a call returns.
+class CpuOps final : public Ops {
+ public:
+  CpuOps(IsaLevel isa, ThreadPool& pool);
+
+  Result<std::unique_ptr<Weight>> PrepareWeight(std::span<const WeightSource> parts) const override;
+  void Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+             Stream& stream) const override;
+  void RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
+               Stream& stream) const override;
+  void MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode, Stream& stream) const override;
+  void AddBias(Tensor x, std::span<const float> bias, Stream& stream) const override;
+  void Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeStyle style,
+            Stream& stream) const override;
+  void AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& batch,
+                const KvCacheView& kv, int layer, Stream& stream) const override;
+  void PagedAttention(Tensor qkv, int num_heads, const BatchView& batch, const KvCacheView& kv,
+                      const AttentionParams& params, Tensor out, Stream& stream) const override;
+  void GatedActivation(Tensor gate_up, Activation activation, Tensor out,
+                       Stream& stream) const override;
+
+ private:
+  // Calls body(row) for each row, on the pool when there are enough to share.
+  template <typename Body>
+  void ForRows(int64_t num_rows, int64_t row_elements, Body body) const;
+
+  const IsaTable& isa_;
+  ThreadPool& pool_;
+};
+
+}  // namespace thermocline

@@ -1,0 +1,17 @@
+#include "kernels/cpu/isa/isa_table.h"
+
+#include <immintrin.h>
+
+namespace thermocline {
+
+// clang-format off: each builds on those before it.
+#include "kernels/cpu/isa/attention.inl"
+#include "kernels/cpu/isa/elementwise.inl"
+#include "kernels/cpu/isa/matmul.inl"
+#include "kernels/cpu/isa/simd_avx512.inl"
+#include "kernels/cpu/isa/table.inl"
+// clang-format on
+
+const IsaTable& Avx512IsaTable() { return kTable; }
+
+}  // namespace thermocline

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+
+// The functions that exist once per instruction set. Each set is one object file, built from the
+// same .inl files with its own compiler flags; a CpuOps picks one table when it is made.
+//
+// Those files use fixed-width types, intrinsics and the plain structs below, and nothing else: an
+// inline function of the standard library compiled for AVX-512 could be the copy that the linker
+// keeps for every CPU. A test looks for such symbols.
+
+namespace thermocline {
+
+// How 16 rows x 32 columns of a weight lie in memory; kernels/cpu/panels.h describes them.
+enum class PanelKind : uint8_t {
+  kQ4_0,
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ8_0,
+  kQ4_K,
+  kQ5_K,
+  kQ6_K,
+  kF32,
+  kF16,
+  kBF16
+};
+inline constexpr int kNumPanelKinds = 11;
+
+inline constexpr int kPanelRows = 16;
+inline constexpr int kBlockColumns = 32;
+
+// One block of 32 activations, quantised: x = scale * q, q in -127..127.
+struct ActivationBlock {
+  float scale;
+  float scaled_sum;  // scale * sum of all q: what a weight's minimum is multiplied with
+  int32_t sum_low;   // of the first 16 q; with a weight's zero point it starts the integer sum
+  int32_t sum_high;  // of the last 16
+};
+
+// x times one panel, for `num_tokens` rows of x.
+struct PanelProduct {
+  const uint8_t* panel;
+  int64_t num_columns;  // a multiple of 32, unless the panel is of floats
+  int64_t num_tokens;
+  const int8_t* codes;            // [num_tokens, num_columns], for quantised panels
+  const ActivationBlock* blocks;  // [num_tokens, num_columns / 32]
+  const float* x;                 // [num_tokens, num_columns], for float panels
+  float* y;                       // column 0 of the panel's first row; tokens are y_stride apart
+  int64_t y_stride;
+  int32_t num_rows;  // of the panel's 16 that exist
+  bool add;          // to what y holds
+};
+
+// One page of one KV head, decoded to float32, against some query rows. Rows of k, v, q and o are
+// `dim` floats, a multiple of 16, zero-padded.
+struct PageAttention {
+  const float* k;  // [page_tokens, dim]
+  const float* v;  // [page_tokens, dim]
+  const float* q;  // [num_rows, dim], scaled
+  const int32_t*
+      num_valid;  // [num_rows]: leading positions of the page that a row sees, 0 for none
+  int32_t num_rows;
+  int32_t dim;
+  float* max;  // [num_rows] online-softmax state: largest score,
+  float* sum;  // [num_rows] sum of exp(score - max),
+  float* o;    // [num_rows, dim] and the values weighted by the same
+};
+
+struct IsaTable {
+  // x [num_columns], a multiple of 32.
+  void (*quantize_row)(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks);
+  void (*panel_product[kNumPanelKinds])(const PanelProduct& product);
+  void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t dim, float* y);
+  void (*gated_silu)(const float* gate, const float* up, int64_t dim, float* out);
+  void (*gated_gelu)(const float* gate, const float* up, int64_t dim, float* out);
+  void (*half_to_float)(const uint16_t* src, int64_t count, float* dst);
+  void (*float_to_half)(const float* src, int64_t count, uint16_t* dst);
+  void (*attend_page)(const PageAttention& page);  // page_tokens is 64 or less, a multiple of 16
+  // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).
+  void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
+                      float* sum, float* o);
+};
+
+const IsaTable& GenericIsaTable();
+const IsaTable& Avx2IsaTable();
+const IsaTable& Avx512IsaTable();
+
+}  // namespace thermocline

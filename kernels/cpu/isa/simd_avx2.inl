@@ -1,0 +1,150 @@
+// Sixteen lanes in two AVX2 registers.
+
+namespace {
+
+struct Simd {
+  struct F {
+    __m256 a, b;
+  };
+  struct I {
+    __m256i a, b;
+  };
+  using B = I;                          // 64 bytes: 16 rows of 4 columns
+  static constexpr int kMaxTokens = 2;  // 16 registers hold the sums of two tokens
+
+  static F Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+  static F Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+  static F Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+  static void Store(float* p, F x) {
+    _mm256_storeu_ps(p, x.a);
+    _mm256_storeu_ps(p + 8, x.b);
+  }
+  static F Add(F x, F y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+  static F Sub(F x, F y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+  static F Mul(F x, F y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+  static F Div(F x, F y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+  static F Max(F x, F y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+  static F Min(F x, F y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+  static F Fma(F x, F y, F z) {
+    return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+  }
+  static F Abs(F x) {
+    const __m256 sign = _mm256_set1_ps(-0.0F);
+    return {_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b)};
+  }
+  static F SelectGe(F x, F limit, F yes, F no) {
+    return {_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, limit.a, _CMP_GE_OQ)),
+            _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, limit.b, _CMP_GE_OQ))};
+  }
+  static F First(F x, int count, F other) {
+    const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    const __m256i in_a = _mm256_cmpgt_epi32(_mm256_set1_epi32(count), lanes);
+    const __m256i in_b = _mm256_cmpgt_epi32(_mm256_set1_epi32(count - 8), lanes);
+    return {_mm256_blendv_ps(other.a, x.a, _mm256_castsi256_ps(in_a)),
+            _mm256_blendv_ps(other.b, x.b, _mm256_castsi256_ps(in_b))};
+  }
+  static F Round(F x) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return {_mm256_round_ps(x.a, kNearest), _mm256_round_ps(x.b, kNearest)};
+  }
+  static F Scale(F x, F n) { return {ScaleHalf(x.a, n.a), ScaleHalf(x.b, n.b)}; }
+  static float Sum(F x) {
+    const __m256 eight = _mm256_add_ps(x.a, x.b);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+  }
+  static float Largest(F x) {
+    const __m256 eight = _mm256_max_ps(x.a, x.b);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+  }
+
+  static F LoadHalf(const uint16_t* p) {
+    return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
+  static void StoreHalf(uint16_t* p, F x) {
+    auto* out = reinterpret_cast<__m128i*>(p);
+    _mm_storeu_si128(out, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128(out + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static F LoadBFloat16(const uint16_t* p) { return {WidenBFloat16(p), WidenBFloat16(p + 8)}; }
+
+  static I SetInt(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+  static F ToFloat(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+  static int32_t StoreInt8(int8_t* p, F x) {
+    const __m256i a = _mm256_cvtps_epi32(x.a);
+    const __m256i b = _mm256_cvtps_epi32(x.b);
+    const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    const __m256i sum = _mm256_add_epi32(a, b);
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+  }
+
+  static B LoadBytes(const uint8_t* p) {
+    const auto* in = reinterpret_cast<const __m256i*>(p);
+    return {_mm256_loadu_si256(in), _mm256_loadu_si256(in + 1)};
+  }
+  static B LowNibbles(B x) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    return {_mm256_and_si256(x.a, mask), _mm256_and_si256(x.b, mask)};
+  }
+  static B HighNibbles(B x) {
+    return LowNibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
+  }
+  // Two products of a nibble and an int8 fit in 16 bits with their sum: nothing saturates.
+  static I DotNibbles(I sum, B weights, const int8_t* x) {
+    const __m256i four = Broadcast(x);
+    return {_mm256_add_epi32(sum.a, Dot4(weights.a, four)),
+            _mm256_add_epi32(sum.b, Dot4(weights.b, four))};
+  }
+  // Whole bytes would saturate, so they are multiplied a nibble at a time; exact.
+  static I DotBytes(I sum, B weights, const int8_t* x) {
+    const __m256i four = Broadcast(x);
+    const B low = LowNibbles(weights);
+    const B high = HighNibbles(weights);
+    const I high_sum = {_mm256_slli_epi32(Dot4(high.a, four), 4),
+                        _mm256_slli_epi32(Dot4(high.b, four), 4)};
+    return {_mm256_add_epi32(_mm256_add_epi32(sum.a, Dot4(low.a, four)), high_sum.a),
+            _mm256_add_epi32(_mm256_add_epi32(sum.b, Dot4(low.b, four)), high_sum.b)};
+  }
+
+  // Lane i is the sum of rows[i]'s lanes.
+  static F SumRows(const F* rows) { return {SumEight(rows), SumEight(rows + 8)}; }
+
+ private:
+  static __m256 ScaleHalf(__m256 x, __m256 n) {
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));
+  }
+  static __m256 WidenBFloat16(const uint16_t* p) {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+  }
+  static __m256i Broadcast(const int8_t* x) {
+    int32_t four = 0;
+    __builtin_memcpy(&four, x, sizeof(four));
+    return _mm256_set1_epi32(four);
+  }
+  static __m256i Dot4(__m256i weights, __m256i four) {
+    return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, four), _mm256_set1_epi16(1));
+  }
+  static __m256 SumEight(const F* rows) {
+    __m256 a[8];
+    for (int i = 0; i < 8; ++i) {
+      a[i] = _mm256_add_ps(rows[i].a, rows[i].b);
+    }
+    const __m256 b0 = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
+    const __m256 b1 = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
+    return _mm256_add_ps(_mm256_permute2f128_ps(b0, b1, 0x20),
+                         _mm256_permute2f128_ps(b0, b1, 0x31));
+  }
+};
+
+}  // namespace

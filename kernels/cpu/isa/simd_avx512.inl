@@ -1,0 +1,97 @@
+// Sixteen lanes in one AVX-512 register.
+
+namespace {
+
+struct Simd {
+  using F = __m512;   // 16 floats
+  using I = __m512i;  // 16 int32
+  using B = __m512i;  // 64 bytes: 16 rows of 4 columns
+  static constexpr int kMaxTokens =
+      12;  // 12 float and 12 integer sums and operands fill 32 registers
+
+  static F Zero() { return _mm512_setzero_ps(); }
+  static F Set(float x) { return _mm512_set1_ps(x); }
+  static F Load(const float* p) { return _mm512_loadu_ps(p); }
+  static void Store(float* p, F x) { _mm512_storeu_ps(p, x); }
+  static F Add(F a, F b) { return _mm512_add_ps(a, b); }
+  static F Sub(F a, F b) { return _mm512_sub_ps(a, b); }
+  static F Mul(F a, F b) { return _mm512_mul_ps(a, b); }
+  static F Div(F a, F b) { return _mm512_div_ps(a, b); }
+  static F Max(F a, F b) { return _mm512_max_ps(a, b); }
+  static F Min(F a, F b) { return _mm512_min_ps(a, b); }
+  static F Fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static F Abs(F a) { return _mm512_abs_ps(a); }
+  // a where x >= limit, else b.
+  static F SelectGe(F x, F limit, F a, F b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_GE_OQ), b, a);
+  }
+  // x in the first `count` lanes, `other` in the rest.
+  static F First(F x, int count, F other) {
+    return _mm512_mask_blend_ps(static_cast<__mmask16>((1U << count) - 1), other, x);
+  }
+  static F Round(F x) {
+    return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  // x * 2^n for whole n with results in the normal range.
+  static F Scale(F x, F n) {
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(x), _mm512_slli_epi32(_mm512_cvtps_epi32(n), 23)));
+  }
+  static float Sum(F x) { return _mm512_reduce_add_ps(x); }
+  static float Largest(F x) { return _mm512_reduce_max_ps(x); }
+
+  static F LoadHalf(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static void StoreHalf(uint16_t* p, F x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                        _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static F LoadBFloat16(const uint16_t* p) {
+    const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+  }
+
+  static I SetInt(int32_t x) { return _mm512_set1_epi32(x); }
+  static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }
+  // Rounds to the nearest integers; all are within int8.
+  static int32_t StoreInt8(int8_t* p, F x) {
+    const __m512i rounded = _mm512_cvtps_epi32(x);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(rounded));
+    return _mm512_reduce_add_epi32(rounded);
+  }
+
+  static B LoadBytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static B LowNibbles(B x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
+  static B HighNibbles(B x) {
+    return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));
+  }
+  // sum + the product of each row's 4 unsigned weights with the same 4 signed activations.
+  static I DotNibbles(I sum, B weights, const int8_t* x) { return DotBytes(sum, weights, x); }
+  static I DotBytes(I sum, B weights, const int8_t* x) {
+    int32_t four = 0;
+    __builtin_memcpy(&four, x, sizeof(four));
+    return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four));
+  }
+
+  // Lane i is the sum of rows[i]'s lanes: four rounds of pairwise interleaving and adding.
+  static F SumRows(const F* rows) {
+    F a[8];
+    for (int i = 0; i < 8; ++i) {  // pairs (i, i + 8), 256-bit halves side by side
+      a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(rows[i], rows[i + 8], 0x44),
+                           _mm512_shuffle_f32x4(rows[i], rows[i + 8], 0xee));
+    }
+    F b[4];
+    for (int i = 0; i < 4; ++i) {  // 128-bit lanes hold rows i, i + 4, i + 8, i + 12
+      const F low = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
+      const F high = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
+      const F both = _mm512_add_ps(low, high);  // rows i, i + 8, i + 4, i + 12
+      b[i] = _mm512_shuffle_f32x4(both, both, 0xd8);
+    }
+    const F c0 = _mm512_add_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
+    const F c1 = _mm512_add_ps(_mm512_unpacklo_ps(b[2], b[3]), _mm512_unpackhi_ps(b[2], b[3]));
+    return _mm512_add_ps(_mm512_shuffle_ps(c0, c1, 0x44), _mm512_shuffle_ps(c0, c1, 0xee));
+  }
+};
+
+}  // namespace

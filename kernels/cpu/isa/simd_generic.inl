@@ -1,0 +1,168 @@
+// Sixteen lanes in plain arrays: any CPU, and what the other two are read against.
+
+namespace {
+
+struct Simd {
+  struct F {
+    float v[16];
+  };
+  struct I {
+    int32_t v[16];
+  };
+  struct B {
+    uint8_t v[64];
+  };
+  static constexpr int kMaxTokens = 2;
+
+  static F Zero() { return Set(0); }
+  static F Set(float x) {
+    return Map([x](int) { return x; });
+  }
+  static F Load(const float* p) {
+    return Map([p](int i) { return p[i]; });
+  }
+  static void Store(float* p, const F& x) { __builtin_memcpy(p, x.v, sizeof(x.v)); }
+  static F Add(const F& a, const F& b) {
+    return Map([&](int i) { return a.v[i] + b.v[i]; });
+  }
+  static F Sub(const F& a, const F& b) {
+    return Map([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  static F Mul(const F& a, const F& b) {
+    return Map([&](int i) { return a.v[i] * b.v[i]; });
+  }
+  static F Div(const F& a, const F& b) {
+    return Map([&](int i) { return a.v[i] / b.v[i]; });
+  }
+  static F Max(const F& a, const F& b) {
+    return Map([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static F Min(const F& a, const F& b) {
+    return Map([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  static F Fma(const F& a, const F& b, const F& c) {
+    return Map([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+  }
+  static F Abs(const F& a) {
+    return Map([&](int i) { return __builtin_fabsf(a.v[i]); });
+  }
+  static F SelectGe(const F& x, const F& limit, const F& yes, const F& no) {
+    return Map([&](int i) { return x.v[i] >= limit.v[i] ? yes.v[i] : no.v[i]; });
+  }
+  static F First(const F& x, int count, const F& other) {
+    return Map([&](int i) { return i < count ? x.v[i] : other.v[i]; });
+  }
+  // Adding and taking away 1.5 * 2^23 leaves the nearest even integer of |x| < 2^22.
+  static F Round(const F& x) {
+    return Map([&](int i) {
+      const volatile float shifted = x.v[i] + 12582912.0F;
+      return shifted - 12582912.0F;
+    });
+  }
+  static F Scale(const F& x, const F& n) {
+    return Map([&](int i) {
+      int32_t bits = 0;
+      __builtin_memcpy(&bits, &x.v[i], sizeof(bits));
+      bits += static_cast<int32_t>(n.v[i]) * (1 << 23);
+      float scaled = 0;
+      __builtin_memcpy(&scaled, &bits, sizeof(scaled));
+      return scaled;
+    });
+  }
+  static float Sum(const F& x) {
+    F tree = x;
+    for (int width = 8; width > 0; width /= 2) {
+      for (int i = 0; i < width; ++i) {
+        tree.v[i] += tree.v[i + width];
+      }
+    }
+    return tree.v[0];
+  }
+  static float Largest(const F& x) {
+    float largest = x.v[0];
+    for (const float value : x.v) {
+      largest = value > largest ? value : largest;
+    }
+    return largest;
+  }
+
+  static F LoadHalf(const uint16_t* p) {
+    return Map([p](int i) { return HalfToFloat(p[i]); });
+  }
+  static void StoreHalf(uint16_t* p, const F& x) {
+    for (int i = 0; i < 16; ++i) {
+      p[i] = FloatToHalf(x.v[i]);
+    }
+  }
+  static F LoadBFloat16(const uint16_t* p) {
+    return Map([p](int i) { return BFloat16ToFloat(p[i]); });
+  }
+
+  static I SetInt(int32_t x) {
+    I out;
+    for (int32_t& lane : out.v) {
+      lane = x;
+    }
+    return out;
+  }
+  static F ToFloat(const I& x) {
+    return Map([&](int i) { return static_cast<float>(x.v[i]); });
+  }
+  static int32_t StoreInt8(int8_t* p, const F& x) {
+    const F rounded = Round(x);
+    int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) {
+      // A row with infinities has a non-finite scale; its codes do not matter but must be defined.
+      const bool fits = rounded.v[i] >= -127 && rounded.v[i] <= 127;
+      p[i] = fits ? static_cast<int8_t>(rounded.v[i]) : int8_t{0};
+      sum += p[i];
+    }
+    return sum;
+  }
+
+  static B LoadBytes(const uint8_t* p) {
+    B out;
+    __builtin_memcpy(out.v, p, sizeof(out.v));
+    return out;
+  }
+  static B LowNibbles(const B& x) {
+    B out;
+    for (int i = 0; i < 64; ++i) {
+      out.v[i] = x.v[i] & 15;
+    }
+    return out;
+  }
+  static B HighNibbles(const B& x) {
+    B out;
+    for (int i = 0; i < 64; ++i) {
+      out.v[i] = x.v[i] >> 4;
+    }
+    return out;
+  }
+  static I DotNibbles(const I& sum, const B& weights, const int8_t* x) {
+    return DotBytes(sum, weights, x);
+  }
+  static I DotBytes(const I& sum, const B& weights, const int8_t* x) {
+    I out;
+    for (int i = 0; i < 16; ++i) {
+      const uint8_t* w = weights.v + 4 * i;
+      out.v[i] = sum.v[i] + w[0] * x[0] + w[1] * x[1] + w[2] * x[2] + w[3] * x[3];
+    }
+    return out;
+  }
+  static F SumRows(const F* rows) {
+    return Map([rows](int i) { return Sum(rows[i]); });
+  }
+
+ private:
+  template <typename Function>
+  static F Map(Function function) {
+    F out;
+    for (int i = 0; i < 16; ++i) {
+      out.v[i] = function(i);
+    }
+    return out;
+  }
+};
+
+}  // namespace

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/base/status.h"
+#include "kernels/base/thread_pool.h"
+#include "kernels/cpu/isa/isa_table.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+
+// "P16" panels: 16 output rows side by side, so that one vector holds the same columns of 16 rows
+// and the 16 results of a token are one vector too. Columns go in blocks of 32:
+//
+//   nibble kinds  4 x 64 bytes: byte 4 r + e of vector j holds column 4 j + e of row r in its low
+//   and
+//                 column 16 + 4 j + e in its high nibble
+//   byte kinds    8 x 64 bytes: byte 4 r + e of vector j holds column 4 j + e of row r, unsigned
+//   then          16 scales; 16 minima or, for Q6_K, the scales of columns 16..31: half, or float
+//                 where the source multiplies two numbers to get them (Q4_K, Q5_K, Q6_K)
+//
+// Float kinds are [columns][16 rows]. Rows past the matrix are zero. A panel of Q4_1 has exactly
+// the source's size.
+
+namespace thermocline {
+
+// Stacked panels of one or more sources; each source starts a new panel and keeps its own kind.
+class PanelWeight final : public Weight {
+ public:
+  struct Part {
+    PanelKind kind;
+    int64_t first_row;  // of the stacked matrix
+    int64_t num_rows;
+    int64_t num_panels;
+    size_t panel_bytes;
+    size_t offset;  // into the buffer
+  };
+
+  // kResourceExhausted when there is no memory.
+  static Result<std::unique_ptr<PanelWeight>> Pack(std::span<const WeightSource> sources,
+                                                   ThreadPool& pool);
+
+  int64_t rows() const override { return rows_; }
+  int64_t cols() const override { return cols_; }
+  size_t num_bytes() const override { return buffer_.bytes(); }
+  std::span<const Part> parts() const { return parts_; }
+  const uint8_t* panel(const Part& part, int64_t index) const {
+    return reinterpret_cast<const uint8_t*>(buffer_.data()) + part.offset +
+           static_cast<size_t>(index) * part.panel_bytes;
+  }
+  bool has_quantized() const { return has_quantized_; }
+
+ private:
+  PanelWeight() = default;
+
+  int64_t rows_ = 0;
+  int64_t cols_ = 0;
+  bool has_quantized_ = false;
+  std::vector<Part> parts_;
+  Buffer buffer_;
+};
+
+bool IsFloatPanel(PanelKind kind);
+
+}  // namespace thermocline
