@@ -59,4 +59,4 @@ def make_strings(specials, seed=20240131):
 def every_assigned_code_point_strings():
     """Strings that hold every assigned character between neighbours that show its class."""
     scalars = [c for c in range(0x33480) if not 0xd800 <= c < 0xe000] + list(range(0xe0000, 0xe0200))
-    return ["".join(f"a{chr(c)} {chr(c)}1{chr(c)} \u0301" for c in scalars[i:i + 512]) for i in range(0, len(scalars), 512)]
+    return ["".join(f"a{chr(c)}a{chr(c)}! {chr(c)}1{chr(c)}1!{chr(c)} {chr(c)}  " for c in scalars[i:i + 512]) for i in range(0, len(scalars), 512)]
