@@ -62,7 +62,7 @@ void Router::AddCommonHeaders(const HttpRequest& request, ResponseWriter& writer
 
 void Router::Handle(const RequestPtr& request, const WriterPtr& writer) const {
   AddCommonHeaders(*request, *writer);
-  const std::string_view method = request->method == "HEAD" ? "GET" : request->method;
+  const std::string method = request->method == "HEAD" ? "GET" : request->method;
   std::vector<std::string> allowed;
   for (const Route& route : routes_) {
     if (!Matches(route.path, request->path)) {

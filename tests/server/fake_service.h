@@ -175,7 +175,7 @@ class FakeService final : public InferenceService {
   }
 
   const FakeTokenizer tokenizer_;
-  const FakeTemplate template_;
+  const FakeTemplate template_{};
   mutable std::mutex mutex_;
   // Guarded by mutex_.
   RequestId last_id_ = 0;
