@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/json.h"
@@ -151,7 +154,7 @@ TEST_F(GenerationTest, AClientThatGoesCancelsAllItsRequests) {
   service_.mode = FakeMode::kHold;
   const auto writer = Run(false, R"({"prompt":["a","b","c"]})");
   ASSERT_TRUE(writer->on_disconnect);
-  writer->on_disconnect();
+  std::exchange(writer->on_disconnect, nullptr)();
   EXPECT_EQ(service_.num_cancelled, 3);
   EXPECT_FALSE(writer->ended);
 }

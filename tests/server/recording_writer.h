@@ -17,11 +17,14 @@ class RecordingWriter final : public ResponseWriter {
   }
   void Respond(HttpResponse answer) override {
     response = std::move(answer);
-    ended = true;
+    EndStream();
   }
   void StartStream(HttpResponse head) override { response = std::move(head); }
   void Write(std::string bytes) override { stream += bytes; }
-  void EndStream() override { ended = true; }
+  void EndStream() override {
+    ended = true;
+    on_disconnect = nullptr;  // it may hold this writer
+  }
   void OnDisconnect(std::function<void()> callback) override {
     on_disconnect = std::move(callback);
   }
