@@ -21,6 +21,7 @@ struct SchedulerConfig {
   int max_model_len = 2048;          // prompt plus output of one sequence
   int max_num_queued_reqs = 256;     // requests waiting for admission
   bool enable_prefix_caching = true;
+  uint64_t prefix_hash_key = 0;  // random per process: see PrefixCache
 };
 
 // What the scheduler has done so far and holds now.
@@ -37,6 +38,8 @@ struct SchedulerStats {
 //
 // A step gives every running sequence min(num_wanted, budget left) tokens, then admits waiting ones
 // in order of arrival while their whole prompt fits beside what running prompts have still to come.
+// Sequences that want one token (decoding) come first; what is left of the budget is split among
+// prompts, the oldest getting half while others wait beside it, so that a long one delays no other.
 // When a running sequence finds no page, the newest sequence is preempted: its pages are released,
 // num_computed becomes 0, and it waits at the head of the queue; its tokens are kept, so greedy
 // output continues as if nothing had happened.
@@ -44,6 +47,8 @@ struct SchedulerStats {
 // pages.
 class Scheduler {
  public:
+  // The pool holds at least one sequence of max_model_len, so that a sequence alone can always go
+  // on. Who calls it ends sequences that reach max_model_len.
   Scheduler(const SchedulerConfig& config, PagePool& pool);
 
   // kResourceExhausted when the queue is full, kInvalidArgument when the request can never fit
@@ -63,8 +68,43 @@ class Scheduler {
   // full into the prefix cache.
   void Update(const StepPlan& plan, const StepResult& result);
 
-  bool has_work() const;
+  bool has_work() const { return !running_.empty() || !waiting_.empty(); }
   SchedulerStats stats() const;
+
+ private:
+  struct Entry {
+    Sequence sequence;
+    ContentHash chain;      // of the last page that was offered to the prefix cache
+    size_t num_hashed = 0;  // pages offered
+    bool was_admitted = false;
+  };
+  using Entries = std::vector<std::unique_ptr<Entry>>;
+
+  size_t NumPagesFor(size_t num_tokens) const;
+  void ScheduleRunning(bool decoding, int& budget, StepPlan& plan);
+  // Adds tokens of one running sequence to the plan, preempting newer ones for pages. False when it
+  // was itself the newest and had to go.
+  bool ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPlan& plan);
+  bool GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan& plan);
+  void PreemptNewest(int& budget, StepPlan& plan);
+  void Admit(int& budget, StepPlan& plan);
+  bool TryAdmit(Entry& entry);
+  // Whether choice 0 has still to compute the prompt that `sequence` will share.
+  bool WaitsForSibling(const Sequence& sequence) const;
+  std::vector<PageId> SharedPages(const Entry& entry, ContentHash& chain);
+  size_t NumReservedPages() const;
+  void HashFullPages(Entry& entry);
+  void ReleasePages(Entry& entry);
+  void Remove(RequestId id, std::optional<int> choice);
+
+  SchedulerConfig config_;
+  PagePool& pool_;
+  PrefixCache prefix_cache_;
+  Entries running_;                             // oldest first
+  std::deque<std::unique_ptr<Entry>> waiting_;  // next first; preempted ones are at the head
+  uint64_t num_arrived_ = 0;
+  uint64_t num_steps_ = 0;
+  SchedulerStats stats_;
 };
 
 }  // namespace thermocline

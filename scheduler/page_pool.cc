@@ -1,0 +1,286 @@
+#include "scheduler/page_pool.h"
+
+#include <algorithm>
+
+#include "kernels/base/check.h"
+
+namespace thermocline {
+namespace {
+
+constexpr PageEntry kNoPlace(Tier::kBacked, 0);
+
+// More pages than places of the smallest size cannot exist at once.
+size_t MaxPages(const Arena& arena) {
+  uint32_t smallest = arena.units_per_page(Tier::kHot);
+  for (int tier = 0; tier < kNumTiers; ++tier) {
+    const uint32_t units = arena.units_per_page(static_cast<Tier>(tier));
+    if (units > 0) {
+      smallest = std::min(smallest, units);
+    }
+  }
+  CHECK(smallest > 0);
+  return arena.num_units() / smallest;
+}
+
+}  // namespace
+
+PagePool::PagePool(const KvLayout& layout, std::span<const uint32_t, kNumTiers> page_bytes,
+                   uint64_t arena_bytes)
+    : layout_(layout),
+      arena_(page_bytes, arena_bytes),
+      num_pages_(arena_.num_free_places(Tier::kHot)),
+      page_map_(MaxPages(arena_), kNoPlace),
+      pages_(page_map_.size()),
+      free_ids_(page_map_.size()) {
+  CHECK(layout.page_tokens > 0);
+  CHECK(arena_.units_per_page(Tier::kHot) > 0);
+  for (size_t i = 0; i < free_ids_.size(); ++i) {
+    free_ids_[i] = static_cast<PageId>(free_ids_.size() - 1 - i);  // lowest ids first
+  }
+  by_hash_.reserve(page_map_.size());
+}
+
+size_t PagePool::num_free() const {
+  return std::min<size_t>(free_ids_.size(), arena_.num_free_places(Tier::kHot));
+}
+
+std::optional<PageId> PagePool::Allocate() {
+  while (num_free() == 0) {
+    if (oldest_ == kNone) {
+      return std::nullopt;
+    }
+    Evict(oldest_);
+  }
+  const std::optional<PageEntry> place = arena_.Allocate(Tier::kHot);
+  CHECK(place.has_value());
+  const PageId page = free_ids_.back();
+  free_ids_.pop_back();
+  CHECK(!pages_[page].allocated);
+  pages_[page] = Page{.refs = 1, .allocated = true};
+  page_map_[page] = *place;
+  return page;
+}
+
+void PagePool::AddRef(PageId page) {
+  Page& state = pages_[page];
+  CHECK(state.allocated);
+  if (state.refs++ == 0) {
+    RemoveFromLru(page);
+  }
+}
+
+void PagePool::Release(PageId page) {
+  Page& state = pages_[page];
+  CHECK(state.allocated && state.refs > 0);
+  if (--state.refs > 0) {
+    return;
+  }
+  if (state.hashed) {
+    AppendToLru(page);
+  } else {
+    Free(page);
+  }
+}
+
+bool PagePool::SetHash(PageId page, const ContentHash& hash, std::optional<PageId> parent) {
+  Page& state = pages_[page];
+  CHECK(state.allocated && state.refs > 0 && !state.hashed);
+  if (!by_hash_.emplace(hash, page).second) {
+    return false;
+  }
+  state.hashed = true;
+  state.hash = hash;
+  if (parent.has_value()) {
+    CHECK(*parent != page && pages_[*parent].hashed);
+    LinkToParent(page, *parent);
+  }
+  return true;
+}
+
+std::optional<PageId> PagePool::Find(const ContentHash& hash) const {
+  const auto found = by_hash_.find(hash);
+  return found == by_hash_.end() ? std::nullopt : std::optional(found->second);
+}
+
+void PagePool::Free(PageId page) {
+  Page& state = pages_[page];
+  CHECK(state.refs == 0 && !state.hashed);
+  arena_.Free(page_map_[page]);
+  page_map_[page] = kNoPlace;
+  state.allocated = false;
+  free_ids_.push_back(page);
+}
+
+void PagePool::Evict(PageId page) {
+  CHECK(pages_[page].refs == 0);
+  UnlinkFromParent(page);
+  evicting_.assign(1, page);
+  while (!evicting_.empty()) {
+    const PageId current = evicting_.back();
+    evicting_.pop_back();
+    Page& state = pages_[current];
+    for (PageId child = state.first_child; child != kNone; child = pages_[child].next_sibling) {
+      evicting_.push_back(child);
+    }
+    CHECK(by_hash_.erase(state.hash) == 1);
+    state.hashed = false;
+    state.parent = state.first_child = kNone;
+    ++num_evictions_;
+    // A referenced page below (its sequence computed its own copy of the parent) only becomes
+    // private.
+    if (state.refs == 0) {
+      RemoveFromLru(current);
+      Free(current);
+    }
+  }
+}
+
+void PagePool::AppendToLru(PageId page) {
+  Page& state = pages_[page];
+  state.last_use = ++clock_;
+  state.older = newest_;
+  state.newer = kNone;
+  (newest_ == kNone ? oldest_ : pages_[newest_].newer) = page;
+  newest_ = page;
+  ++num_evictable_;
+}
+
+void PagePool::RemoveFromLru(PageId page) {
+  Page& state = pages_[page];
+  (state.older == kNone ? oldest_ : pages_[state.older].newer) = state.newer;
+  (state.newer == kNone ? newest_ : pages_[state.newer].older) = state.older;
+  state.older = state.newer = kNone;
+  CHECK(num_evictable_ > 0);
+  --num_evictable_;
+}
+
+void PagePool::LinkToParent(PageId page, PageId parent) {
+  Page& state = pages_[page];
+  state.parent = parent;
+  state.previous_sibling = kNone;
+  state.next_sibling = pages_[parent].first_child;
+  if (state.next_sibling != kNone) {
+    pages_[state.next_sibling].previous_sibling = page;
+  }
+  pages_[parent].first_child = page;
+}
+
+void PagePool::UnlinkFromParent(PageId page) {
+  Page& state = pages_[page];
+  if (state.parent == kNone) {
+    return;
+  }
+  (state.previous_sibling == kNone ? pages_[state.parent].first_child
+                                   : pages_[state.previous_sibling].next_sibling) =
+      state.next_sibling;
+  if (state.next_sibling != kNone) {
+    pages_[state.next_sibling].previous_sibling = state.previous_sibling;
+  }
+  state.parent = state.next_sibling = state.previous_sibling = kNone;
+}
+
+Status PagePool::Audit() const {
+  RETURN_IF_ERROR(AuditPages());
+  RETURN_IF_ERROR(AuditPlaces());
+  return AuditCache();
+}
+
+// Each page in exactly one state, each free id listed once.
+Status PagePool::AuditPages() const {
+  std::vector<bool> listed_free(pages_.size(), false);
+  for (const PageId page : free_ids_) {
+    if (listed_free[page]) {
+      return Internal("page {} is listed free twice", page);
+    }
+    listed_free[page] = true;
+  }
+  for (PageId page = 0; page < pages_.size(); ++page) {
+    const Page& state = pages_[page];
+    if (state.allocated == listed_free[page]) {
+      return Internal("page {} is neither or both allocated and free", page);
+    }
+    if (state.refs < 0 || (!state.allocated && (state.refs > 0 || state.hashed))) {
+      return Internal("page {} is free with {} references", page, state.refs);
+    }
+    if (state.allocated && state.refs == 0 && !state.hashed) {
+      return Internal("page {} has neither a reference nor a hash", page);
+    }
+    if (state.allocated != !(page_map_[page] == kNoPlace)) {
+      return Internal("page {} and the page map disagree", page);
+    }
+  }
+  return {};
+}
+
+// Each unit of the arena free xor in one page's place.
+Status PagePool::AuditPlaces() const {
+  std::vector<int> owners(arena_.num_units(), 0);
+  for (PageId page = 0; page < pages_.size(); ++page) {
+    if (!pages_[page].allocated) {
+      continue;
+    }
+    const PageEntry place = page_map_[page];
+    for (uint32_t i = 0; i < arena_.units_per_page(place.tier()); ++i) {
+      ++owners.at(place.unit() + i);
+    }
+  }
+  uint64_t num_free_units = 0;
+  for (const auto& [unit, length] : arena_.free_extents()) {
+    for (uint32_t i = 0; i < length; ++i) {
+      ++owners.at(unit + i);
+    }
+    num_free_units += length;
+  }
+  if (std::any_of(owners.begin(), owners.end(), [](int count) { return count != 1; })) {
+    return Internal("a unit of the arena is lost or owned twice");
+  }
+  uint64_t bytes = arena_.bytes_free();
+  for (int tier = 0; tier < kNumTiers; ++tier) {
+    bytes += arena_.bytes_used(static_cast<Tier>(tier));
+  }
+  if (num_free_units * kArenaUnitBytes != arena_.bytes_free() ||
+      bytes != arena_.num_units() * kArenaUnitBytes) {
+    return Internal("the arena's accounts do not add up: {} bytes", bytes);
+  }
+  return {};
+}
+
+// The LRU list, the index and the trees.
+Status PagePool::AuditCache() const {
+  size_t num_listed = 0;
+  uint64_t last_use = 0;
+  for (PageId page = oldest_, older = kNone; page != kNone;
+       older = page, page = pages_[page].newer) {
+    const Page& state = pages_[page];
+    if (state.refs != 0 || !state.hashed || state.older != older || state.last_use <= last_use) {
+      return Internal("page {} is wrong in the list of cached pages", page);
+    }
+    last_use = state.last_use;
+    ++num_listed;
+  }
+  size_t num_cached = 0;
+  size_t num_hashed = 0;
+  for (PageId page = 0; page < pages_.size(); ++page) {
+    const Page& state = pages_[page];
+    num_hashed += state.hashed ? 1 : 0;
+    num_cached += state.hashed && state.refs == 0 ? 1 : 0;
+    if (state.hashed && Find(state.hash) != page) {
+      return Internal("page {} is not found by its hash", page);
+    }
+    if (state.parent != kNone && (!state.hashed || !pages_[state.parent].hashed)) {
+      return Internal("page {} hangs below a page that cannot be found", page);
+    }
+    for (PageId child = state.first_child; child != kNone; child = pages_[child].next_sibling) {
+      if (pages_[child].parent != page) {
+        return Internal("page {} has lost its child {}", page, child);
+      }
+    }
+  }
+  if (num_listed != num_cached || num_evictable_ != num_cached || by_hash_.size() != num_hashed) {
+    return Internal("{} pages listed, {} cached, {} counted", num_listed, num_cached,
+                    num_evictable_);
+  }
+  return {};
+}
+
+}  // namespace thermocline

@@ -1,0 +1,73 @@
+#include "scheduler/prefix_cache.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/base/check.h"
+
+namespace thermocline {
+
+ContentHash PrefixCache::DefaultHash(std::span<const std::byte> bytes, uint64_t key) {
+  const XXH128_hash_t hash = XXH3_128bits_withSeed(bytes.data(), bytes.size(), key);
+  return {.low = hash.low64, .high = hash.high64};
+}
+
+PrefixCache::PrefixCache(PagePool& pool, uint64_t key, HashFunction hash)
+    : pool_(pool), key_(key), hash_(hash), contents_(pool.page_map().size()) {}
+
+ContentHash PrefixCache::Root(std::string_view tenant) const {
+  return hash_(std::as_bytes(std::span(tenant)), key_);
+}
+
+ContentHash PrefixCache::Next(const ContentHash& previous,
+                              std::span<const TokenId> page_tokens) const {
+  std::vector<std::byte> bytes(sizeof(previous) + page_tokens.size_bytes());
+  std::memcpy(bytes.data(), &previous, sizeof(previous));
+  std::memcpy(bytes.data() + sizeof(previous), page_tokens.data(), page_tokens.size_bytes());
+  return hash_(bytes, key_);
+}
+
+std::vector<PageId> PrefixCache::Match(std::string_view tenant, std::span<const TokenId> tokens,
+                                       size_t max_pages, ContentHash& chain) {
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  std::vector<PageId> pages;
+  chain = Root(tenant);
+  while (pages.size() < max_pages && (pages.size() + 1) * page_tokens <= tokens.size()) {
+    const std::span<const TokenId> wanted = tokens.subspan(pages.size() * page_tokens, page_tokens);
+    const ContentHash next = Next(chain, wanted);
+    const std::optional<PageId> page = pool_.Find(next);
+    if (!page.has_value()) {
+      break;
+    }
+    const Content& content = contents_[*page];
+    if (content.tenant != tenant || content.previous != chain ||
+        !std::equal(wanted.begin(), wanted.end(), content.tokens.begin(), content.tokens.end())) {
+      break;  // a collision
+    }
+    pool_.AddRef(*page);
+    pages.push_back(*page);
+    chain = next;
+  }
+  return pages;
+}
+
+void PrefixCache::Insert(PageId page, std::string_view tenant, std::span<const TokenId> page_tokens,
+                         const ContentHash& previous, bool is_first, const ContentHash& chain) {
+  std::optional<PageId> parent;
+  if (!is_first) {
+    parent = pool_.Find(previous);
+    if (!parent.has_value()) {
+      return;  // evicted: a page below it could never be found
+    }
+  }
+  if (parent == page || !pool_.SetHash(page, chain, parent)) {
+    return;
+  }
+  contents_[page] = {.tenant = std::string(tenant),
+                     .tokens = {page_tokens.begin(), page_tokens.end()},
+                     .previous = previous};
+}
+
+}  // namespace thermocline

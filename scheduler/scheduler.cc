@@ -1,0 +1,302 @@
+#include "scheduler/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/base/check.h"
+
+namespace thermocline {
+namespace {
+
+// Pages kept free of new prompts, so that running sequences do not preempt at once: one in a
+// hundred.
+size_t Watermark(size_t num_pages) { return num_pages / 100; }
+
+}  // namespace
+
+Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool)
+    : config_(config), pool_(pool), prefix_cache_(pool, config.prefix_hash_key) {
+  CHECK(config.max_num_seqs > 0 && config.max_num_batched_tokens > 0 && config.max_model_len > 0);
+  CHECK(NumPagesFor(static_cast<size_t>(config.max_model_len)) <= pool.num_pages());
+}
+
+size_t Scheduler::NumPagesFor(size_t num_tokens) const {
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  return (num_tokens + page_tokens - 1) / page_tokens;
+}
+
+Status Scheduler::Add(std::shared_ptr<const Request> request) {
+  const auto num_prompt = static_cast<int>(request->prompt.size());
+  CHECK(num_prompt > 0 && request->num_choices > 0);
+  if (num_prompt >= config_.max_model_len) {
+    return InvalidArgument("the prompt has {} tokens, but at most {} fit beside one of output",
+                           num_prompt, config_.max_model_len - 1);
+  }
+  const auto num_queued =
+      std::count_if(waiting_.begin(), waiting_.end(), [](const std::unique_ptr<Entry>& entry) {
+        return entry->sequence.choice == 0 && !entry->was_admitted;
+      });
+  if (num_queued >= config_.max_num_queued_reqs) {
+    return ResourceExhausted("{} requests are waiting already", num_queued);
+  }
+  for (int choice = 0; choice < request->num_choices; ++choice) {
+    auto entry = std::make_unique<Entry>();
+    entry->sequence.request = request;
+    entry->sequence.choice = choice;
+    entry->sequence.arrival = num_arrived_++;
+    entry->sequence.tokens = request->prompt;
+    waiting_.push_back(std::move(entry));
+  }
+  return {};
+}
+
+void Scheduler::Finish(RequestId id, int choice) { Remove(id, choice); }
+
+void Scheduler::Cancel(RequestId id) { Remove(id, std::nullopt); }
+
+void Scheduler::Remove(RequestId id, std::optional<int> choice) {
+  const auto matches = [&](const std::unique_ptr<Entry>& entry) {
+    const Sequence& sequence = entry->sequence;
+    return sequence.request->id == id && (!choice.has_value() || sequence.choice == *choice);
+  };
+  for (const std::unique_ptr<Entry>& entry : running_) {
+    if (matches(entry)) {
+      ReleasePages(*entry);
+    }
+  }
+  std::erase_if(running_, matches);
+  std::erase_if(waiting_, matches);
+}
+
+StepPlan Scheduler::Schedule() {
+  StepPlan plan{.step = num_steps_++};
+  int budget = config_.max_num_batched_tokens;
+  ScheduleRunning(/*decoding=*/true, budget, plan);
+  ScheduleRunning(/*decoding=*/false, budget, plan);
+  Admit(budget, plan);
+  return plan;
+}
+
+// Decoding: the sequences that want one token, all of them as far as the budget goes. Otherwise the
+// prompts: each takes half of what is left, the last all of it.
+void Scheduler::ScheduleRunning(bool decoding, int& budget, StepPlan& plan) {
+  // Ids first: preemption takes entries out of running_, always from its end.
+  std::vector<Entry*> entries;
+  for (const std::unique_ptr<Entry>& entry : running_) {
+    if ((entry->sequence.num_wanted() == 1) == decoding) {
+      entries.push_back(entry.get());
+    }
+  }
+  for (size_t i = 0; i < entries.size() && budget > 0; ++i) {
+    const auto still_runs =
+        std::any_of(running_.begin(), running_.end(),
+                    [&](const std::unique_ptr<Entry>& entry) { return entry.get() == entries[i]; });
+    if (!still_runs) {
+      break;  // those after it are newer and have been preempted too
+    }
+    const bool last = decoding || i + 1 == entries.size();
+    const int share = last ? budget : (budget + 1) / 2;
+    ScheduleTokens(*entries[i], std::min(entries[i]->sequence.num_wanted(), share), budget, plan);
+  }
+}
+
+bool Scheduler::ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPlan& plan) {
+  const size_t num_pages =
+      NumPagesFor(static_cast<size_t>(entry.sequence.num_computed + num_tokens));
+  if (!GrowPages(entry, num_pages, budget, plan)) {
+    return false;
+  }
+  budget -= num_tokens;
+  plan.sequences.push_back({&entry.sequence, num_tokens});
+  return true;
+}
+
+bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan& plan) {
+  while (entry.sequence.pages.size() < num_pages) {
+    if (const std::optional<PageId> page = pool_.Allocate()) {
+      entry.sequence.pages.Append(*page);
+      continue;
+    }
+    const bool is_newest = running_.back().get() == &entry;
+    // Alone it has every page there is, and these hold max_model_len.
+    CHECK(!is_newest || running_.size() > 1);
+    PreemptNewest(budget, plan);
+    if (is_newest) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void Scheduler::PreemptNewest(int& budget, StepPlan& plan) {
+  std::unique_ptr<Entry> entry = std::move(running_.back());
+  running_.pop_back();
+  std::erase_if(plan.sequences, [&](const ScheduledSequence& scheduled) {
+    const bool is_it = scheduled.sequence == &entry->sequence;
+    budget += is_it ? scheduled.num_tokens : 0;
+    return is_it;
+  });
+  ReleasePages(*entry);
+  entry->sequence.num_computed = 0;
+  ++entry->sequence.num_preemptions;
+  ++stats_.num_preemptions;
+  waiting_.push_front(std::move(entry));
+}
+
+void Scheduler::Admit(int& budget, StepPlan& plan) {
+  size_t i = 0;
+  while (i < waiting_.size() && budget > 0 &&
+         running_.size() < static_cast<size_t>(config_.max_num_seqs)) {
+    if (WaitsForSibling(waiting_[i]->sequence)) {
+      ++i;
+      continue;
+    }
+    if (!TryAdmit(*waiting_[i])) {
+      return;  // those behind it wait their turn, even if they would fit
+    }
+    std::unique_ptr<Entry> entry = std::move(waiting_[i]);
+    waiting_.erase(waiting_.begin() + static_cast<std::ptrdiff_t>(i));
+    Entry& admitted = *entry;
+    const auto place =
+        std::upper_bound(running_.begin(), running_.end(), entry,
+                         [](const std::unique_ptr<Entry>& a, const std::unique_ptr<Entry>& b) {
+                           return a->sequence.arrival < b->sequence.arrival;
+                         });
+    running_.insert(place, std::move(entry));
+    // Half of what is left while more wait behind it: see ScheduleRunning.
+    const int share = i < waiting_.size() ? (budget + 1) / 2 : budget;
+    ScheduleTokens(admitted, std::min(admitted.sequence.num_wanted(), share), budget, plan);
+  }
+}
+
+bool Scheduler::TryAdmit(Entry& entry) {
+  Sequence& sequence = entry.sequence;
+  ContentHash chain;
+  const std::vector<PageId> shared = SharedPages(entry, chain);
+  const size_t num_new = NumPagesFor(sequence.tokens.size()) - shared.size();
+  const size_t watermark = running_.empty() ? 0 : Watermark(pool_.num_pages());
+  if (num_new + NumReservedPages() + watermark > pool_.num_free() + pool_.num_evictable()) {
+    for (auto page = shared.rbegin(); page != shared.rend(); ++page) {
+      pool_.Release(*page);
+    }
+    return false;
+  }
+  for (const PageId page : shared) {
+    sequence.pages.Append(page);
+  }
+  entry.chain = chain;
+  entry.num_hashed = shared.size();
+  sequence.num_computed = static_cast<int>(shared.size()) * pool_.layout().page_tokens;
+  if (!entry.was_admitted) {
+    entry.was_admitted = true;
+    sequence.num_cached = sequence.num_computed;
+    stats_.prefix_query_tokens += sequence.request->prompt.size();
+    stats_.prefix_hit_tokens += static_cast<uint64_t>(sequence.num_computed);
+  }
+  return true;
+}
+
+bool Scheduler::WaitsForSibling(const Sequence& sequence) const {
+  if (sequence.choice == 0) {
+    return false;
+  }
+  const auto is_leader = [&](const std::unique_ptr<Entry>& entry) {
+    return entry->sequence.choice == 0 && entry->sequence.request == sequence.request;
+  };
+  if (std::any_of(waiting_.begin(), waiting_.end(), is_leader)) {
+    return true;
+  }
+  const auto leader = std::find_if(running_.begin(), running_.end(), is_leader);
+  return leader != running_.end() && (*leader)->sequence.num_computed < sequence.num_prompt();
+}
+
+// Referenced pages that hold the start of the sequence already: a sibling's, or the cache's. Never
+// all of it: the last token has to be computed for its logits.
+std::vector<PageId> Scheduler::SharedPages(const Entry& entry, ContentHash& chain) {
+  const Sequence& sequence = entry.sequence;
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  const size_t max_pages = (sequence.tokens.size() - 1) / page_tokens;
+  chain = prefix_cache_.Root(sequence.request->tenant);
+  if (sequence.request->num_prompt_logprobs >= 0 && sequence.choice == 0) {
+    return {};  // every position's logits are asked for
+  }
+  std::vector<PageId> pages;
+  if (config_.enable_prefix_caching) {
+    pages = prefix_cache_.Match(sequence.request->tenant, sequence.tokens, max_pages, chain);
+  }
+  const auto leader =
+      std::find_if(running_.begin(), running_.end(), [&](const std::unique_ptr<Entry>& other) {
+        return other->sequence.choice == 0 && other->sequence.request == sequence.request;
+      });
+  if (sequence.choice > 0 && leader != running_.end()) {
+    const size_t num_prompt = static_cast<size_t>(sequence.num_prompt());
+    const size_t num_shared = std::min(max_pages, num_prompt / page_tokens);
+    for (size_t i = pages.size(); i < num_shared; ++i) {
+      pages.push_back((*leader)->sequence.pages[i]);
+      pool_.AddRef(pages.back());
+      chain = prefix_cache_.Next(chain,
+                                 std::span(sequence.tokens).subspan(i * page_tokens, page_tokens));
+    }
+  }
+  return pages;
+}
+
+// What admitted sequences will still take for tokens that they have.
+size_t Scheduler::NumReservedPages() const {
+  size_t num_pages = 0;
+  for (const std::unique_ptr<Entry>& entry : running_) {
+    num_pages += NumPagesFor(entry->sequence.tokens.size()) - entry->sequence.pages.size();
+  }
+  return num_pages;
+}
+
+void Scheduler::Update(const StepPlan& plan, const StepResult& result) {
+  CHECK(result.accepted.size() == plan.sequences.size());
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    Sequence& sequence = *plan.sequences[i].sequence;
+    const auto entry = std::find_if(
+        running_.begin(), running_.end(),
+        [&](const std::unique_ptr<Entry>& other) { return &other->sequence == &sequence; });
+    CHECK(entry != running_.end());
+    sequence.num_computed += plan.sequences[i].num_tokens;
+    CHECK(sequence.num_computed <= static_cast<int>(sequence.tokens.size()));
+    HashFullPages(**entry);
+    sequence.tokens.insert(sequence.tokens.end(), result.accepted[i].begin(),
+                           result.accepted[i].end());
+  }
+}
+
+void Scheduler::HashFullPages(Entry& entry) {
+  if (!config_.enable_prefix_caching) {
+    return;
+  }
+  const Sequence& sequence = entry.sequence;
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  const size_t num_full = static_cast<size_t>(sequence.num_computed) / page_tokens;
+  for (size_t& i = entry.num_hashed; i < num_full; ++i) {
+    const auto tokens = std::span(sequence.tokens).subspan(i * page_tokens, page_tokens);
+    const ContentHash previous = entry.chain;
+    entry.chain = prefix_cache_.Next(previous, tokens);
+    prefix_cache_.Insert(sequence.pages[i], sequence.request->tenant, tokens, previous, i == 0,
+                         entry.chain);
+  }
+}
+
+// The last page first: leaves of the prefix tree are to be older than what they hang from.
+void Scheduler::ReleasePages(Entry& entry) {
+  const std::span<const PageId> pages = entry.sequence.pages.ids();
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
+    pool_.Release(*page);
+  }
+  entry.sequence.pages.Clear();
+  entry.num_hashed = 0;
+}
+
+SchedulerStats Scheduler::stats() const {
+  SchedulerStats stats = stats_;
+  stats.num_running = static_cast<int>(running_.size());
+  stats.num_waiting = static_cast<int>(waiting_.size());
+  return stats;
+}
+
+}  // namespace thermocline
