@@ -63,11 +63,15 @@ struct MemoryBudget {
   int max_model_len = 0;
 };
 
+struct EngineParts;
+
 // Owns the scheduler, the runner and the one engine thread. Thread-safe.
 class Engine {
  public:
   // Loads the model; minutes for a large one. kInvalidArgument with one clear line for a bad file.
   static Result<std::unique_ptr<Engine>> Create(const EngineConfig& config);
+  // From parts made elsewhere: tests put a fake runner among them.
+  static std::unique_ptr<Engine> FromParts(EngineParts parts);
   // Cancels what runs, then joins the engine thread.
   ~Engine();
   Engine(const Engine&) = delete;
@@ -89,6 +93,12 @@ class Engine {
   const MemoryBudget& budget() const;
   const Tokenizer& tokenizer() const;
   const ChatTemplate& chat_template() const;
+
+ private:
+  class Loop;
+  explicit Engine(std::unique_ptr<Loop> loop);
+
+  std::unique_ptr<Loop> loop_;
 };
 
 }  // namespace thermocline

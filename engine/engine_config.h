@@ -27,4 +27,23 @@ struct EngineConfig {
   std::function<void(std::string_view phase, double fraction)> on_progress;
 };
 
+// Whether the values make sense, whatever the model. kInvalidArgument names the option.
+Status ValidateEngineConfig(const EngineConfig& config);
+
+// The longest sequence: config's, or the model's context length. kInvalidArgument when config asks
+// for more than that.
+Result<int> ResolveMaxModelLen(const EngineConfig& config, int context_length);
+
+// What one page and one sequence take, and what there is.
+struct KvMemory {
+  uint64_t page_bytes = 0;
+  int max_model_len = 0;
+  uint64_t available_bytes = 0;  // memory that this process may still use; 0: not known
+};
+
+// Bytes of the KV arena, whole pages: what config says, or else what max_num_seqs sequences of
+// max_model_len need but at most half of the available memory. kInvalidArgument, with the numbers,
+// when that does not hold one sequence of max_model_len.
+Result<uint64_t> ResolveKvBytes(const EngineConfig& config, const KvMemory& memory);
+
 }  // namespace thermocline

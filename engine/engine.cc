@@ -1,0 +1,192 @@
+#include "engine/engine.h"
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <utility>
+#include <variant>
+
+#include "engine/engine_core.h"
+#include "engine/engine_parts.h"
+#include "kernels/base/check.h"
+
+namespace thermocline {
+
+// The queue in front of an EngineCore and the thread that empties it.
+class Engine::Loop {
+ public:
+  explicit Loop(EngineParts parts)
+      : parts_(std::move(parts)),
+        core_(parts_.scheduler, *parts_.pool, *parts_.runner, *parts_.tokenizer),
+        stats_(core_.stats()),
+        thread_([this](const std::stop_token& stop) { Run(stop); }) {}
+
+  ~Loop() {
+    thread_.request_stop();
+    wake_.notify_all();
+  }
+  Loop(const Loop&) = delete;
+  Loop& operator=(const Loop&) = delete;
+
+  Result<RequestId> Submit(Request request, std::unique_ptr<OutputSink> sink) {
+    const auto num_prompt = static_cast<int>(request.prompt.size());
+    const int max_model_len = parts_.scheduler.max_model_len;
+    if (num_prompt == 0) {
+      return InvalidArgument("the prompt has no tokens");
+    }
+    if (num_prompt >= max_model_len) {
+      return InvalidArgument(
+          "the prompt has {} tokens, but the model's context is {} tokens, one of them for output",
+          num_prompt, max_model_len);
+    }
+    const std::lock_guard lock(mutex_);
+    if (!accepting_ || !healthy_) {
+      return Unavailable("the engine {}", healthy_ ? "is shutting down" : "has failed");
+    }
+    if (num_queued_ >= parts_.scheduler.max_num_queued_reqs) {
+      return ResourceExhausted("{} requests are waiting already", num_queued_);
+    }
+    request.id = next_id_++;
+    if (!request.sampling.seed.has_value()) {
+      request.sampling.seed = parts_.draw_seed();
+    }
+    const RequestId id = request.id;
+    ++num_queued_;
+    ++num_open_;
+    commands_.emplace_back(
+        Submission{std::make_shared<const Request>(std::move(request)), std::move(sink)});
+    wake_.notify_one();
+    return id;
+  }
+
+  void Cancel(RequestId id) {
+    const std::lock_guard lock(mutex_);
+    commands_.emplace_back(id);
+    wake_.notify_one();
+  }
+
+  void StopAccepting() {
+    const std::lock_guard lock(mutex_);
+    accepting_ = false;
+  }
+  bool idle() const {
+    const std::lock_guard lock(mutex_);
+    return num_open_ == 0;
+  }
+  bool healthy() const {
+    const std::lock_guard lock(mutex_);
+    return healthy_;
+  }
+  EngineStats stats() const {
+    const std::lock_guard lock(mutex_);
+    return stats_;
+  }
+  const EngineParts& parts() const { return parts_; }
+
+ private:
+  struct Submission {
+    std::shared_ptr<const Request> request;
+    std::unique_ptr<OutputSink> sink;
+  };
+  using Command = std::variant<Submission, RequestId>;  // RequestId: cancel
+
+  void Run(const std::stop_token& stop) {
+    while (TakeCommands(stop)) {
+      for (Command& command : taken_) {
+        if (auto* submission = std::get_if<Submission>(&command)) {
+          core_.Add(std::move(submission->request), std::move(submission->sink));
+        } else {
+          core_.Cancel(std::get<RequestId>(command));
+        }
+      }
+      taken_.clear();
+      if (const Status status = core_.Step(); !status.ok()) {
+        core_.FailAll(Internal("the device failed: {}", status.message()));
+        const std::lock_guard lock(mutex_);
+        healthy_ = false;
+      }
+      PublishAndDeliver();
+    }
+    core_.FailAll({StatusCode::kCancelled, "the engine is shutting down"});
+    PublishAndDeliver();
+  }
+
+  // Waits for something to do; false when the engine is to stop.
+  bool TakeCommands(const std::stop_token& stop) {
+    std::unique_lock lock(mutex_);
+    wake_.wait(lock, stop, [&] { return !commands_.empty() || core_.has_work(); });
+    taken_.swap(commands_);
+    if (!stop.stop_requested()) {
+      return true;
+    }
+    // Accepted but never seen by the core: their sinks are owed an end.
+    lock.unlock();
+    for (Command& command : taken_) {
+      if (auto* submission = std::get_if<Submission>(&command)) {
+        core_.Add(std::move(submission->request), std::move(submission->sink));
+      }
+    }
+    return false;
+  }
+
+  // Whoever is told that its request has ended finds stats() that already agree.
+  void PublishAndDeliver() {
+    {
+      const std::lock_guard lock(mutex_);
+      stats_ = core_.stats();
+      num_queued_ -= core_.TakeNumAdmitted();
+    }
+    core_.Deliver();
+    const std::lock_guard lock(mutex_);
+    num_open_ -= core_.TakeNumDone();
+  }
+
+  EngineParts parts_;
+  EngineCore core_;            // the engine thread's alone
+  std::deque<Command> taken_;  // the engine thread's alone
+
+  mutable std::mutex mutex_;
+  // Guarded by mutex_, down to stats_:
+  std::deque<Command> commands_;
+  RequestId next_id_ = 1;
+  int num_queued_ = 0;  // submitted and not yet admitted
+  int num_open_ = 0;    // submitted and not yet told that they ended
+  bool accepting_ = true;
+  bool healthy_ = true;
+  EngineStats stats_;
+  std::condition_variable_any wake_;
+
+  std::jthread thread_;  // last: it uses all of the above
+};
+
+Engine::Engine(std::unique_ptr<Loop> loop) : loop_(std::move(loop)) {}
+Engine::~Engine() = default;
+
+Result<std::unique_ptr<Engine>> Engine::Create(const EngineConfig& config) {
+  Result<EngineParts> parts = LoadEngineParts(config);
+  if (!parts.ok()) {
+    return parts.status();
+  }
+  return FromParts(*std::move(parts));
+}
+
+std::unique_ptr<Engine> Engine::FromParts(EngineParts parts) {
+  return std::unique_ptr<Engine>(  // NOLINT: private constructor
+      new Engine(std::make_unique<Loop>(std::move(parts))));
+}
+
+Result<RequestId> Engine::Submit(Request request, std::unique_ptr<OutputSink> sink) {
+  return loop_->Submit(std::move(request), std::move(sink));
+}
+void Engine::Cancel(RequestId id) { loop_->Cancel(id); }
+void Engine::StopAccepting() { loop_->StopAccepting(); }
+bool Engine::idle() const { return loop_->idle(); }
+bool Engine::healthy() const { return loop_->healthy(); }
+EngineStats Engine::stats() const { return loop_->stats(); }
+const MemoryBudget& Engine::budget() const { return loop_->parts().budget; }
+const Tokenizer& Engine::tokenizer() const { return *loop_->parts().tokenizer; }
+const ChatTemplate& Engine::chat_template() const { return *loop_->parts().chat_template; }
+
+}  // namespace thermocline

@@ -1,0 +1,186 @@
+#include "engine/engine_core.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/base/check.h"
+
+namespace thermocline {
+namespace {
+
+// Engine bounds the queue where requests come in; a second bound here could only refuse what was
+// accepted.
+SchedulerConfig WithoutQueueBound(SchedulerConfig config) {
+  config.max_num_queued_reqs = std::numeric_limits<int>::max();
+  return config;
+}
+
+bool IsFinished(const ChoiceOutput& choice) { return choice.finished(); }
+
+}  // namespace
+
+EngineCore::EngineCore(const SchedulerConfig& config, PagePool& pool, Runner& runner,
+                       const Tokenizer& tokenizer)
+    : pool_(pool),
+      runner_(runner),
+      tokenizer_(tokenizer),
+      max_model_len_(config.max_model_len),
+      scheduler_(WithoutQueueBound(config), pool) {}
+
+void EngineCore::Add(std::shared_ptr<const Request> request, std::unique_ptr<OutputSink> sink) {
+  ActiveRequest active{.request = request, .sink = std::move(sink)};
+  for (int choice = 0; choice < request->num_choices; ++choice) {
+    active.choices.emplace_back(request, choice, tokenizer_, max_model_len_);
+  }
+  const auto [it, added] = active_.emplace(request->id, std::move(active));
+  CHECK(added);
+  stalled_ = false;
+  if (Status status = scheduler_.Add(std::move(request)); !status.ok()) {
+    End(it, std::move(status));
+  }
+}
+
+void EngineCore::Cancel(RequestId id) {
+  if (const auto it = active_.find(id); it != active_.end()) {
+    End(it, {StatusCode::kCancelled, "the request was cancelled"});
+  }
+}
+
+void EngineCore::FailAll(const Status& status) {
+  while (!active_.empty()) {
+    End(active_.begin(), status);
+  }
+}
+
+void EngineCore::End(ActiveRequests::iterator it, Status status) {
+  scheduler_.Cancel(it->first);
+  num_admitted_ += it->second.admitted ? 0 : 1;
+  stalled_ = false;
+  ended_.push_back({std::move(it->second), std::move(status)});
+  active_.erase(it);
+}
+
+Status EngineCore::Step() {
+  const StepPlan plan = scheduler_.Schedule();
+  stalled_ = plan.sequences.empty();
+  if (stalled_) {
+    return {};
+  }
+  for (const ScheduledSequence& scheduled : plan.sequences) {
+    NoteAdmitted(active_.at(scheduled.sequence->request->id), *scheduled.sequence);
+  }
+  Result<RunResult> run = runner_.Run(plan);
+  if (!run.ok()) {
+    return run.status();
+  }
+  ++num_steps_;
+
+  std::vector<EndedChoice> ended_choices;
+  std::map<RequestId, Status> failed;
+  for (size_t i = 0; i < plan.sequences.size(); ++i) {
+    const Sequence& sequence = *plan.sequences[i].sequence;
+    const RequestId id = sequence.request->id;
+    if (!run->errors[i].ok()) {
+      failed.emplace(id, run->errors[i]);
+    } else if (AddOutput(active_.at(id), sequence, i, *run)) {
+      ended_choices.push_back({id, sequence.choice});
+    }
+  }
+  scheduler_.Update(plan, run->step);
+  // From here on the plan's sequences may be gone.
+  for (auto& [id, status] : failed) {
+    End(active_.find(id), status);
+  }
+  for (const EndedChoice& ended : ended_choices) {
+    const auto it = active_.find(ended.id);
+    if (it == active_.end()) {
+      continue;  // failed with another choice of it, in this very step
+    }
+    scheduler_.Finish(ended.id, ended.choice);
+    if (std::all_of(it->second.choices.begin(), it->second.choices.end(), IsFinished)) {
+      End(it, {});
+    }
+  }
+  return {};
+}
+
+void EngineCore::NoteAdmitted(ActiveRequest& active, const Sequence& sequence) {
+  if (active.admitted) {
+    return;
+  }
+  active.admitted = true;
+  active.num_cached = sequence.num_cached;
+  ++num_admitted_;
+  prompt_tokens_ += static_cast<uint64_t>(sequence.num_prompt());
+}
+
+bool EngineCore::AddOutput(ActiveRequest& active, const Sequence& sequence, size_t index,
+                           RunResult& result) {
+  if (!result.prompt_logprobs[index].empty()) {
+    AddPromptLogprobs(active, sequence, std::move(result.prompt_logprobs[index]));
+  }
+  const std::vector<TokenId>& accepted = result.step.accepted[index];
+  ChoiceOutput& choice = active.choices[static_cast<size_t>(sequence.choice)];
+  if (accepted.empty()) {
+    return false;
+  }
+  const bool first = choice.num_tokens() == 0;
+  const int num_before = choice.num_tokens();
+  OutputDelta delta = choice.Add(accepted, result.output_logprobs[index]);
+  if (first) {
+    delta.prompt_logprobs = active.prompt_logprobs;
+  }
+  generated_tokens_ += static_cast<uint64_t>(choice.num_tokens() - num_before);
+  active.deltas.push_back(std::move(delta));
+  return choice.finished();
+}
+
+// A preempted prompt is computed again: what is known already is not added twice.
+void EngineCore::AddPromptLogprobs(ActiveRequest& active, const Sequence& sequence,
+                                   std::vector<TokenLogprobs> logprobs) {
+  const auto begin = static_cast<size_t>(sequence.num_computed);  // of logprobs, in prompt_logprobs
+  const size_t known = active.prompt_logprobs.size();
+  for (size_t i = known > begin ? known - begin : 0; i < logprobs.size(); ++i) {
+    active.prompt_logprobs.push_back(std::move(logprobs[i]));
+  }
+}
+
+void EngineCore::Deliver() {
+  const auto deliver_deltas = [](ActiveRequest& active) {
+    for (OutputDelta& delta : active.deltas) {
+      active.sink->OnDelta(std::move(delta));
+    }
+    active.deltas.clear();
+  };
+  for (auto& [id, active] : active_) {
+    deliver_deltas(active);
+  }
+  for (EndedRequest& ended : ended_) {
+    deliver_deltas(ended.active);
+    Usage usage{.prompt_tokens = static_cast<int>(ended.active.request->prompt.size()),
+                .cached_prompt_tokens = ended.active.num_cached};
+    for (const ChoiceOutput& choice : ended.active.choices) {
+      usage.completion_tokens += choice.num_tokens();
+    }
+    ended.active.sink->OnDone(ended.status, usage);
+    ++num_done_;
+  }
+  ended_.clear();
+}
+
+EngineStats EngineCore::stats() const {
+  const SchedulerStats scheduler = scheduler_.stats();
+  return {.num_running = scheduler.num_running,
+          .num_waiting = scheduler.num_waiting,
+          .num_pages = pool_.num_pages(),
+          .num_free_pages = pool_.num_free(),
+          .num_cached_pages = pool_.num_evictable(),
+          .num_preemptions = scheduler.num_preemptions,
+          .num_steps = num_steps_,
+          .prompt_tokens = prompt_tokens_,
+          .generated_tokens = generated_tokens_,
+          .prefix_query_tokens = scheduler.prefix_query_tokens,
+          .prefix_hit_tokens = scheduler.prefix_hit_tokens};
+}
+
+}  // namespace thermocline

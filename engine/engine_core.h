@@ -1,0 +1,90 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/output.h"
+#include "engine/runner.h"
+#include "engine/text/tokenizer.h"
+#include "kernels/base/status.h"
+#include "scheduler/page_pool.h"
+#include "scheduler/scheduler.h"
+
+namespace thermocline {
+
+// What the engine thread runs: requests in, steps, output out. Knows no threads, so a test drives
+// it step by step. Engine puts a thread and a queue around it.
+//
+// Output is collected by Step and the like and handed out by Deliver, so that whoever is told that
+// a request has ended finds stats() that already agree.
+class EngineCore {
+ public:
+  // All outlive it.
+  EngineCore(const SchedulerConfig& config, PagePool& pool, Runner& runner,
+             const Tokenizer& tokenizer);
+
+  // What the scheduler refuses ends with its error.
+  void Add(std::shared_ptr<const Request> request, std::unique_ptr<OutputSink> sink);
+  void Cancel(RequestId id);  // unknown ids are ignored
+  // Schedules and runs one step. An error is of the device; FailAll is what is left to do.
+  Status Step();
+  void FailAll(const Status& status);
+  void Deliver();
+
+  // False while nothing runs and nothing can: until the next Add or Cancel, Step would do nothing.
+  bool has_work() const { return scheduler_.has_work() && !stalled_; }
+  EngineStats stats() const;
+  // How many requests have left the waiting queue for the first time (to run, or ended) since the
+  // last call.
+  int TakeNumAdmitted() { return std::exchange(num_admitted_, 0); }
+  // How many requests Deliver has told that they ended, since the last call.
+  int TakeNumDone() { return std::exchange(num_done_, 0); }
+
+ private:
+  struct ActiveRequest {
+    std::shared_ptr<const Request> request;  // shared: see Request
+    std::unique_ptr<OutputSink> sink;
+    std::vector<ChoiceOutput> choices;
+    std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., as far as computed
+    int num_cached = 0;                          // prompt tokens of the first choice
+    bool admitted = false;
+    std::vector<OutputDelta> deltas;  // not yet delivered
+  };
+  using ActiveRequests = std::map<RequestId, ActiveRequest>;  // in order of arrival
+  struct EndedRequest {
+    ActiveRequest active;
+    Status status;
+  };
+  struct EndedChoice {
+    RequestId id;
+    int choice;
+  };
+
+  void NoteAdmitted(ActiveRequest& active, const Sequence& sequence);
+  void AddPromptLogprobs(ActiveRequest& active, const Sequence& sequence,
+                         std::vector<TokenLogprobs> logprobs);
+  // One sequence's share of a step's result. True when that ends the choice.
+  bool AddOutput(ActiveRequest& active, const Sequence& sequence, size_t index, RunResult& result);
+  // Drops a request from the scheduler (the pages are free at once) and queues its OnDone.
+  void End(ActiveRequests::iterator it, Status status);
+
+  PagePool& pool_;
+  Runner& runner_;
+  const Tokenizer& tokenizer_;
+  int max_model_len_;
+  Scheduler scheduler_;
+  ActiveRequests active_;
+  std::vector<EndedRequest> ended_;  // not yet delivered
+  bool stalled_ = false;
+  int num_admitted_ = 0;
+  int num_done_ = 0;
+  uint64_t num_steps_ = 0;
+  uint64_t prompt_tokens_ = 0;
+  uint64_t generated_tokens_ = 0;
+};
+
+}  // namespace thermocline

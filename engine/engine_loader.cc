@@ -1,0 +1,164 @@
+#include <algorithm>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "engine/available_memory.h"
+#include "engine/engine_parts.h"
+#include "engine/kv_cache.h"
+#include "engine/loader/gguf.h"
+#include "engine/model/model_config.h"
+#include "engine/model/transformer.h"
+#include "engine/model_runner.h"
+#include "engine/text/tokenizer.h"
+#include "kernels/cpu/cpu_device.h"
+
+namespace thermocline {
+namespace {
+
+// What a model without a template is spoken to with.
+constexpr std::string_view kChatMl =
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+
+std::string Spelling(const Tokenizer& tokenizer, std::optional<TokenId> token) {
+  return token.has_value() ? std::string(tokenizer.TokenBytes(*token, true)) : std::string();
+}
+
+Result<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const EngineConfig& config,
+                                                       const Checkpoint& checkpoint,
+                                                       const Tokenizer& tokenizer) {
+  ChatTemplateTokens tokens{.bos_token = Spelling(tokenizer, tokenizer.bos())};
+  const Result<int64_t> eos = checkpoint.ReadInt("tokenizer.ggml.eos_token_id");
+  if (eos.ok() && *eos >= 0 && *eos < tokenizer.vocab_size()) {
+    tokens.eos_token = Spelling(tokenizer, static_cast<TokenId>(*eos));
+  }
+  for (TokenId token = 0; token < tokenizer.vocab_size(); ++token) {
+    if (tokenizer.IsSpecial(token)) {
+      tokens.control_tokens.push_back(Spelling(tokenizer, token));
+    }
+  }
+  std::string source = config.chat_template;
+  if (source.empty()) {
+    const Result<std::string> own = checkpoint.ReadString("tokenizer.chat_template");
+    source = own.ok() ? *own : std::string(kChatMl);
+  }
+  return ChatTemplate::Create(source, std::move(tokens));
+}
+
+std::vector<TokenId> EndTokens(const Tokenizer& tokenizer) {
+  std::vector<TokenId> tokens;
+  for (TokenId token = 0; token < tokenizer.vocab_size(); ++token) {
+    if (tokenizer.IsEndOfGeneration(token)) {
+      tokens.push_back(token);
+    }
+  }
+  return tokens;
+}
+
+uint64_t RandomBits() {
+  std::random_device device;
+  return uint64_t{device()} << 32 | device();
+}
+
+// The model's weights and the cache: what takes the time and the memory.
+Status LoadModel(const EngineConfig& config, const ModelConfig& model, EngineParts& parts) {
+  const auto report = [&](std::string_view phase, double fraction) {
+    if (config.on_progress) {
+      config.on_progress(phase, fraction);
+    }
+  };
+  const Result<int> max_model_len = ResolveMaxModelLen(config, model.context_length);
+  if (!max_model_len.ok()) {
+    return max_model_len.status();
+  }
+  report("weights", 0);
+  Result<Transformer> transformer = Transformer::Load(
+      model, *parts.checkpoint, *parts.device, parts.device->ops(), config.max_num_batched_tokens,
+      [&](double fraction) { report("weights", fraction); });
+  if (!transformer.ok()) {
+    return transformer.status();
+  }
+  const uint64_t weight_bytes = transformer->weight_bytes();
+
+  report("cache", 0);
+  const KvLayout layout = MakeKvLayout(model, config.block_size);
+  const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout);
+  const KvMemory memory{.page_bytes = page_bytes[static_cast<size_t>(Tier::kHot)],
+                        .max_model_len = *max_model_len,
+                        .available_bytes = AvailableMemoryBytes("/")};
+  const Result<uint64_t> arena_bytes = ResolveKvBytes(config, memory);
+  if (!arena_bytes.ok()) {
+    return arena_bytes.status();
+  }
+  Result<KvCache> cache = KvCache::Create(*parts.device, layout, *arena_bytes);
+  if (!cache.ok()) {
+    return cache.status();
+  }
+  report("cache", 1);
+
+  parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes);
+  parts.runner = std::make_unique<ModelRunner>(
+      *std::move(transformer), *std::move(cache),
+      Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device);
+  parts.scheduler = {.max_num_seqs = config.max_num_seqs,
+                     .max_num_batched_tokens = config.max_num_batched_tokens,
+                     .max_model_len = *max_model_len,
+                     .max_num_queued_reqs = config.max_num_queued_reqs,
+                     .enable_prefix_caching = config.enable_prefix_caching,
+                     .prefix_hash_key = RandomBits()};
+  parts.budget = {
+      .weight_bytes = weight_bytes,
+      .kv_arena_bytes = *arena_bytes,
+      .page_bytes = memory.page_bytes,
+      .num_kv_tokens = parts.pool->num_pages() * static_cast<uint64_t>(layout.page_tokens),
+      .max_model_len = *max_model_len};
+  return {};
+}
+
+}  // namespace
+
+Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
+  RETURN_IF_ERROR(ValidateEngineConfig(config));
+  EngineParts parts;
+  Result<std::unique_ptr<GgufFile>> file = GgufFile::Open(config.model_path);
+  if (!file.ok()) {
+    return file.status();
+  }
+  const auto in_file = [&](const Status& status) {
+    return Status(status.code(), fmt::format("{}: {}", config.model_path, status.message()));
+  };
+  const Result<ModelConfig> model = ReadModelConfig(**file);
+  if (!model.ok()) {
+    return in_file(model.status());
+  }
+  Result<std::unique_ptr<Tokenizer>> tokenizer = LoadTokenizer(**file);
+  if (!tokenizer.ok()) {
+    return in_file(tokenizer.status());
+  }
+  parts.tokenizer = *std::move(tokenizer);
+  Result<std::unique_ptr<ChatTemplate>> chat_template =
+      LoadChatTemplate(config, **file, *parts.tokenizer);
+  if (!chat_template.ok()) {
+    return in_file(chat_template.status());
+  }
+  parts.chat_template = *std::move(chat_template);
+  parts.checkpoint = *std::move(file);
+
+  const int num_threads = config.num_threads > 0
+                              ? config.num_threads
+                              : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  Result<std::unique_ptr<CpuDevice>> device = CpuDevice::Create({.num_threads = num_threads});
+  if (!device.ok()) {
+    return device.status();
+  }
+  parts.device = *std::move(device);
+  parts.draw_seed = RandomBits;
+  RETURN_IF_ERROR(LoadModel(config, *model, parts));
+  return parts;
+}
+
+}  // namespace thermocline

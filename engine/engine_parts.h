@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "engine/engine.h"
+#include "engine/engine_config.h"
+#include "engine/loader/checkpoint.h"
+#include "engine/runner.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
+#include "kernels/base/status.h"
+#include "kernels/device.h"
+#include "scheduler/page_pool.h"
+#include "scheduler/scheduler.h"
+
+namespace thermocline {
+
+// What an Engine is made of. Members are destroyed last to first: later ones borrow earlier ones.
+struct EngineParts {
+  std::unique_ptr<const Checkpoint> checkpoint;  // null in tests without a model
+  std::unique_ptr<Device> device;                // null in tests without a model
+  std::unique_ptr<const Tokenizer> tokenizer;
+  std::unique_ptr<const ChatTemplate> chat_template;  // null in tests that render nothing
+  std::unique_ptr<PagePool> pool;
+  std::unique_ptr<Runner> runner;
+  SchedulerConfig scheduler;
+  MemoryBudget budget;
+  std::function<uint64_t()> draw_seed;  // for requests without a seed; calls are serialised
+};
+
+// Opens the model file and prepares all of it for one device.
+Result<EngineParts> LoadEngineParts(const EngineConfig& config);
+
+}  // namespace thermocline

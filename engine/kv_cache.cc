@@ -1,0 +1,52 @@
+#include "engine/kv_cache.h"
+
+#include <utility>
+
+namespace thermocline {
+
+KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
+  return {.num_layers = config.num_layers,
+          .num_kv_heads = config.num_kv_heads,
+          .head_dim = config.head_dim,
+          .page_tokens = page_tokens};
+}
+
+std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout) {
+  const uint64_t native = uint64_t{NativeHeadBytes(layout)} *
+                          static_cast<uint64_t>(layout.num_kv_heads) *
+                          static_cast<uint64_t>(layout.num_layers);
+  const uint64_t units = (native + kArenaUnitBytes - 1) / kArenaUnitBytes;
+  std::array<uint32_t, kNumTiers> bytes{};
+  bytes[static_cast<size_t>(Tier::kHot)] = static_cast<uint32_t>(units * kArenaUnitBytes);
+  return bytes;
+}
+
+Result<KvCache> KvCache::Create(Device& device, const KvLayout& layout, uint64_t arena_bytes) {
+  Result<Buffer> arena = device.Allocate(arena_bytes, Placement::kDevice);
+  if (!arena.ok()) {
+    return ResourceExhausted("a KV cache of {} bytes cannot be allocated: {}", arena_bytes,
+                             arena.status().message());
+  }
+  return KvCache(layout, std::move(*arena));
+}
+
+KvCache::KvCache(const KvLayout& layout, Buffer arena)
+    : layout_(layout),
+      arena_(std::move(arena)),
+      formats_(static_cast<size_t>(layout.num_layers) * kNumTiers) {
+  const uint32_t head_bytes = NativeHeadBytes(layout);
+  const uint32_t layer_bytes = head_bytes * static_cast<uint32_t>(layout.num_kv_heads);
+  for (uint32_t layer = 0; layer < static_cast<uint32_t>(layout.num_layers); ++layer) {
+    formats_[layer * kNumTiers + static_cast<uint32_t>(Tier::kHot)] = {
+        .codec = Codec::kNative, .layer_offset = layer * layer_bytes, .head_stride = head_bytes};
+  }
+}
+
+KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
+  return {.arena = arena_.data(),
+          .page_map = page_map.data(),
+          .formats = formats_.data(),
+          .layout = layout_};
+}
+
+}  // namespace thermocline

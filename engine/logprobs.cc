@@ -1,0 +1,35 @@
+#include "engine/logprobs.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "engine/top_tokens.h"
+
+namespace thermocline {
+
+Result<TokenLogprobs> ComputeLogprobs(std::span<const float> logits, TokenId token, int num_top) {
+  const float max = *std::max_element(logits.begin(), logits.end());  // any, when there is a NaN
+  double sum = 0;
+  for (const float logit : logits) {
+    sum += static_cast<double>(std::exp(logit - max));
+  }
+  if (!std::isfinite(sum)) {
+    return Internal("the model's output is not a number");
+  }
+  const double log_sum = static_cast<double>(max) + std::log(sum);
+  const auto logprob = [&](float logit) {
+    return static_cast<float>(static_cast<double>(logit) - log_sum);
+  };
+
+  TokenLogprobs result{token, logprob(logits[static_cast<size_t>(token)]), {}};
+  std::vector<ScoredToken> top;
+  SelectTop(logits, num_top, top);
+  result.top.reserve(top.size());
+  for (const ScoredToken& scored : top) {
+    result.top.emplace_back(scored.token, logprob(scored.score));
+  }
+  return result;
+}
+
+}  // namespace thermocline

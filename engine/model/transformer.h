@@ -1,0 +1,92 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/loader/checkpoint.h"
+#include "engine/model/model_config.h"
+#include "kernels/base/status.h"
+#include "kernels/device.h"
+#include "kernels/ops.h"
+#include "kernels/tensor.h"
+
+namespace thermocline {
+
+// A decoder's weights, in the form one device multiplies fastest, and the activations of one step.
+// One forward pass for all models, driven by ModelConfig. Allocates nothing after Load.
+// Used by one thread at a time; `device` and `checkpoint` outlive it.
+class Transformer {
+ public:
+  // The most rows that one call of ComputeLogits takes: bounds the memory of logits.
+  static constexpr int kMaxLogitRows = 64;
+
+  // `ops` are the device's or, in tests, others that compute on host memory.
+  // `max_tokens`: of one step. `on_progress` (may be empty) gets a fraction in [0, 1].
+  static Result<Transformer> Load(const ModelConfig& config, const Checkpoint& checkpoint,
+                                  Device& device, const Ops& ops, int max_tokens,
+                                  const std::function<void(double)>& on_progress);
+
+  // Runs `tokens` through all layers, writes their K and V into the cache and keeps the last hidden
+  // states for ComputeLogits.
+  void Forward(std::span<const TokenId> tokens, const BatchView& batch, const KvCacheView& kv,
+               Stream& stream);
+
+  // Logits of rows of the last Forward, at most kMaxLogitRows: [rows.size(), vocab_size], valid
+  // until the next call. To be read after Stream::Sync.
+  Tensor ComputeLogits(std::span<const int32_t> rows, Stream& stream);
+
+  const ModelConfig& config() const { return config_; }
+  size_t weight_bytes() const;
+
+ private:
+  // A vector of float32 on the device: a gain or a bias.
+  struct Vector {
+    Buffer buffer;
+    size_t size = 0;
+    std::span<const float> span() const;
+  };
+  struct Layer {
+    Vector attention_norm;
+    std::unique_ptr<Weight> qkv;  // Q over K over V
+    Vector qkv_bias;              // as qkv; empty: none
+    std::unique_ptr<Weight> output;
+    Vector mlp_norm;
+    std::unique_ptr<Weight> gate_up;
+    std::unique_ptr<Weight> down;
+  };
+  class Loader;
+
+  Transformer(const ModelConfig& config, const Ops& ops) : config_(config), ops_(ops) {}
+  Status AllocateActivations(Device& device, int max_tokens);
+  void ComputeAngles(const BatchView& batch);
+  void RunLayer(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream);
+  void RunAttention(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream);
+  void RunMlp(const Layer& layer, int num_tokens, Stream& stream);
+
+  int64_t q_width() const { return int64_t{config_.num_heads} * config_.head_dim; }
+  int64_t kv_width() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }
+
+  ModelConfig config_;
+  const Ops& ops_;
+  WeightSource embedding_;
+  std::vector<Layer> layers_;
+  Vector final_norm_;
+  std::unique_ptr<Weight> head_;
+
+  // Activations of one step, of max_tokens_ rows each.
+  int max_tokens_ = 0;
+  Buffer hidden_;          // [num_tokens, hidden_size], the residual stream
+  Buffer normed_;          // [num_tokens, hidden_size]
+  Buffer qkv_;             // [num_tokens, q_width + 2 * kv_width]
+  Buffer attention_;       // [num_tokens, q_width]
+  Buffer gate_up_;         // [num_tokens, 2 * intermediate_size]
+  Buffer activated_;       // [num_tokens, intermediate_size]
+  Buffer cos_sin_;         // [num_tokens, rope_dim / 2, 2]
+  Buffer cos_sin_staged_;  // the same on the host
+  Buffer logit_hidden_;    // [kMaxLogitRows, hidden_size]
+  Buffer logits_;          // [kMaxLogitRows, vocab_size]
+};
+
+}  // namespace thermocline

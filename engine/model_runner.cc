@@ -1,0 +1,88 @@
+#include "engine/model_runner.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/logprobs.h"
+#include "kernels/base/check.h"
+
+namespace thermocline {
+
+ModelRunner::ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
+                         Device& device)
+    : model_(std::move(model)),
+      cache_(std::move(cache)),
+      sampler_(std::move(sampler)),
+      pool_(pool),
+      stream_(device.NewStream()) {}
+
+Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
+  CHECK(plan.moves.empty());  // no policy proposes any yet
+  const size_t num_sequences = plan.sequences.size();
+  RunResult result;
+  result.step.accepted.resize(num_sequences);
+  result.output_logprobs.resize(num_sequences);
+  result.prompt_logprobs.resize(num_sequences);
+  result.errors.resize(num_sequences);
+  if (num_sequences == 0) {
+    return result;
+  }
+
+  batch_.Build(plan, cache_.layout().page_tokens);
+  model_.Forward(batch_.tokens(), batch_.view(), cache_.view(pool_.page_map()), *stream_);
+  constexpr size_t kBlock = Transformer::kMaxLogitRows;
+  std::span<const LogitRow> left = batch_.logit_rows();
+  while (!left.empty()) {
+    const std::span<const LogitRow> block = left.first(std::min(kBlock, left.size()));
+    left = left.subspan(block.size());
+    rows_.clear();
+    for (const LogitRow& row : block) {
+      rows_.push_back(row.row);
+    }
+    const Tensor logits = model_.ComputeLogits(rows_, *stream_);
+    RETURN_IF_ERROR(stream_->Sync());
+    const auto width = static_cast<size_t>(logits.dim(1));
+    for (size_t i = 0; i < block.size(); ++i) {
+      ReadRow(block[i], {logits.f32() + i * width, width}, plan, result);
+    }
+  }
+  RETURN_IF_ERROR(stream_->Sync());
+  return result;
+}
+
+void ModelRunner::ReadRow(const LogitRow& row, std::span<const float> all_logits,
+                          const StepPlan& plan, RunResult& result) {
+  const auto index = static_cast<size_t>(row.sequence);
+  const Sequence& sequence = *plan.sequences[index].sequence;
+  const std::span<const float> logits = all_logits.first(sampler_.vocab_size());
+  Status& error = result.errors[index];
+  if (!error.ok()) {
+    return;
+  }
+  const auto add_logprobs = [&](TokenId token, int num_top, std::vector<TokenLogprobs>& list) {
+    Result<TokenLogprobs> logprobs = ComputeLogprobs(logits, token, num_top);
+    if (logprobs.ok()) {
+      list.push_back(*std::move(logprobs));
+    } else {
+      error = logprobs.status();
+    }
+  };
+  if (row.prompt_token) {
+    add_logprobs(*row.prompt_token, sequence.request->num_prompt_logprobs,
+                 result.prompt_logprobs[index]);
+    return;
+  }
+  const Result<TokenId> token = sampler_.Sample(logits, sequence);
+  if (!token.ok()) {
+    error = token.status();
+    return;
+  }
+  if (const int num_logprobs = sequence.request->sampling.num_logprobs; num_logprobs >= 0) {
+    add_logprobs(*token, num_logprobs, result.output_logprobs[index]);
+  }
+  if (error.ok()) {
+    result.step.accepted[index].push_back(*token);
+  }
+}
+
+}  // namespace thermocline

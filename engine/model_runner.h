@@ -1,0 +1,39 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/kv_cache.h"
+#include "engine/model/transformer.h"
+#include "engine/runner.h"
+#include "engine/sampler.h"
+#include "kernels/device.h"
+#include "scheduler/page_pool.h"
+
+namespace thermocline {
+
+// Runs steps on one device: batch, forward pass, logits in blocks of bounded size, sampling.
+class ModelRunner : public Runner {
+ public:
+  // `device` and `pool` outlive it. `sampler` sees as many leading logits as its vocabulary has.
+  ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
+              Device& device);
+
+  Result<RunResult> Run(const StepPlan& plan) override;
+
+ private:
+  void ReadRow(const LogitRow& row, std::span<const float> logits, const StepPlan& plan,
+               RunResult& result);
+
+  Transformer model_;
+  KvCache cache_;
+  Sampler sampler_;
+  const PagePool& pool_;
+  std::unique_ptr<Stream> stream_;
+  Batch batch_;
+  std::vector<int32_t> rows_;  // of one block of logits
+};
+
+}  // namespace thermocline

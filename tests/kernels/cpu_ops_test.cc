@@ -1,0 +1,387 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "kernels/core/half.h"
+#include "kernels/cpu/cpu_device.h"
+#include "kernels/ops.h"
+#include "tests/testing/random_weights.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kPageTokens = 64;
+
+// x as a quantised MatMul sees it: blocks of 32, scale largest / 127.
+std::vector<double> QuantizeLikeQ8(const std::vector<float>& x) {
+  std::vector<double> out(x.size());
+  for (size_t b = 0; b < x.size(); b += 32) {
+    float largest = 0;
+    for (size_t i = b; i < b + 32; ++i) {
+      largest = std::max(largest, std::abs(x[i]));
+    }
+    for (size_t i = b; i < b + 32 && largest > 0; ++i) {
+      out[i] = std::nearbyint(x[i] * (127.0F / largest)) * static_cast<double>(largest / 127.0F);
+    }
+  }
+  return out;
+}
+
+class CpuOpsTest : public testing::TestWithParam<IsaLevel> {
+ protected:
+  void SetUp() override {
+    if (GetParam() > DetectIsa()) {
+      GTEST_SKIP() << "THIS CPU CANNOT RUN " << IsaName(GetParam());
+    }
+    device_ = Make(2);
+    stream_ = device_->NewStream();
+  }
+
+  static std::unique_ptr<CpuDevice> Make(int num_threads) {
+    return CpuDevice::Create({.num_threads = num_threads, .isa = GetParam()}).value();
+  }
+
+  std::vector<float> MatMul(const Ops& ops, const Weight& weight, std::vector<float> x,
+                            int64_t num_tokens, MatMulMode mode = MatMulMode::kStore) {
+    std::vector<float> y(static_cast<size_t>(num_tokens * weight.rows()), 1.0F);
+    ops.MatMul(Tensor(x.data(), {num_tokens, weight.cols()}), weight,
+               Tensor(y.data(), {num_tokens, weight.rows()}), mode, *stream_);
+    return y;
+  }
+
+  std::unique_ptr<CpuDevice> device_;
+  std::unique_ptr<Stream> stream_;
+};
+
+TEST_P(CpuOpsTest, MatMulOfEveryTypeEqualsDoubleArithmetic) {
+  constexpr int64_t kRows = 53;  // not whole panels
+  constexpr int64_t kCols = 512;
+  for (const WeightType type : kAllWeightTypes) {
+    const RandomWeight random = MakeRandomWeight(type, kRows, kCols, 7);
+    std::vector<float> decoded(kRows * kCols);
+    Dequantize(type, random.source.data, kRows * kCols, decoded.data());
+    const std::unique_ptr<Weight> weight =
+        device_->ops().PrepareWeight(std::span(&random.source, 1)).value();
+    const bool quantized = GetWeightTypeInfo(type)->block_elements > 1;
+    for (const int64_t num_tokens : {1, 2, 3, 5, 8, 12, 13, 31}) {
+      const std::vector<float> x = RandomFloats(static_cast<size_t>(num_tokens * kCols), 3);
+      const std::vector<double> exact_x =
+          quantized ? QuantizeLikeQ8(x) : std::vector<double>(x.begin(), x.end());
+      const std::vector<float> y = MatMul(device_->ops(), *weight, x, num_tokens);
+      const std::vector<float> added =
+          MatMul(device_->ops(), *weight, x, num_tokens, MatMulMode::kAdd);
+      for (int64_t t = 0; t < num_tokens; ++t) {
+        for (int64_t r = 0; r < kRows; ++r) {
+          double sum = 0;
+          double magnitude = 0;
+          for (int64_t c = 0; c < kCols; ++c) {
+            const double product = exact_x[static_cast<size_t>(t * kCols + c)] *
+                                   static_cast<double>(decoded[static_cast<size_t>(r * kCols + c)]);
+            sum += product;
+            magnitude += std::abs(product);
+          }
+          const auto i = static_cast<size_t>(t * kRows + r);
+          // Float sums of 512 products: a few units in the last place of the largest partial sum.
+          ASSERT_NEAR(y[i], sum, 4e-6 * magnitude)
+              << GetWeightTypeInfo(type)->name << " token " << t << " row " << r;
+          ASSERT_NEAR(added[i], 1 + y[i], 1e-6 * (1 + std::abs(y[i])));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(CpuOpsTest, MatMulOfARowIsTheSameInAnyBatchAndWithAnyThreads) {
+  constexpr int64_t kRows = 80;
+  constexpr int64_t kCols = 256;
+  constexpr int64_t kTokens = 40;
+  for (const WeightType type : kAllWeightTypes) {
+    const RandomWeight random = MakeRandomWeight(type, kRows, kCols, 11);
+    const std::vector<float> x = RandomFloats(kTokens * kCols, 5);
+    std::vector<float> alone;
+    for (const int num_threads : {1, 2, 3}) {
+      const std::unique_ptr<CpuDevice> device = Make(num_threads);
+      const std::unique_ptr<Weight> weight =
+          device->ops().PrepareWeight(std::span(&random.source, 1)).value();
+      if (alone.empty()) {
+        for (int64_t t = 0; t < kTokens; ++t) {
+          const std::vector<float> row(x.begin() + t * kCols, x.begin() + (t + 1) * kCols);
+          const std::vector<float> y = MatMul(device->ops(), *weight, row, 1);
+          alone.insert(alone.end(), y.begin(), y.end());
+        }
+      }
+      for (int64_t num_tokens = 2; num_tokens <= kTokens; ++num_tokens) {
+        const std::vector<float> part(x.begin(), x.begin() + num_tokens * kCols);
+        const std::vector<float> y = MatMul(device->ops(), *weight, part, num_tokens);
+        ASSERT_EQ(0, std::memcmp(y.data(), alone.data(), y.size() * sizeof(float)))
+            << GetWeightTypeInfo(type)->name << ", " << num_tokens << " tokens";
+      }
+    }
+  }
+}
+
+TEST_P(CpuOpsTest, StackedPartsOfDifferentTypesKeepTheirRows) {
+  const RandomWeight a = MakeRandomWeight(WeightType::kQ4_K, 20, 256, 1);
+  const RandomWeight b = MakeRandomWeight(WeightType::kQ6_K, 7, 256, 2);
+  const std::vector<WeightSource> parts = {a.source, b.source};
+  const std::vector<float> x = RandomFloats(3 * 256, 3);
+  const auto both = MatMul(device_->ops(), *device_->ops().PrepareWeight(parts).value(), x, 3);
+  const auto only_a =
+      MatMul(device_->ops(), *device_->ops().PrepareWeight(std::span(&a.source, 1)).value(), x, 3);
+  const auto only_b =
+      MatMul(device_->ops(), *device_->ops().PrepareWeight(std::span(&b.source, 1)).value(), x, 3);
+  for (size_t t = 0; t < 3; ++t) {
+    for (size_t r = 0; r < 27; ++r) {
+      EXPECT_EQ(both[t * 27 + r], r < 20 ? only_a[t * 20 + r] : only_b[t * 7 + r - 20]);
+    }
+  }
+}
+
+TEST_P(CpuOpsTest, NonFiniteActivationsDoNotLookSane) {
+  const RandomWeight random = MakeRandomWeight(WeightType::kQ4_1, 16, 64, 1);
+  const auto weight = device_->ops().PrepareWeight(std::span(&random.source, 1)).value();
+  for (const float bad : {NAN, INFINITY, -INFINITY}) {
+    std::vector<float> x = RandomFloats(64, 3);
+    x[37] = bad;
+    for (const float y : MatMul(device_->ops(), *weight, x, 1)) {
+      EXPECT_FALSE(std::isfinite(y));
+    }
+  }
+}
+
+TEST_P(CpuOpsTest, RowwiseOperationsEqualTheReference) {
+  const auto reference = CpuDevice::Create({.reference = true}).value();
+  for (const int64_t dim : {2, 16, 30, 64, 576}) {
+    constexpr int64_t kTokens = 5;
+    const auto size = static_cast<size_t>(kTokens * dim);
+    const std::vector<float> gain = RandomFloats(static_cast<size_t>(dim), 1);
+    std::vector<float> x = RandomFloats(size, 2, 3.0F);
+    std::vector<float> gate_up = RandomFloats(2 * size, 3, 6.0F);
+    const std::vector<float> angles = RandomFloats(size, 4);
+    const auto run = [&](const Ops& ops) {
+      std::vector<std::vector<float>> results;
+      std::vector<float> out(size);
+      const Tensor y(out.data(), {kTokens, dim});
+      ops.RmsNorm(Tensor(x.data(), {kTokens, dim}), gain, 1e-5F, y, *stream_);
+      results.push_back(out);
+      for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
+        ops.GatedActivation(Tensor(gate_up.data(), {kTokens, 2 * dim}), activation, y, *stream_);
+        results.push_back(out);
+      }
+      for (const RopeStyle style : {RopeStyle::kInterleaved, RopeStyle::kHalves}) {
+        out = x;
+        std::vector<float> cos_sin = angles;
+        ops.Rope(y, 1, static_cast<int>(dim), Tensor(cos_sin.data(), {kTokens, dim / 2, 2}), style,
+                 *stream_);
+        results.push_back(out);
+      }
+      out = x;
+      ops.AddBias(y, gain, *stream_);
+      results.push_back(out);
+      return results;
+    };
+    const auto expected = run(reference->ops());
+    const auto actual = run(device_->ops());
+    for (size_t k = 0; k < expected.size(); ++k) {
+      for (size_t i = 0; i < size; ++i) {
+        ASSERT_NEAR(actual[k][i], expected[k][i], 2e-6F * (1 + std::abs(expected[k][i])))
+            << "operation " << k << " dim " << dim;
+      }
+    }
+  }
+}
+
+// A cache of some pages in scattered places, and a batch over them.
+struct PagedCase {
+  int num_heads;
+  KvLayout layout;
+  std::vector<std::byte> arena;
+  std::vector<PageEntry> page_map;
+  std::vector<LayerFormat> formats;
+  std::vector<int32_t> sequence_starts{0}, positions, page_starts{0};
+  std::vector<PageId> page_ids;
+  std::vector<float> qkv;  // [num_tokens, width]
+
+  PagedCase(int heads, int kv_heads, int head_dim, int num_pages)
+      : num_heads(heads), layout{1, kv_heads, head_dim, kPageTokens} {
+    const uint32_t head_bytes = NativeHeadBytes(layout);
+    const auto page_units =
+        static_cast<uint32_t>((head_bytes * static_cast<uint32_t>(kv_heads) + 4095) / 4096);
+    arena.resize(static_cast<size_t>(num_pages) * page_units * kArenaUnitBytes);
+    for (int i = 0; i < num_pages; ++i) {  // ids and places in opposite order
+      page_map.emplace_back(Tier::kHot, static_cast<uint32_t>(num_pages - 1 - i) * page_units);
+    }
+    formats.resize(kNumTiers,
+                   {.codec = Codec::kNative, .layer_offset = 0, .head_stride = head_bytes});
+  }
+
+  int width() const { return (num_heads + 2 * layout.num_kv_heads) * layout.head_dim; }
+
+  // Tokens [first, first + count) of a sequence that owns the given pages.
+  void Add(int first, int count, const std::vector<PageId>& pages, const std::vector<float>& rows) {
+    for (int i = 0; i < count; ++i) {
+      positions.push_back(first + i);
+    }
+    const auto begin = rows.begin() + int64_t{first} * width();
+    qkv.insert(qkv.end(), begin, begin + int64_t{count} * width());
+    sequence_starts.push_back(static_cast<int32_t>(positions.size()));
+    page_ids.insert(page_ids.end(), pages.begin(), pages.end());
+    page_starts.push_back(static_cast<int32_t>(page_ids.size()));
+  }
+
+  void ClearBatch() {
+    sequence_starts = page_starts = {0};
+    positions.clear();
+    page_ids.clear();
+    qkv.clear();
+  }
+
+  std::vector<float> Run(const Ops& ops, Stream& stream) {
+    const auto num_tokens = static_cast<int>(positions.size());
+    const BatchView batch{.num_tokens = num_tokens,
+                          .num_sequences = static_cast<int>(sequence_starts.size()) - 1,
+                          .sequence_starts = sequence_starts.data(),
+                          .positions = positions.data(),
+                          .page_starts = page_starts.data(),
+                          .page_ids = page_ids.data()};
+    const KvCacheView kv{arena.data(), page_map.data(), formats.data(), layout};
+    const Tensor rows(qkv.data(), {num_tokens, width()});
+    const int k_column = num_heads * layout.head_dim;
+    ops.AppendKv(rows, k_column, k_column + layout.num_kv_heads * layout.head_dim, batch, kv, 0,
+                 stream);
+    std::vector<float> out(static_cast<size_t>(num_tokens * num_heads * layout.head_dim));
+    ops.PagedAttention(rows, num_heads, batch, kv,
+                       {.layer = 0, .scale = 1 / std::sqrt(static_cast<float>(layout.head_dim))},
+                       Tensor(out.data(), {num_tokens, num_heads * layout.head_dim}), stream);
+    return out;
+  }
+};
+
+std::vector<PageId> Pages(int first, int count) {
+  std::vector<PageId> pages;
+  for (int i = 0; i < count; ++i) {
+    pages.push_back(static_cast<PageId>(first + i));
+  }
+  return pages;
+}
+
+struct AttentionShape {
+  int num_heads, num_kv_heads, head_dim;
+};
+
+constexpr AttentionShape kShapes[] = {{9, 3, 64}, {4, 4, 16}, {8, 1, 128}, {6, 2, 24}, {2, 1, 80}};
+
+TEST_P(CpuOpsTest, AttentionEqualsTheReferenceAtPageEdges) {
+  const auto reference = CpuDevice::Create({.reference = true}).value();
+  for (const AttentionShape& shape : kShapes) {
+    for (const int length : {1, 2, 63, 64, 65, 200, 300}) {
+      const int num_pages = (length + kPageTokens - 1) / kPageTokens;
+      PagedCase expected(shape.num_heads, shape.num_kv_heads, shape.head_dim, num_pages);
+      PagedCase actual = expected;
+      const std::vector<float> rows = RandomFloats(static_cast<size_t>(length * expected.width()),
+                                                   static_cast<uint32_t>(length));
+      expected.Add(0, length, Pages(0, num_pages), rows);
+      actual.Add(0, length, Pages(0, num_pages), rows);
+      const std::vector<float> want = expected.Run(reference->ops(), *stream_);
+      const std::vector<float> got = actual.Run(device_->ops(), *stream_);
+      EXPECT_EQ(actual.arena, expected.arena);
+      for (size_t i = 0; i < want.size(); ++i) {
+        ASSERT_NEAR(got[i], want[i], 1e-5F)
+            << "head_dim " << shape.head_dim << " length " << length;
+      }
+    }
+  }
+}
+
+// A prompt of 700 tokens and three neighbours: whole, token by token, in odd chunks, beside others.
+TEST_P(CpuOpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
+  constexpr int kLength = 700;
+  const int num_pages = (kLength + kPageTokens - 1) / kPageTokens;
+  for (const AttentionShape& shape : {kShapes[0], kShapes[3]}) {
+    PagedCase whole(shape.num_heads, shape.num_kv_heads, shape.head_dim, 4 * num_pages);
+    const PagedCase empty = whole;
+    const std::vector<float> rows = RandomFloats(static_cast<size_t>(kLength * whole.width()), 9);
+    const std::vector<float> others =
+        RandomFloats(static_cast<size_t>(kLength * whole.width()), 10);
+    whole.Add(0, kLength, Pages(0, num_pages), rows);
+    const std::vector<float> want = whole.Run(device_->ops(), *stream_);
+    const size_t row_size = static_cast<size_t>(shape.num_heads * shape.head_dim);
+    const std::unique_ptr<CpuDevice> one_thread = Make(1);
+    for (const int chunk : {1, 7, 48, 65, 512}) {
+      PagedCase paged = empty;
+      const Ops& ops = chunk == 7 ? one_thread->ops() : device_->ops();
+      for (int first = 0; first < kLength; first += chunk) {
+        const int count = std::min(chunk, kLength - first);
+        paged.ClearBatch();
+        for (int other = 1; other < 4 && chunk > 1; ++other) {
+          paged.Add(first, std::min(count, other * 9), Pages(other * num_pages, num_pages), others);
+        }
+        paged.Add(first, count, Pages(0, num_pages), rows);
+        const std::vector<float> got = paged.Run(ops, *stream_);
+        const size_t size = static_cast<size_t>(count) * row_size;
+        ASSERT_EQ(0, std::memcmp(got.data() + got.size() - size,
+                                 want.data() + static_cast<size_t>(first) * row_size,
+                                 size * sizeof(float)))
+            << "chunk " << chunk << " at " << first;
+      }
+    }
+  }
+}
+
+TEST_P(CpuOpsTest, AttentionIgnoresWhatAPageHeldBefore) {
+  PagedCase clean(4, 2, 32, 1);
+  PagedCase dirty = clean;
+  for (size_t i = 0; i < dirty.arena.size(); i += 2) {  // half NaN everywhere
+    dirty.arena[i] = std::byte{0xff};
+    dirty.arena[i + 1] = std::byte{0x7f};
+  }
+  const std::vector<float> rows = RandomFloats(static_cast<size_t>(20 * clean.width()), 1);
+  clean.Add(0, 20, {0}, rows);
+  dirty.Add(0, 20, {0}, rows);
+  EXPECT_EQ(clean.Run(device_->ops(), *stream_), dirty.Run(device_->ops(), *stream_));
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryIsa, CpuOpsTest,
+                         testing::Values(IsaLevel::kGeneric, IsaLevel::kAvx2, IsaLevel::kAvx512),
+                         [](const auto& param) {
+                           std::string name = IsaName(param.param);
+                           std::erase(name, '-');
+                           return name;
+                         });
+
+TEST(Half, EveryHalfSurvivesTheWayToFloatAndBack) {
+  for (uint32_t bits = 0; bits < 65536; ++bits) {
+    const auto half = static_cast<uint16_t>(bits);
+    const float value = HalfToFloat(half);
+    if (std::isnan(value)) {
+      EXPECT_TRUE(std::isnan(HalfToFloat(FloatToHalf(value))));
+    } else {
+      EXPECT_EQ(FloatToHalf(value), half);
+    }
+  }
+}
+
+TEST_P(CpuOpsTest, HalvesRoundAsThePortableConversionDoes) {
+  // Through AppendKv, the one place that writes halves.
+  std::vector<float> values = RandomFloats(4096, 3, 1.0F);
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = std::ldexp(values[i], static_cast<int>(i % 48) - 30);
+  }
+  PagedCase paged(1, 1, 64, 1);
+  const int num_tokens = static_cast<int>(values.size()) / paged.width();
+  paged.Add(0, num_tokens, {0}, values);
+  paged.Run(device_->ops(), *stream_);
+  for (int t = 0; t < num_tokens; ++t) {
+    for (int i = 0; i < 64; ++i) {
+      uint16_t half = 0;
+      std::memcpy(&half, paged.arena.data() + 2 * (t * 64 + i), 2);
+      EXPECT_EQ(half, FloatToHalf(values[static_cast<size_t>(t * 192 + 64 + i)]));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace thermocline
