@@ -17,7 +17,8 @@ std::optional<uint64_t> ReadNumber(const std::filesystem::path& path) {
   return file >> value ? std::optional(value) : std::nullopt;  // "max" is not a number
 }
 
-// The value of a line `name value` of a file of such lines; `name` includes a colon if there is one.
+// The value of a line `name value` of a file of such lines; `name` includes a colon if there is
+// one.
 std::optional<uint64_t> ReadField(const std::filesystem::path& path, const std::string& name) {
   std::ifstream file(path);
   std::string key;
@@ -83,16 +84,15 @@ uint64_t AvailableMemoryBytes(const std::filesystem::path& root) {
   const std::optional<uint64_t> kib = ReadField(root / "proc/meminfo", "MemAvailable:");
   uint64_t available = kib ? *kib * 1024 : kUnlimited;
   if (const std::optional<std::string> path = CgroupPath(root, /*v2=*/true)) {
-    available = std::min(available,
-                         CgroupAvailable(root, *path,
-                                         {"sys/fs/cgroup", "memory.max", "memory.current",
-                                          "inactive_file"}));
+    available = std::min(available, CgroupAvailable(root, *path,
+                                                    {"sys/fs/cgroup", "memory.max",
+                                                     "memory.current", "inactive_file"}));
   }
   if (const std::optional<std::string> path = CgroupPath(root, /*v2=*/false)) {
-    available = std::min(
-        available, CgroupAvailable(root, *path,
-                                   {"sys/fs/cgroup/memory", "memory.limit_in_bytes",
-                                    "memory.usage_in_bytes", "total_inactive_file"}));
+    available =
+        std::min(available, CgroupAvailable(root, *path,
+                                            {"sys/fs/cgroup/memory", "memory.limit_in_bytes",
+                                             "memory.usage_in_bytes", "total_inactive_file"}));
   }
   return available == kUnlimited ? 0 : available;
 }

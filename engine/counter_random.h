@@ -26,9 +26,8 @@ constexpr std::array<uint32_t, 4> Philox4x32(std::array<uint32_t, 4> counter,
 // Uniform in [0, 1) with 53 random bits: the draw for output position `position` of choice `choice`
 // of a request with this seed.
 constexpr double UniformDraw(uint64_t seed, uint32_t choice, uint32_t position) {
-  const std::array<uint32_t, 4> bits =
-      Philox4x32({position, choice, 0, 0},
-                 {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
+  const std::array<uint32_t, 4> bits = Philox4x32(
+      {position, choice, 0, 0}, {static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)});
   const uint64_t mantissa = (uint64_t{bits[0]} << 32 | bits[1]) >> 11;
   return static_cast<double>(mantissa) * 0x1.0p-53;
 }

@@ -20,8 +20,7 @@ double MiB(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 Status ValidateEngineConfig(const EngineConfig& config) {
   RETURN_IF_ERROR(CheckRange("--max-num-seqs", config.max_num_seqs, 1, 4096));
-  RETURN_IF_ERROR(
-      CheckRange("--max-num-batched-tokens", config.max_num_batched_tokens, 1, 65536));
+  RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", config.max_num_batched_tokens, 1, 65536));
   RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", config.max_num_queued_reqs, 1, 1 << 20));
   RETURN_IF_ERROR(CheckRange("--threads", config.num_threads, 0, 1024));
   if (config.block_size != 64) {
@@ -61,8 +60,8 @@ Result<uint64_t> ResolveKvBytes(const EngineConfig& config, const KvMemory& memo
   uint64_t bytes = 0;
   if (is_automatic) {
     const uint64_t wanted = bytes_of_one * static_cast<uint64_t>(config.max_num_seqs);
-    bytes = memory.available_bytes == 0 ? bytes_of_one
-                                        : std::min(wanted, memory.available_bytes / 2);
+    bytes =
+        memory.available_bytes == 0 ? bytes_of_one : std::min(wanted, memory.available_bytes / 2);
   } else {
     bytes = *config.kv_cache_memory_bytes;
   }
@@ -70,8 +69,10 @@ Result<uint64_t> ResolveKvBytes(const EngineConfig& config, const KvMemory& memo
   const uint64_t num_pages = bytes / memory.page_bytes;
   if (num_pages < pages_of_one) {
     return InvalidArgument(
-        "the KV cache has {:.1f} MiB ({}), which hold {} tokens; one sequence of --max-model-len {} "
-        "needs {:.1f} MiB: lower --max-model-len to at most {} or set --kv-cache-memory-bytes to at "
+        "the KV cache has {:.1f} MiB ({}), which hold {} tokens; one sequence of --max-model-len "
+        "{} "
+        "needs {:.1f} MiB: lower --max-model-len to at most {} or set --kv-cache-memory-bytes to "
+        "at "
         "least {}",
         MiB(bytes), is_automatic ? "half of the available memory" : "--kv-cache-memory-bytes",
         num_pages * page_tokens, memory.max_model_len, MiB(bytes_of_one), num_pages * page_tokens,

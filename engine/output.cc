@@ -65,8 +65,8 @@ void ChoiceOutput::AddToken(TokenId token, OutputDelta& delta) {
 
 void ChoiceOutput::AddText(const std::string& text, OutputDelta& delta) {
   const StopParams& stop = request_->stop;
-  const std::optional<size_t> found = stop_matcher_.Add(
-      text, num_tokens_ >= stop.min_tokens, stop.include_stop_string, delta.text);
+  const std::optional<size_t> found =
+      stop_matcher_.Add(text, num_tokens_ >= stop.min_tokens, stop.include_stop_string, delta.text);
   if (found) {
     finished_ = true;
     delta.finish_reason = FinishReason::kStop;

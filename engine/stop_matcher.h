@@ -17,8 +17,9 @@ class StopMatcher {
  public:
   explicit StopMatcher(std::span<const std::string> stops);  // empty ones never match
 
-  // Appends to `out` what is now sure to come before any stop string. When a stop string is complete
-  // and `may_stop`, returns its index; `out` then ends before it, or with it if `include_stop`.
+  // Appends to `out` what is now sure to come before any stop string. When a stop string is
+  // complete and `may_stop`, returns its index; `out` then ends before it, or with it if
+  // `include_stop`.
   std::optional<size_t> Add(std::string_view text, bool may_stop, bool include_stop,
                             std::string& out);
   // What was held back; for when the text ends otherwise.

@@ -12,7 +12,8 @@ struct ScoredToken {
   TokenId token = 0;
 };
 
-// The one order of tokens that everything here uses: by score, and the lowest id first among equals.
+// The one order of tokens that everything here uses: by score, and the lowest id first among
+// equals.
 constexpr bool RanksBefore(const ScoredToken& a, const ScoredToken& b) {
   return a.score > b.score || (a.score == b.score && a.token < b.token);
 }

@@ -4,11 +4,12 @@
 
 namespace thermocline {
 
-// clang-format off: each builds on those before it.
-#include "kernels/cpu/isa/attention.inl"
-#include "kernels/cpu/isa/elementwise.inl"
-#include "kernels/cpu/isa/matmul.inl"
+// clang-format off
+// Each builds on those before it.
 #include "kernels/cpu/isa/simd_avx512.inl"
+#include "kernels/cpu/isa/matmul.inl"
+#include "kernels/cpu/isa/elementwise.inl"
+#include "kernels/cpu/isa/attention.inl"
 #include "kernels/cpu/isa/table.inl"
 // clang-format on
 

@@ -1,13 +1,15 @@
-#include "kernels/core/half.h"
 #include "kernels/cpu/isa/isa_table.h"
+
+#include "kernels/core/half.h"
 
 namespace thermocline {
 
-// clang-format off: each builds on those before it.
-#include "kernels/cpu/isa/attention.inl"
-#include "kernels/cpu/isa/elementwise.inl"
-#include "kernels/cpu/isa/matmul.inl"
+// clang-format off
+// Each builds on those before it.
 #include "kernels/cpu/isa/simd_generic.inl"
+#include "kernels/cpu/isa/matmul.inl"
+#include "kernels/cpu/isa/elementwise.inl"
+#include "kernels/cpu/isa/attention.inl"
 #include "kernels/cpu/isa/table.inl"
 // clang-format on
 

@@ -1,0 +1,28 @@
+# Thin verbs over scripts/setup and the CMake presets.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/thermocline
+MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
+HOST ?= 127.0.0.1
+PORT ?= 8000
+
+.PHONY: help serve test build format
+help:  ## show this
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+serve:  ## build and serve MODEL on HOST:PORT, with a page to chat on
+	@scripts/setup serve
+	@cmake --preset serve >/dev/null
+	@cmake --build --preset serve --target thermocline
+	@build/release/thermocline serve "$(MODEL)" --host $(HOST) --port $(PORT)
+
+build:  ## build everything, tests included
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release
+
+test:  ## set up, build, check and test
+	@scripts/setup test
+	@scripts/check-format
+	@$(MAKE) --no-print-directory build
+	@ctest --test-dir build/release --output-on-failure --no-tests=error
+
+format:  ## format our C++ in place
+	@git ls-files '*.h' '*.cc' | xargs clang-format -i

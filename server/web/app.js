@@ -1,0 +1,230 @@
+'use strict';
+
+// The conversation as the API takes it; the page is drawn from it.
+let messages = JSON.parse(sessionStorage.getItem('messages') || '[]');
+let model = '';
+let running = null;  // AbortController of the answer that streams
+
+const $ = (id) => document.getElementById(id);
+
+function element(tag, className, text) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
+}
+
+// Inline Markdown: code and bold. Model text only ever becomes text nodes.
+function appendInline(parent, text) {
+  for (const part of text.split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/)) {
+    if (/^`[^`\n]+`$/.test(part)) parent.append(element('code', '', part.slice(1, -1)));
+    else if (/^\*\*[^*\n]+\*\*$/.test(part)) parent.append(element('strong', '', part.slice(2, -2)));
+    else if (part) parent.append(part);
+  }
+}
+
+function codeBlock(code) {
+  const box = element('div', 'code');
+  const pre = element('pre');
+  pre.append(element('code', '', code));
+  const copy = element('button', '', 'Copy');
+  copy.type = 'button';
+  copy.addEventListener('click', async () => {
+    await navigator.clipboard.writeText(code);
+    copy.textContent = 'Copied';
+  });
+  box.append(pre, copy);
+  return box;
+}
+
+function appendParagraphs(body, text) {
+  for (const paragraph of text.split(/\n{2,}/)) {
+    const lines = paragraph.split('\n').filter((line) => line.trim());
+    if (!lines.length) continue;
+    const bullets = lines.every((line) => /^\s*[-*] /.test(line));
+    const numbers = lines.every((line) => /^\s*\d+[.)] /.test(line));
+    if (bullets || numbers) {
+      const list = element(bullets ? 'ul' : 'ol');
+      if (numbers) list.start = parseInt(lines[0].trim(), 10);
+      for (const line of lines) {
+        const item = element('li');
+        appendInline(item, line.replace(/^\s*([-*]|\d+[.)]) /, ''));
+        list.append(item);
+      }
+      body.append(list);
+    } else {
+      const block = element('p');
+      appendInline(block, lines.join('\n'));
+      body.append(block);
+    }
+  }
+}
+
+function drawMarkdown(body, text) {
+  body.replaceChildren();
+  text.split(/```[^\n]*\n?/).forEach((part, i) => {
+    if (i % 2 === 1) body.append(codeBlock(part.replace(/\n$/, '')));
+    else appendParagraphs(body, part);
+  });
+}
+
+function addMessage(role, text) {
+  $('welcome').hidden = true;
+  const message = element('article', `message ${role}`);
+  const body = element('div', 'body');
+  if (role === 'assistant') drawMarkdown(body, text);
+  else body.textContent = text;
+  message.append(body);
+  $('messages').append(message);
+  return message;
+}
+
+// Follows the answer unless the reader has scrolled up.
+function keepEndInView(change) {
+  const view = $('messages');
+  const atEnd = view.scrollHeight - view.scrollTop - view.clientHeight < 60;
+  change();
+  if (atEnd) view.scrollTop = view.scrollHeight;
+}
+
+function drawAll() {
+  for (const old of document.querySelectorAll('.message')) old.remove();
+  $('welcome').hidden = messages.length > 0;
+  for (const {role, content} of messages) addMessage(role, content);
+}
+
+function setRunning(controller) {
+  running = controller;
+  $('send').hidden = controller !== null;
+  $('stop').hidden = controller === null;
+}
+
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = '';
+  for (;;) {
+    const {value, done} = await reader.read();
+    if (done) return;
+    rest += value;
+    const blocks = rest.split('\n\n');
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const data = block.replace(/^data: /, '');
+      if (data === '[DONE]') return;
+      if (block.startsWith('data: ')) yield JSON.parse(data);
+    }
+  }
+}
+
+function requestBody() {
+  const system = $('system').value.trim();
+  return JSON.stringify({
+    model,
+    messages: system ? [{role: 'system', content: system}, ...messages] : messages,
+    temperature: Number($('temperature').value),
+    max_tokens: Math.max(1, Number($('max-tokens').value) || 512),
+    stream: true,
+    stream_options: {include_usage: true},
+  });
+}
+
+function describe(usage, start, first, end) {
+  if (!usage || !first) return '';
+  const rate = (usage.completion_tokens - 1) / Math.max((end - first) / 1000, 0.001);
+  const cached = usage.prompt_tokens_details ? usage.prompt_tokens_details.cached_tokens : 0;
+  const prompt = `${usage.prompt_tokens} prompt tokens` + (cached ? ` (${cached} cached)` : '');
+  return `${rate.toFixed(1)} tokens/s · first token after ${Math.round(first - start)} ms · ` +
+      `${usage.completion_tokens} tokens, ${prompt}`;
+}
+
+async function answer() {
+  const message = addMessage('assistant', '');
+  message.classList.add('waiting');
+  const body = message.querySelector('.body');
+  const meta = element('div', 'meta');
+  message.append(meta);
+  keepEndInView(() => {});
+  const controller = new AbortController();
+  setRunning(controller);
+  const start = performance.now();
+  let first = 0;
+  let text = '';
+  let usage = null;
+  try {
+    const response = await fetch('/v1/chat/completions', {
+      method: 'POST', headers: {'Content-Type': 'application/json'},
+      body: requestBody(), signal: controller.signal,
+    });
+    if (!response.ok) throw new Error((await response.json()).error.message);
+    for await (const event of events(response)) {
+      if (event.error) throw new Error(event.error.message);
+      usage = event.usage || usage;
+      const delta = event.choices[0] && event.choices[0].delta.content;
+      if (!delta) continue;
+      first = first || performance.now();
+      text += delta;
+      keepEndInView(() => drawMarkdown(body, text));
+    }
+    keepEndInView(() => { meta.textContent = describe(usage, start, first, performance.now()); });
+  } catch (error) {
+    meta.textContent = error.name === 'AbortError' ? 'Stopped.' : `Error: ${error.message}`;
+    meta.classList.toggle('error', error.name !== 'AbortError');
+  }
+  message.classList.remove('waiting');
+  messages.push({role: 'assistant', content: text});
+  sessionStorage.setItem('messages', JSON.stringify(messages));
+  setRunning(null);
+  $('prompt').focus();
+}
+
+function resizePrompt() {
+  $('prompt').style.height = 'auto';
+  $('prompt').style.height = `${$('prompt').scrollHeight}px`;
+}
+
+function send() {
+  const text = $('prompt').value.trim();
+  if (!text || running) return;
+  $('prompt').value = '';
+  resizePrompt();
+  messages.push({role: 'user', content: text});
+  addMessage('user', text);
+  $('messages').scrollTop = $('messages').scrollHeight;
+  answer();
+}
+
+$('form').addEventListener('submit', (event) => {
+  event.preventDefault();
+  send();
+});
+$('prompt').addEventListener('keydown', (event) => {
+  if (event.key === 'Enter' && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    send();
+  }
+});
+$('prompt').addEventListener('input', resizePrompt);
+$('stop').addEventListener('click', () => running && running.abort());
+$('new-chat').addEventListener('click', () => {
+  if (running) running.abort();
+  messages = [];
+  sessionStorage.removeItem('messages');
+  drawAll();
+  $('prompt').focus();
+});
+$('temperature').addEventListener('input', () => {
+  $('temperature-value').textContent = $('temperature').value;
+});
+
+async function start() {
+  drawAll();
+  try {
+    const list = await (await fetch('/v1/models')).json();
+    model = list.data[0].id;
+    $('model').textContent = model;
+  } catch {
+    $('model').textContent = 'server not reachable';
+  }
+  $('prompt').focus();
+}
+start();
