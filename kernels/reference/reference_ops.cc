@@ -53,8 +53,9 @@ float Activate(Activation activation, float x) {
     case Activation::kSilu:
       return x / (1.0F + std::exp(-x));
     case Activation::kGeluTanh: {
-      const float inner = std::sqrt(2.0F / std::numbers::pi_v<float>) * (x + 0.044715F * x * x * x);
-      return 0.5F * x * (1.0F + std::tanh(inner));
+      // x / 2 (1 + tanh u), written so that nothing cancels where x is negative.
+      const float u = std::sqrt(2.0F / std::numbers::pi_v<float>) * (x + 0.044715F * x * x * x);
+      return x / (1.0F + std::exp(-2.0F * u));
     }
   }
   return x;

@@ -70,14 +70,14 @@ void GatedSilu(const float* gate, const float* up, int64_t dim, float* out) {
   });
 }
 
-// x / 2 (1 + tanh u) = x (1 - 1 / (e^2u + 1)), u = sqrt(2 / pi) (x + 0.044715 x^3)
+// x / 2 (1 + tanh u) = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3); this side of the equation
+// does not cancel where x is negative.
 void GatedGelu(const float* gate, const float* up, int64_t dim, float* out) {
   ForSixteens(dim, [&](int64_t i, int count) {
-    const F one = Simd::Set(1.0F);
     const F x = LoadFirst(gate + i, count);
     const F cubic = Simd::Fma(Simd::Mul(Simd::Set(0.044715F), Simd::Mul(x, x)), x, x);
-    const F power = Exp(Simd::Mul(Simd::Set(1.59576912F), cubic));
-    const F active = Simd::Mul(x, Simd::Sub(one, Simd::Div(one, Simd::Add(power, one))));
+    const F power = Exp(Simd::Mul(Simd::Set(-1.59576912F), cubic));
+    const F active = Simd::Div(x, Simd::Add(Simd::Set(1.0F), power));
     StoreFirst(out + i, count, Simd::Mul(active, LoadFirst(up + i, count)));
   });
 }
