@@ -163,8 +163,11 @@ void Scheduler::Admit(int& budget, StepPlan& plan) {
                            return a->sequence.arrival < b->sequence.arrival;
                          });
     running_.insert(place, std::move(entry));
-    // Half of what is left while more wait behind it: see ScheduleRunning.
-    const int share = i < waiting_.size() ? (budget + 1) / 2 : budget;
+    // Half of what is left while others could start beside it: see ScheduleRunning.
+    const bool others = std::any_of(
+        waiting_.begin() + static_cast<std::ptrdiff_t>(i), waiting_.end(),
+        [&](const std::unique_ptr<Entry>& other) { return !WaitsForSibling(other->sequence); });
+    const int share = others ? (budget + 1) / 2 : budget;
     ScheduleTokens(admitted, std::min(admitted.sequence.num_wanted(), share), budget, plan);
   }
 }

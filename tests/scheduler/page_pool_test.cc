@@ -1,0 +1,166 @@
+#include "scheduler/page_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "tests/testing/page_pools.h"
+
+namespace thermocline {
+namespace {
+
+PageId Take(PagePool& pool) { return pool.Allocate().value(); }
+
+TEST(PagePool, HandsOutEachPageOnceThenNothing) {
+  const auto pool = MakePool(3);
+  std::set<PageId> pages;
+  for (int i = 0; i < 3; ++i) {
+    pages.insert(Take(*pool));
+  }
+  EXPECT_EQ(pages.size(), 3U);
+  EXPECT_FALSE(pool->Allocate().has_value());
+  EXPECT_TRUE(pool->Audit().ok());
+}
+
+TEST(PagePool, PageIsFreeAfterItsLastReferenceOnly) {
+  const auto pool = MakePool(1);
+  const PageId page = Take(*pool);
+  pool->AddRef(page);
+  pool->Release(page);
+  EXPECT_EQ(pool->num_free(), 0U);
+  pool->Release(page);
+  EXPECT_EQ(pool->num_free(), 1U);
+  EXPECT_EQ(pool->page_map()[page].tier(), Tier::kBacked);  // it has no place any more
+}
+
+TEST(PagePool, HashedPageStaysFindableUntilItsRoomIsNeeded) {
+  const auto pool = MakePool(2);
+  const PageId page = Take(*pool);
+  EXPECT_TRUE(pool->SetHash(page, {1, 1}, std::nullopt));
+  pool->Release(page);
+  EXPECT_EQ(pool->Find({1, 1}), page);
+  EXPECT_EQ(pool->num_evictable(), 1U);
+  Take(*pool);
+  EXPECT_EQ(pool->Find({1, 1}), page);  // a page that was never used went first
+  Take(*pool);
+  EXPECT_EQ(pool->Find({1, 1}), std::nullopt);
+  EXPECT_EQ(pool->num_evictions(), 1U);
+}
+
+TEST(PagePool, FirstOfTwoPagesWithOneHashStays) {
+  const auto pool = MakePool(2);
+  const PageId first = Take(*pool);
+  const PageId second = Take(*pool);
+  EXPECT_TRUE(pool->SetHash(first, {1, 1}, std::nullopt));
+  EXPECT_FALSE(pool->SetHash(second, {1, 1}, std::nullopt));
+  EXPECT_EQ(pool->Find({1, 1}), first);
+  EXPECT_FALSE(pool->is_hashed(second));
+}
+
+TEST(PagePool, LeastRecentlyUsedIsEvictedFirst) {
+  const auto pool = MakePool(2);
+  const PageId old_page = Take(*pool);
+  const PageId new_page = Take(*pool);
+  pool->SetHash(old_page, {1, 1}, std::nullopt);
+  pool->SetHash(new_page, {2, 2}, std::nullopt);
+  pool->Release(new_page);
+  pool->Release(old_page);
+  pool->AddRef(new_page);  // found again: now the most recent
+  pool->Release(new_page);
+  Take(*pool);
+  EXPECT_EQ(pool->Find({1, 1}), std::nullopt);
+  EXPECT_EQ(pool->Find({2, 2}), new_page);
+}
+
+TEST(PagePool, EvictionTakesWhatHangsBelow) {
+  const auto pool = MakePool(3);
+  const PageId parent = Take(*pool);
+  const PageId child = Take(*pool);
+  pool->SetHash(parent, {1, 1}, std::nullopt);
+  pool->SetHash(child, {2, 2}, parent);
+  pool->Release(parent);  // parent first, so that it is the older
+  pool->Release(child);
+  Take(*pool);
+  Take(*pool);  // evicts the parent, and the child could never be found again
+  EXPECT_EQ(pool->Find({1, 1}), std::nullopt);
+  EXPECT_EQ(pool->Find({2, 2}), std::nullopt);
+  EXPECT_EQ(pool->num_free(), 1U);
+  EXPECT_TRUE(pool->Audit().ok());
+}
+
+// A model of the pool that a reader can check by eye: sets and maps.
+struct Model {
+  std::map<PageId, int> refs;          // referenced pages
+  std::map<uint64_t, PageId> by_hash;  // referenced or cached
+};
+
+TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
+  for (uint32_t seed = 0; seed < 30; ++seed) {
+    std::mt19937 random(seed);
+    const auto pool = MakePool(17);
+    Model model;
+    const auto any_page = [&] {
+      auto it = model.refs.begin();
+      std::advance(it, random() % model.refs.size());
+      return it->first;
+    };
+    for (int step = 0; step < 1500; ++step) {
+      switch (random() % 6) {
+        case 0:
+        case 1:
+          if (const auto page = pool->Allocate()) {
+            ASSERT_FALSE(model.refs.contains(*page));
+            model.refs[*page] = 1;
+          } else {
+            ASSERT_EQ(model.refs.size(), 17U);
+          }
+          break;
+        case 2:
+          if (!model.refs.empty()) {
+            const PageId page = any_page();
+            pool->Release(page);
+            if (--model.refs[page] == 0) model.refs.erase(page);
+          }
+          break;
+        case 3:
+          if (!model.refs.empty()) {
+            const PageId page = any_page();
+            const uint64_t hash = random() % 40 + 1;
+            std::optional<PageId> parent;
+            const PageId other = any_page();
+            if (random() % 2 == 0 && other != page && pool->is_hashed(other)) parent = other;
+            if (!pool->is_hashed(page)) {
+              const bool known = pool->Find({hash, hash}).has_value();
+              ASSERT_EQ(pool->SetHash(page, {hash, hash}, parent), !known);
+              if (!known) model.by_hash[hash] = page;
+            }
+          }
+          break;
+        default:
+          if (!model.by_hash.empty()) {
+            auto it = model.by_hash.begin();
+            std::advance(it, random() % model.by_hash.size());
+            const auto found = pool->Find({it->first, it->first});
+            if (found) {
+              ASSERT_EQ(*found, it->second);
+              pool->AddRef(*found);
+              ++model.refs[*found];
+            } else {
+              ASSERT_GT(pool->num_evictions(), 0U);
+              model.by_hash.erase(it);
+            }
+          }
+      }
+      const Status audit = pool->Audit();
+      ASSERT_TRUE(audit.ok()) << audit.message();
+      for (const auto& [page, refs] : model.refs) ASSERT_EQ(pool->num_refs(page), refs);
+      ASSERT_EQ(model.refs.size() + pool->num_free() + pool->num_evictable(), 17U);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace thermocline

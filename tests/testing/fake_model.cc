@@ -1,0 +1,94 @@
+#include "tests/testing/fake_model.h"
+
+#include <algorithm>
+
+#include "kernels/base/check.h"
+
+namespace thermocline {
+namespace {
+
+// SplitMix64's finaliser: every bit of the input reaches every bit of the output.
+uint64_t Mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
+  return x ^ (x >> 31);
+}
+
+uint64_t NextState(uint64_t state, TokenId token) {
+  return Mix(state + 0x9e3779b97f4a7c15U + static_cast<uint64_t>(token));
+}
+
+TokenId Predict(uint64_t state, int choice, int vocab_size) {
+  return static_cast<TokenId>(Mix(state + static_cast<uint64_t>(choice)) %
+                              static_cast<uint64_t>(vocab_size));
+}
+
+}  // namespace
+
+FakeRunner::FakeRunner(const PagePool& pool, int vocab_size)
+    : pool_(pool),
+      vocab_size_(vocab_size),
+      cache_(pool.page_map().size() * static_cast<size_t>(pool.layout().page_tokens)) {}
+
+std::vector<TokenId> FakeRunner::ExpectedOutput(std::span<const TokenId> prompt, int choice,
+                                                int num_tokens, int vocab_size) {
+  uint64_t state = 0;
+  for (const TokenId token : prompt) {
+    state = NextState(state, token);
+  }
+  std::vector<TokenId> output;
+  for (int i = 0; i < num_tokens; ++i) {
+    output.push_back(Predict(state, choice, vocab_size));
+    state = NextState(state, output.back());
+  }
+  return output;
+}
+
+Result<RunResult> FakeRunner::Run(const StepPlan& plan) {
+  ++num_runs_;
+  max_sequences_ = std::max(max_sequences_, plan.sequences.size());
+  if (on_run) {
+    if (Status status = on_run(plan); !status.ok()) {
+      return status;
+    }
+  }
+  RunResult result;
+  const size_t count = plan.sequences.size();
+  result.step.accepted.resize(count);
+  result.output_logprobs.resize(count);
+  result.prompt_logprobs.resize(count);
+  result.errors.resize(count);
+  int num_tokens = 0;
+  for (size_t i = 0; i < count; ++i) {
+    const ScheduledSequence& scheduled = plan.sequences[i];
+    num_tokens += scheduled.num_tokens;
+    const TokenId next = Compute(scheduled);
+    if (fails && fails(*scheduled.sequence)) {
+      result.errors[i] = Internal("this sequence failed");
+    } else if (scheduled.samples()) {
+      result.step.accepted[i].push_back(next);
+    }
+  }
+  max_tokens_ = std::max(max_tokens_, num_tokens);
+  return result;
+}
+
+TokenId FakeRunner::Compute(const ScheduledSequence& scheduled) {
+  const Sequence& sequence = *scheduled.sequence;
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  const auto slot = [&](size_t position) -> uint64_t& {
+    const PageId page = sequence.pages[position / page_tokens];
+    CHECK(pool_.page_map()[page].tier() == Tier::kHot && pool_.num_refs(page) > 0);
+    return cache_[page * page_tokens + position % page_tokens];
+  };
+  const auto begin = static_cast<size_t>(sequence.num_computed);
+  const size_t end = begin + static_cast<size_t>(scheduled.num_tokens);
+  uint64_t state = begin == 0 ? 0 : slot(begin - 1);
+  for (size_t i = begin; i < end; ++i) {
+    state = NextState(state, sequence.tokens[i]);
+    slot(i) = state;
+  }
+  return Predict(state, sequence.choice, vocab_size_);
+}
+
+}  // namespace thermocline

@@ -1,0 +1,49 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "engine/runner.h"
+#include "scheduler/page_pool.h"
+
+namespace thermocline {
+
+// A model whose next token depends on every token before it, in order: a running hash. What it
+// writes for a position it writes into that position's place of the sequence's page, and it reads
+// what came before from there. So a page that is shared, freed, overwritten or found wrongly gives
+// another output than ExpectedOutput.
+class FakeRunner : public Runner {
+ public:
+  // `pool` outlives it.
+  FakeRunner(const PagePool& pool, int vocab_size);
+
+  Result<RunResult> Run(const StepPlan& plan) override;
+
+  // What a request with this prompt gives, whatever else runs.
+  static std::vector<TokenId> ExpectedOutput(std::span<const TokenId> prompt, int choice,
+                                             int num_tokens, int vocab_size);
+
+  // Called at the start of each step; may block, or fail the device.
+  std::function<Status(const StepPlan&)> on_run;
+  // When set, sequences for which it holds fail alone.
+  std::function<bool(const Sequence&)> fails;
+
+  int num_runs() const { return num_runs_; }
+  size_t max_sequences() const { return max_sequences_; }  // of one step so far
+  int max_tokens() const { return max_tokens_; }           // of one step so far
+
+ private:
+  TokenId Compute(const ScheduledSequence& scheduled);
+
+  const PagePool& pool_;
+  int vocab_size_;
+  std::vector<uint64_t> cache_;  // [num_pages, page_tokens], the state after each position
+  int num_runs_ = 0;
+  size_t max_sequences_ = 0;
+  int max_tokens_ = 0;
+};
+
+}  // namespace thermocline

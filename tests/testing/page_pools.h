@@ -1,0 +1,20 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "kernels/page_format.h"
+#include "scheduler/page_pool.h"
+
+namespace thermocline {
+
+// A pool of `num_pages` small pages: one arena unit each.
+inline std::unique_ptr<PagePool> MakePool(int num_pages, int page_tokens = 4) {
+  const KvLayout layout{
+      .num_layers = 1, .num_kv_heads = 1, .head_dim = 8, .page_tokens = page_tokens};
+  const std::array<uint32_t, kNumTiers> page_bytes = {4096, 0, 0, 0, 0};
+  return std::make_unique<PagePool>(layout, page_bytes, static_cast<uint64_t>(num_pages) * 4096);
+}
+
+}  // namespace thermocline
