@@ -1,0 +1,312 @@
+#include "engine/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <latch>
+#include <numeric>
+#include <random>
+#include <semaphore>
+#include <thread>
+#include <utility>
+
+#include "engine/engine_parts.h"
+#include "tests/testing/fake_model.h"
+#include "tests/testing/fake_tokenizer.h"
+#include "tests/testing/page_pools.h"
+#include "tests/testing/recording_sink.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kVocab = 500;
+
+std::vector<TokenId> Counting(int count, TokenId first = 0) {
+  std::vector<TokenId> tokens(static_cast<size_t>(count));
+  std::iota(tokens.begin(), tokens.end(), first);
+  return tokens;
+}
+
+Request MakeRequest(std::vector<TokenId> prompt, int max_tokens, int num_choices = 1) {
+  Request request;
+  request.prompt = std::move(prompt);
+  request.num_choices = num_choices;
+  request.stop.max_tokens = max_tokens;
+  request.stop.ignore_eos = true;
+  return request;
+}
+
+struct EngineOptions {
+  int num_pages = 32;
+  SchedulerConfig scheduler = {.max_num_seqs = 4,
+                               .max_num_batched_tokens = 16,
+                               .max_model_len = 64,
+                               .max_num_queued_reqs = 8,
+                               .prefix_hash_key = 1};
+};
+
+// An engine over a fake model; the runner may be changed before the first request.
+class Rig {
+ public:
+  explicit Rig(const EngineOptions& options = {}) {
+    EngineParts parts;
+    parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
+    parts.pool = MakePool(options.num_pages);
+    auto fake = std::make_unique<FakeRunner>(*parts.pool, kVocab);
+    runner = fake.get();
+    parts.runner = std::move(fake);
+    parts.scheduler = options.scheduler;
+    parts.draw_seed = [] { return uint64_t{5}; };
+    engine = Engine::FromParts(std::move(parts));
+  }
+
+  struct Submitted {
+    Result<RequestId> id;
+    std::shared_ptr<Recording> recording;
+  };
+  Submitted Submit(Request request) const {
+    auto recording = std::make_shared<Recording>();
+    auto sink = std::make_unique<RecordingSink>(recording);
+    return {engine->Submit(std::move(request), std::move(sink)), recording};
+  }
+
+  void ExpectNoPageInUse() const {
+    const EngineStats stats = engine->stats();
+    EXPECT_EQ(stats.num_free_pages + stats.num_cached_pages, stats.num_pages);
+    EXPECT_EQ(stats.num_running + stats.num_waiting, 0);
+  }
+
+  FakeRunner* runner = nullptr;  // the engine's; null after it
+  std::unique_ptr<Engine> engine;
+};
+
+TEST(Engine, GivesEveryTokenThenTheEndOnce) {
+  const Rig rig;
+  const auto prompt = Counting(30);
+  const auto submitted = rig.Submit(MakeRequest(prompt, 12));
+  ASSERT_TRUE(submitted.recording->Wait().ok());
+  EXPECT_EQ(submitted.recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, 12, kVocab));
+  EXPECT_EQ(submitted.recording->usage().prompt_tokens, 30);
+  EXPECT_EQ(submitted.recording->usage().completion_tokens, 12);
+  rig.ExpectNoPageInUse();
+}
+
+TEST(Engine, UsageTellsCachedPromptTokens) {
+  const Rig rig;
+  ASSERT_TRUE(rig.Submit(MakeRequest(Counting(30), 2)).recording->Wait().ok());
+  const auto again = rig.Submit(MakeRequest(Counting(30), 2));
+  ASSERT_TRUE(again.recording->Wait().ok());
+  EXPECT_EQ(again.recording->usage().cached_prompt_tokens, 28);
+}
+
+TEST(Engine, ChoicesAreGeneratedEach) {
+  const Rig rig;
+  const auto prompt = Counting(10);
+  const auto submitted = rig.Submit(MakeRequest(prompt, 6, 3));
+  ASSERT_TRUE(submitted.recording->Wait().ok());
+  for (int choice = 0; choice < 3; ++choice) {
+    EXPECT_EQ(submitted.recording->tokens(choice),
+              FakeRunner::ExpectedOutput(prompt, choice, 6, kVocab));
+  }
+  EXPECT_EQ(submitted.recording->usage().completion_tokens, 18);
+}
+
+TEST(Engine, RefusesWhatCanNeverFit) {
+  const Rig rig;
+  EXPECT_EQ(rig.Submit(MakeRequest({}, 1)).id.status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(rig.Submit(MakeRequest(Counting(64), 1)).id.status().code(),
+            StatusCode::kInvalidArgument);
+}
+
+TEST(Engine, OutputEndsAtTheModelsLength) {
+  const Rig rig;
+  const auto submitted = rig.Submit(MakeRequest(Counting(60), 100));
+  ASSERT_TRUE(submitted.recording->Wait().ok());
+  EXPECT_EQ(submitted.recording->tokens().size(), 4U);
+}
+
+// Steps wait for a permit, so that a test knows in which phase a request is.
+struct Gate {
+  std::counting_semaphore<> permits{0};
+  std::counting_semaphore<> started{0};
+  void Install(FakeRunner& runner) {
+    runner.on_run = [this](const StepPlan&) {
+      started.release();
+      permits.acquire();
+      return Status();
+    };
+  }
+};
+
+TEST(Engine, CancelledWhileItsPromptIsComputed) {
+  Gate gate;
+  const Rig rig;
+  gate.Install(*rig.runner);
+  const auto submitted = rig.Submit(MakeRequest(Counting(60), 4));  // four chunks
+  gate.started.acquire();
+  rig.engine->Cancel(*submitted.id);
+  gate.permits.release();  // that step ends, no other starts
+  EXPECT_EQ(submitted.recording->Wait().code(), StatusCode::kCancelled);
+  EXPECT_EQ(rig.runner->num_runs(), 1);
+  rig.ExpectNoPageInUse();
+}
+
+TEST(Engine, CancelledWhileDecoding) {
+  Gate gate;
+  const Rig rig;
+  gate.Install(*rig.runner);
+  const auto submitted = rig.Submit(MakeRequest(Counting(3), 50));
+  gate.permits.release(5);
+  submitted.recording->WaitForTokens(5);
+  rig.engine->Cancel(*submitted.id);
+  gate.permits.release();  // the step that may have begun before
+  EXPECT_EQ(submitted.recording->Wait().code(), StatusCode::kCancelled);
+  EXPECT_LE(submitted.recording->tokens().size(), 6U);
+  rig.ExpectNoPageInUse();
+  gate.permits.release(1000);
+}
+
+TEST(Engine, CancelledWhileWaiting) {
+  Gate gate;
+  EngineOptions options;
+  options.scheduler.max_num_seqs = 1;
+  const Rig rig(options);
+  gate.Install(*rig.runner);
+  const auto running = rig.Submit(MakeRequest(Counting(3), 3));
+  gate.started.acquire();
+  const auto waiting = rig.Submit(MakeRequest(Counting(3, 50), 3));
+  rig.engine->Cancel(*waiting.id);
+  gate.permits.release(100);
+  EXPECT_EQ(waiting.recording->Wait().code(), StatusCode::kCancelled);
+  EXPECT_TRUE(waiting.recording->tokens().empty());
+  EXPECT_TRUE(running.recording->Wait().ok());
+}
+
+TEST(Engine, FullQueueIsAnErrorAtOnce) {
+  Gate gate;
+  EngineOptions options;
+  options.scheduler.max_num_seqs = 1;
+  options.scheduler.max_num_queued_reqs = 2;
+  const Rig rig(options);
+  gate.Install(*rig.runner);
+  const auto running = rig.Submit(MakeRequest(Counting(3), 3));
+  gate.started.acquire();
+  const auto second = rig.Submit(MakeRequest(Counting(3), 3));
+  // The running one still counts until its first step has ended.
+  const auto third = rig.Submit(MakeRequest(Counting(3), 3));
+  EXPECT_EQ(third.id.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_FALSE(third.recording->done());  // the sink of a refused request is never called
+  gate.permits.release(100);
+  EXPECT_TRUE(running.recording->Wait().ok());
+  EXPECT_TRUE(second.recording->Wait().ok());
+}
+
+TEST(Engine, PreemptionChangesNoOutput) {
+  EngineOptions options;
+  options.num_pages = 17;
+  const Rig rig(options);
+  std::vector<Rig::Submitted> all;
+  for (int i = 0; i < 4; ++i) {
+    all.push_back(rig.Submit(MakeRequest(Counting(9, 100 * i), 45)));
+  }
+  for (int i = 0; i < 4; ++i) {
+    ASSERT_TRUE(all[static_cast<size_t>(i)].recording->Wait().ok());
+    EXPECT_EQ(all[static_cast<size_t>(i)].recording->tokens(),
+              FakeRunner::ExpectedOutput(Counting(9, 100 * i), 0, 45, kVocab));
+  }
+  EXPECT_GT(rig.engine->stats().num_preemptions, 0U);
+  rig.ExpectNoPageInUse();
+}
+
+TEST(Engine, FailedSequenceLeavesTheOthersAlone) {
+  const Rig rig;
+  rig.runner->fails = [](const Sequence& sequence) { return sequence.tokens[0] == 7; };
+  const auto bad = rig.Submit(MakeRequest(Counting(3, 7), 5));
+  const auto good = rig.Submit(MakeRequest(Counting(3, 8), 5));
+  EXPECT_EQ(bad.recording->Wait().code(), StatusCode::kInternal);
+  EXPECT_TRUE(good.recording->Wait().ok());
+  EXPECT_EQ(good.recording->tokens().size(), 5U);
+  EXPECT_TRUE(rig.engine->healthy());
+  rig.ExpectNoPageInUse();
+}
+
+TEST(Engine, FailedDeviceEndsRequestsAndRefusesNewOnes) {
+  const Rig rig;
+  rig.runner->on_run = [](const StepPlan& plan) {
+    return plan.step >= 2 ? Internal("out of order") : Status();
+  };
+  const auto submitted = rig.Submit(MakeRequest(Counting(3), 50));
+  const Status status = submitted.recording->Wait();
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_NE(status.message().find("out of order"), std::string::npos);
+  EXPECT_FALSE(rig.engine->healthy());
+  EXPECT_EQ(rig.Submit(MakeRequest(Counting(3), 1)).id.status().code(), StatusCode::kUnavailable);
+  rig.ExpectNoPageInUse();
+}
+
+TEST(Engine, GracefulStopFinishesWhatRuns) {
+  Gate gate;
+  const Rig rig;
+  gate.Install(*rig.runner);
+  const auto running = rig.Submit(MakeRequest(Counting(3), 5));
+  gate.started.acquire();
+  rig.engine->StopAccepting();
+  EXPECT_EQ(rig.Submit(MakeRequest(Counting(3), 1)).id.status().code(), StatusCode::kUnavailable);
+  EXPECT_FALSE(rig.engine->idle());
+  gate.permits.release(100);
+  EXPECT_TRUE(running.recording->Wait().ok());
+}
+
+TEST(Engine, EndOfTheEngineCancelsEverything) {
+  std::vector<Rig::Submitted> all;
+  {
+    EngineOptions options;
+    options.scheduler.max_num_seqs = 1;
+    const Rig rig(options);
+    for (int i = 0; i < 5; ++i) {
+      all.push_back(rig.Submit(MakeRequest(Counting(3, i), 60)));
+    }
+  }
+  for (const Rig::Submitted& submitted : all) {
+    const Status status = submitted.recording->Wait();
+    EXPECT_TRUE(status.ok() || status.code() == StatusCode::kCancelled) << status.message();
+  }
+}
+
+TEST(Engine, ManyThreadsSubmitAndCancelAtRandom) {
+  EngineOptions options;
+  options.num_pages = 20;
+  options.scheduler.max_num_queued_reqs = 1000;
+  const Rig rig(options);
+  std::atomic<int> num_wrong = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (uint32_t thread = 0; thread < 4; ++thread) {
+      threads.emplace_back([&, thread] {
+        std::mt19937 random(thread);
+        for (int i = 0; i < 60; ++i) {
+          const auto prompt =
+              Counting(static_cast<int>(random() % 40) + 1, static_cast<TokenId>(random() % 3));
+          const int max_tokens = static_cast<int>(random() % 20) + 1;
+          const auto submitted = rig.Submit(MakeRequest(prompt, max_tokens));
+          if (random() % 3 == 0) {
+            submitted.recording->WaitForTokens(random() % 5);
+            rig.engine->Cancel(*submitted.id);
+            const Status status = submitted.recording->Wait();
+            num_wrong += !status.ok() && status.code() != StatusCode::kCancelled ? 1 : 0;
+          } else {
+            const bool right = submitted.recording->Wait().ok() &&
+                               submitted.recording->tokens() ==
+                                   FakeRunner::ExpectedOutput(prompt, 0, max_tokens, kVocab);
+            num_wrong += right ? 0 : 1;
+          }
+        }
+      });
+    }
+  }
+  EXPECT_EQ(num_wrong, 0);
+  rig.ExpectNoPageInUse();
+}
+
+}  // namespace
+}  // namespace thermocline
