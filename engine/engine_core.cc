@@ -27,7 +27,8 @@ EngineCore::EngineCore(const SchedulerConfig& config, PagePool& pool, Runner& ru
       max_model_len_(config.max_model_len),
       scheduler_(WithoutQueueBound(config), pool) {}
 
-void EngineCore::Add(std::shared_ptr<const Request> request, std::unique_ptr<OutputSink> sink) {
+void EngineCore::Add(const std::shared_ptr<const Request>& request,
+                     std::unique_ptr<OutputSink> sink) {
   ActiveRequest active{.request = request, .sink = std::move(sink)};
   for (int choice = 0; choice < request->num_choices; ++choice) {
     active.choices.emplace_back(request, choice, tokenizer_, max_model_len_);
@@ -35,7 +36,7 @@ void EngineCore::Add(std::shared_ptr<const Request> request, std::unique_ptr<Out
   const auto [it, added] = active_.emplace(request->id, std::move(active));
   CHECK(added);
   stalled_ = false;
-  if (Status status = scheduler_.Add(std::move(request)); !status.ok()) {
+  if (Status status = scheduler_.Add(request); !status.ok()) {
     End(it, std::move(status));
   }
 }

@@ -28,7 +28,7 @@ class EngineCore {
              const Tokenizer& tokenizer);
 
   // What the scheduler refuses ends with its error.
-  void Add(std::shared_ptr<const Request> request, std::unique_ptr<OutputSink> sink);
+  void Add(const std::shared_ptr<const Request>& request, std::unique_ptr<OutputSink> sink);
   void Cancel(RequestId id);  // unknown ids are ignored
   // Schedules and runs one step. An error is of the device; FailAll is what is left to do.
   Status Step();

@@ -25,7 +25,7 @@ size_t Scheduler::NumPagesFor(size_t num_tokens) const {
   return (num_tokens + page_tokens - 1) / page_tokens;
 }
 
-Status Scheduler::Add(std::shared_ptr<const Request> request) {
+Status Scheduler::Add(const std::shared_ptr<const Request>& request) {
   const auto num_prompt = static_cast<int>(request->prompt.size());
   CHECK(num_prompt > 0 && request->num_choices > 0);
   if (num_prompt >= config_.max_model_len) {

@@ -53,7 +53,7 @@ class Scheduler {
 
   // kResourceExhausted when the queue is full, kInvalidArgument when the request can never fit
   // (prompt + 1 over max_model_len or over the whole arena).
-  Status Add(std::shared_ptr<const Request> request);
+  Status Add(const std::shared_ptr<const Request>& request);
 
   // Ends one sequence, or all of a request's: its pages are released at once, or kept by the prefix
   // cache. Unknown ids are ignored (the sequence may just have ended).

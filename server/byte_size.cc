@@ -17,7 +17,7 @@ double SuffixFactor(std::string_view suffix) {
   const bool lower = suffix[0] >= 'a';
   const size_t power = kPrefixes.find(lower ? static_cast<char>(suffix[0] - 'a' + 'A') : suffix[0]);
   const std::string_view rest = suffix.substr(1);
-  if (power == std::string_view::npos || (rest != "" && rest != "B" && rest != "iB")) {
+  if (power == std::string_view::npos || (!rest.empty() && rest != "B" && rest != "iB")) {
     return 0;
   }
   const bool decimal = rest == "B" || (lower && rest.empty());

@@ -69,7 +69,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 
   // Answering; `answer` tells a late call for an earlier answer from one for this.
   void AddHeader(uint64_t answer, std::string name, std::string value);
-  void Respond(uint64_t answer, HttpResponse response);
+  void Respond(uint64_t answer, const HttpResponse& response);
   void StartStream(uint64_t answer, const HttpResponse& head);
   void WriteStream(uint64_t answer, std::string bytes);
   void EndStream(uint64_t answer);

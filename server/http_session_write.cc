@@ -65,7 +65,7 @@ void HttpSession::AddHeader(uint64_t answer, std::string name, std::string value
   }
 }
 
-void HttpSession::Respond(uint64_t answer, HttpResponse response) {
+void HttpSession::Respond(uint64_t answer, const HttpResponse& response) {
   if (answer != answer_ || state_ != State::kAnswering || started_) {
     return;
   }

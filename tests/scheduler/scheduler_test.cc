@@ -41,9 +41,9 @@ class Rig {
   explicit Rig(SchedulerConfig config, int num_pages)
       : pool(MakePool(num_pages)), scheduler(config, *pool), runner(*pool, kVocab) {}
 
-  Status Add(std::shared_ptr<const Request> request) {
+  Status Add(const std::shared_ptr<const Request>& request) {
     requests[request->id] = request;
-    return scheduler.Add(std::move(request));
+    return scheduler.Add(request);
   }
 
   // One step; the plan it ran, as (request, tokens).

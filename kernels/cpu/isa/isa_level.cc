@@ -1,5 +1,9 @@
 #include "kernels/cpu/isa/isa_level.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace thermocline {
 
 const char* IsaName(IsaLevel level) {
@@ -14,17 +18,32 @@ const char* IsaName(IsaLevel level) {
   return "unknown";
 }
 
+#if defined(__x86_64__)
+namespace {
+
+// clang 14 has no name for this bit. It is of the registers that AVX2 needs too, so its check that
+// the kernel saves them holds here.
+bool HasF16c() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+
+}  // namespace
+#endif
+
 IsaLevel DetectIsa() {
 #if defined(__x86_64__)
   // These look at XCR0 too: a register file that the kernel does not save counts as absent.
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx2") &&
-      __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+      __builtin_cpu_supports("fma") && HasF16c()) {
     return IsaLevel::kAvx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-      __builtin_cpu_supports("f16c")) {
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
     return IsaLevel::kAvx2;
   }
 #endif

@@ -254,7 +254,7 @@ constexpr const char* kTokens = "tokenizer.ggml.tokens";
 constexpr const char* kTypes = "tokenizer.ggml.token_type";
 constexpr const char* kMerges = "tokenizer.ggml.merges";
 
-std::function<void(MemoryCheckpoint&)> AddMerge(std::string line) {
+std::function<void(MemoryCheckpoint&)> AddMerge(const std::string& line) {
   return [line](MemoryCheckpoint& c) { c.Get<Strings>(kMerges).push_back(line); };
 }
 
