@@ -4,7 +4,7 @@ MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help serve test build format
+.PHONY: help serve test build lint sanitize format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -21,8 +21,20 @@ build:  ## build everything, tests included
 test:  ## set up, build, check and test
 	@scripts/setup test
 	@scripts/check-format
-	@$(MAKE) --no-print-directory build
+	@$(MAKE) --no-print-directory build lint sanitize
 	@ctest --test-dir build/release --output-on-failure --no-tests=error
+
+lint:  ## clang-tidy on what is ours, after a build
+	@scripts/lint
+
+# The comparisons with oracles drive the same code again, much slower: `oracle` runs without sanitizers.
+sanitize:  ## the tests under ASan+UBSan (built by clang), those with threads under TSan
+	@cmake --preset asan >/dev/null
+	@cmake --build --preset asan
+	@ctest --test-dir build/asan --output-on-failure --no-tests=error -LE oracle
+	@cmake --preset tsan >/dev/null
+	@cmake --build --preset tsan
+	@ctest --test-dir build/tsan --output-on-failure --no-tests=error -L tsan
 
 format:  ## format our C++ in place
 	@git ls-files '*.h' '*.cc' | xargs clang-format -i

@@ -7,6 +7,10 @@ endif()
 set(THERMOCLINE_TEST_MODEL ${THERMOCLINE_CACHE_DIR}/models/SmolLM2-135M-Instruct.Q4_1.gguf)
 set(THERMOCLINE_TEST_PYTHON ${THERMOCLINE_CACHE_DIR}/venv/bin/python)
 
+# CPython keeps what it made until the process ends; that is no leak of ours.
+set(THERMOCLINE_SANITIZER_ENVIRONMENT
+    "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/leak_suppressions.txt:print_suppressions=0")
+
 # thermocline_test(NAME SOURCES ... DEPENDS TARGETS... LABELS ...): one GoogleTest program, one ctest
 # entry. The label `tsan` has it run under ThreadSanitizer too.
 # Test sources may use THERMOCLINE_TEST_MODEL and THERMOCLINE_TEST_DATA (tests/data), both strings.
@@ -17,7 +21,8 @@ function(thermocline_test name)
   target_compile_definitions(${name} PRIVATE THERMOCLINE_TEST_MODEL="${THERMOCLINE_TEST_MODEL}"
                                              THERMOCLINE_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600)
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600
+                                          ENVIRONMENT "${THERMOCLINE_SANITIZER_ENVIRONMENT}")
 endfunction()
 
 # thermocline_pytest(NAME FILE [LABELS ...]): one pytest file, one ctest entry. It reads
@@ -30,5 +35,6 @@ function(thermocline_pytest name file)
   set_tests_properties(
     ${name}
     PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 900
-               ENVIRONMENT "THERMOCLINE_MODEL=${THERMOCLINE_TEST_MODEL};THERMOCLINE_BUILD=${CMAKE_BINARY_DIR}")
+               ENVIRONMENT
+               "THERMOCLINE_MODEL=${THERMOCLINE_TEST_MODEL};THERMOCLINE_BUILD=${CMAKE_BINARY_DIR};${THERMOCLINE_SANITIZER_ENVIRONMENT}")
 endfunction()

@@ -1,12 +1,15 @@
 """The real model's next-token distributions against a plain float32 forward pass in numpy."""
 
+import json
 import os
+import pathlib
 import subprocess
 
 import numpy as np
 import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from tokenizers import Tokenizer
 
 MODEL = os.environ["THERMOCLINE_MODEL"]
 BUILD = os.environ["THERMOCLINE_BUILD"]
@@ -70,29 +73,60 @@ def ours(ids, ops):
     return log_softmax(np.frombuffer(out.stdout, np.float32).reshape(len(ids), -1))
 
 
-# The model's own greedy text: what it is sure of and what it is not, as in use.
-PROMPT = [6403, 1980, 253, 655, 665, 436, 253, 4197, 617, 4161, 281, 253, 13592]
+# What is read: stories, manuals, code, dialogue, other languages. 64 positions of each.
+PROMPTS = (pathlib.Path(__file__).parent.parent / "data" / "oracle_prompts.txt").read_text().split("\n---\n")
+POSITIONS = 64
 
 
-def compare(weights, ops):
-    ids = list(PROMPT)
-    while len(ids) < 48:
-        ids.append(int(forward(weights, np.array(ids))[-1].argmax()))
-    want, got = forward(weights, np.array(ids)), ours(ids, ops)
-    kl = (np.exp(want) * (want - got)).sum(-1)
-    agree = (want.argmax(-1) == got.argmax(-1)).mean()
-    print(f"{ops}: mean KL {kl.mean():.3g}, largest {kl.max():.3g}, top-1 agreement {agree:.3f}")
-    return kl.mean(), agree
+@pytest.fixture(scope="module")
+def cases(weights):
+    tokenizer = Tokenizer.from_str(json.dumps(hf_tokenizer(GGUFReader(MODEL))))
+    # A prompt that is too short goes on with the next one.
+    texts = [a + "\n\n" + b for a, b in zip(PROMPTS, PROMPTS[1:] + PROMPTS[:1])]
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids[:POSITIONS] for text in texts]
+    assert len(ids) == 20 and all(len(one) == POSITIONS for one in ids), [len(one) for one in ids]
+    return [(one, forward(weights, np.array(one))) for one in ids]
 
 
-def test_float_reference_equals_numpy(weights):
-    kl, agree = compare(weights, "reference")
+def hf_tokenizer(reader):
+    """As much of a tokenizer.json as ordinary text needs."""
+    fields = {name: reader.fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges")}
+    return {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [], "normalizer": None,
+        "post_processor": None, "decoder": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {"type": "Digits", "individual_digits": True},
+            {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]},
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
+                  "vocab": {token: i for i, token in enumerate(fields["tokens"])}, "merges": fields["merges"]},
+    }
+
+
+def compare(cases, ops):
+    kl, agree, gap = [], [], []
+    for ids, want in cases:
+        got = ours(ids, ops)
+        kl.append((np.exp(want) * (want - got)).sum(-1))
+        best = want.argmax(-1)
+        agree.append(best == got.argmax(-1))
+        rows = np.arange(len(ids))
+        gap.append(want[rows, best] - want[rows, got.argmax(-1)])
+    kl, agree, gap = np.concatenate(kl), np.concatenate(agree), np.concatenate(gap)
+    print(f"{ops}: {len(kl)} positions, mean KL {kl.mean():.3g}, largest {kl.max():.3g}, "
+          f"top-1 agreement {agree.mean():.4f}, largest gap where it differs {gap.max():.3g}")
+    return kl.mean(), agree.mean()
+
+
+def test_float_reference_equals_numpy(cases):
+    kl, agree = compare(cases, "reference")
     assert kl <= 1e-6
     assert agree >= 0.99
 
 
-def test_quantised_activations_stay_near_numpy(weights):
-    # Measured 3.1e-3 and 93.8 % over these 48 positions; the aim is 1e-3 and 99 %, which is not reached yet.
-    kl, agree = compare(weights, "cpu")
-    assert kl <= 5e-3
-    assert agree >= 0.9
+def test_quantised_activations_stay_near_numpy(cases):
+    # Measured 3.5e-3 and 96.2 %. The aim of 1e-3 and 99 % is not met: 8-bit activations with a scale per 32
+    # values, exact otherwise, give 3.0e-3 on this model (docs/design.md). These bounds hold what there is.
+    kl, agree = compare(cases, "cpu")
+    assert kl <= 4.5e-3
+    assert agree >= 0.95
