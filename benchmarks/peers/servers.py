@@ -1,0 +1,148 @@
+"""The two servers that are compared, and one way to ask both for tokens."""
+
+import json
+import pathlib
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    """A running server; generate() streams greedy tokens after a prompt of token ids."""
+
+    name = ""
+    path = ""
+
+    def __init__(self, command):
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(1200):
+            if self.process.poll() is not None:
+                raise RuntimeError(f"{self.name} did not start: {' '.join(command)}")
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                pass
+            time.sleep(0.1)
+        raise RuntimeError(f"{self.name} did not become ready")
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+    def peak_rss_bytes(self):
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    def post(self, path, body):
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        return urllib.request.urlopen(request, timeout=600)
+
+    def generate(self, prompt, num_tokens):
+        """Arrival times of the request's tokens, in seconds after it was sent.
+
+        llama-server sends no event for a token that ends inside a character: such a token counts with the one
+        after it.
+        """
+        begin = time.perf_counter()
+        times = []
+        missing = 0
+        with self.post(self.path, self.body(prompt, num_tokens)) as answer:
+            for line in answer:
+                if line.startswith(b"data: {"):
+                    event = json.loads(line[6:])
+                    times += [time.perf_counter() - begin] * self.count(event)
+                    missing = max(missing, event.get("tokens_predicted", 0) - len(times))
+        times += times[-1:] * missing
+        if len(times) != num_tokens:
+            raise RuntimeError(f"{self.name} gave {len(times)} of {num_tokens} tokens")
+        return times
+
+    def generate_together(self, prompts, num_tokens):
+        results = [None] * len(prompts)
+
+        def one(i):
+            results[i] = self.generate(prompts[i], num_tokens)
+
+        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(prompts))]
+        begin = time.perf_counter()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return results, time.perf_counter() - begin
+
+
+class Thermocline(Server):
+    name = "thermocline"
+    path = "/v1/completions"
+
+    def __init__(self, program, model, threads):
+        self.port = free_port()
+        super().__init__([str(program), "serve", str(model), "--port", str(self.port), "--threads", str(threads),
+                          "--kv-cache-memory-bytes", "1G", "--no-enable-prefix-caching"])
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models") as answer:
+            self.model = json.load(answer)["data"][0]["id"]
+
+    def body(self, prompt, num_tokens):
+        return {"model": self.model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0,
+                "ignore_eos": True, "stream": True, "return_token_ids": True, "logprobs": 0}
+
+    @staticmethod
+    def count(event):
+        return sum(len(choice["logprobs"]["tokens"]) for choice in event["choices"] if choice.get("logprobs"))
+
+    def tokenize(self, text):
+        with self.post("/tokenize", {"prompt": text, "add_special_tokens": False}) as answer:
+            return json.load(answer)["tokens"]
+
+    def top(self, prompt, count=5):
+        """The most likely next tokens as {text: log probability}."""
+        body = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": count}
+        with self.post(self.path, body) as answer:
+            return json.load(answer)["choices"][0]["logprobs"]["top_logprobs"][0]
+
+    def greedy(self, prompt, num_tokens):
+        body = {"model": self.model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
+        with self.post(self.path, body) as answer:
+            return json.load(answer)["choices"][0]["text"]
+
+
+class LlamaServer(Server):
+    name = "llama-server"
+    path = "/completion"
+
+    def __init__(self, program, model, threads):
+        self.port = free_port()
+        super().__init__([str(program), "-m", str(model), "--port", str(self.port), "-t", str(threads),
+                          "-tb", str(threads), "-np", "8", "-c", "16384", "--no-webui"])
+
+    def body(self, prompt, num_tokens):
+        return {"prompt": prompt, "n_predict": num_tokens, "temperature": 0, "ignore_eos": True, "stream": True,
+                "cache_prompt": False, "return_tokens": True}
+
+    @staticmethod
+    def count(event):
+        return 0 if event.get("stop") else len(event.get("tokens", []))
+
+    def top(self, prompt, count=5):
+        body = {"prompt": prompt, "n_predict": 1, "temperature": 0, "n_probs": count, "cache_prompt": False}
+        with self.post(self.path, body) as answer:
+            entry = json.load(answer)["completion_probabilities"][0]
+        return {one["token"]: one["logprob"] for one in entry["top_logprobs"]}
+
+    def greedy(self, prompt, num_tokens):
+        body = {"prompt": prompt, "n_predict": num_tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        with self.post(self.path, body) as answer:
+            return json.load(answer)["content"]
