@@ -4,7 +4,7 @@ MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help serve test build lint sanitize format
+.PHONY: help serve test build lint sanitize bench format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -35,6 +35,14 @@ sanitize:  ## the tests under ASan+UBSan (built by clang), those with threads un
 	@cmake --preset tsan >/dev/null
 	@cmake --build --preset tsan
 	@ctest --test-dir build/tsan --output-on-failure --no-tests=error -L tsan
+
+# Builds llama-server once, about ten minutes. Needs a quiet machine to mean anything.
+bench: build  ## measure beside llama-server, into benchmarks/results
+	@peer=$$(benchmarks/peers/build_llama_server) && \
+	  for script in compare greedy; do \
+	    $(CACHE)/venv/bin/python benchmarks/peers/$$script.py --ours build/release/thermocline --peer "$$peer" --model "$(MODEL)" || exit 1; \
+	  done
+	@build/release/tokenizer_bench
 
 format:  ## format our C++ in place
 	@git ls-files '*.h' '*.cc' | xargs clang-format -i

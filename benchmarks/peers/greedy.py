@@ -17,19 +17,26 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 NEAR_TIE_NATS = 0.25
 
 
-def explain(both, prompt, texts):
-    """Where two texts part: the common part and each server's best next tokens after it."""
-    common = os.path.commonprefix(texts)
-    # Back to a place where both surely had whole tokens: the last space.
-    while True:
-        tops = [server.top(prompt + common) for server in both]
+def explain(ours, peer, prompt, our_text, peer_text, peer_tokens):
+    """The first of the peer's tokens that ours would not have taken, and what both think of the two candidates."""
+    common = os.path.commonprefix([our_text, peer_text])
+    ids = ours.tokenize(prompt)
+    kept = len(peer_tokens)
+    while kept > 0 and not common.startswith(ours.detokenize(peer_tokens[:kept])):
+        kept -= 1
+    # A character cut into tokens hides the place by one or two.
+    places = [n for n in (kept - 1, kept, kept - 2, kept + 1) if 0 <= n < len(peer_tokens)]
+    for num_kept in places:
+        taken = ours.detokenize([peer_tokens[num_kept]])
+        tops = [server.top(ids + peer_tokens[:num_kept]) for server in (ours, peer)]
         best = [max(top, key=top.get) for top in tops]
-        if best[0] != best[1] or " " not in common:
+        if best[0] != taken or best[1] != taken:
             break
-        common = common[: common.rstrip().rfind(" ")] if " " in common else ""
-    gaps = [abs(top[best[0]] - top[best[1]]) if best[0] in top and best[1] in top else None for top in tops]
-    return {"after": common[-60:], "best": best, "gaps_nats": gaps,
-            "near_tie": any(gap is not None and 0 < gap < NEAR_TIE_NATS for gap in gaps)}
+    # Asked anew, with the text as a prompt, the peer may itself prefer ours: its own sums depend on the batch.
+    pair = (best[0], taken) if best[0] != taken else (best[0], best[1])
+    gaps = [abs(top[pair[0]] - top[pair[1]]) if pair[0] in top and pair[1] in top else None for top in tops]
+    near = pair[0] != pair[1] and any(gap is not None and gap < NEAR_TIE_NATS for gap in gaps)
+    return {"after": common[-60:], "num_tokens": num_kept, "pair": pair, "gaps_nats": gaps, "near_tie": near}
 
 
 def main():
@@ -46,10 +53,12 @@ def main():
         both.append(servers.LlamaServer(args.peer, args.model, os.cpu_count()))
         results = []
         for prompt in prompts:
-            texts = [server.greedy(prompt, 64) for server in both]
+            our_text = both[0].greedy(prompt, 64)
+            peer_text, peer_tokens = both[1].greedy(prompt, 64)
+            texts = [our_text, peer_text]
             result = {"prompt": prompt[:60], "texts": texts, "same": texts[0] == texts[1]}
             if not result["same"]:
-                result["parting"] = explain(both, prompt, texts)
+                result["parting"] = explain(*both, prompt, *texts, peer_tokens)
             results.append(result)
     finally:
         for server in both:

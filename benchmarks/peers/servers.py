@@ -107,6 +107,10 @@ class Thermocline(Server):
         with self.post("/tokenize", {"prompt": text, "add_special_tokens": False}) as answer:
             return json.load(answer)["tokens"]
 
+    def detokenize(self, tokens):
+        with self.post("/detokenize", {"tokens": tokens}) as answer:
+            return json.load(answer)["prompt"]
+
     def top(self, prompt, count=5):
         """The most likely next tokens as {text: log probability}."""
         body = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": count}
@@ -114,7 +118,7 @@ class Thermocline(Server):
             return json.load(answer)["choices"][0]["logprobs"]["top_logprobs"][0]
 
     def greedy(self, prompt, num_tokens):
-        body = {"model": self.model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
+        body = {"model": self.model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0}
         with self.post(self.path, body) as answer:
             return json.load(answer)["choices"][0]["text"]
 
@@ -143,6 +147,9 @@ class LlamaServer(Server):
         return {one["token"]: one["logprob"] for one in entry["top_logprobs"]}
 
     def greedy(self, prompt, num_tokens):
-        body = {"prompt": prompt, "n_predict": num_tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
+        """The text and its token ids."""
+        body = {"prompt": prompt, "n_predict": num_tokens, "temperature": 0, "cache_prompt": False,
+                "return_tokens": True}
         with self.post(self.path, body) as answer:
-            return json.load(answer)["content"]
+            result = json.load(answer)
+        return result["content"], result["tokens"]
