@@ -138,6 +138,7 @@ function describe(usage, start, first, end) {
 }
 
 async function answer() {
+  const conversation = messages;  // another one after New chat
   const message = addMessage('assistant', '');
   message.classList.add('waiting');
   const body = message.querySelector('.body');
@@ -171,9 +172,10 @@ async function answer() {
     meta.classList.toggle('error', error.name !== 'AbortError');
   }
   message.classList.remove('waiting');
-  messages.push({role: 'assistant', content: text});
-  sessionStorage.setItem('messages', JSON.stringify(messages));
   setRunning(null);
+  if (conversation !== messages) return;
+  if (text) messages.push({role: 'assistant', content: text});
+  sessionStorage.setItem('messages', JSON.stringify(messages));
   $('prompt').focus();
 }
 
