@@ -44,6 +44,9 @@ Result<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const EngineConfig& confi
   std::string source = config.chat_template;
   if (source.empty()) {
     const Result<std::string> own = checkpoint.ReadString("tokenizer.chat_template");
+    if (!own.ok() && own.status().code() != StatusCode::kNotFound) {
+      return own.status();
+    }
     source = own.ok() ? *own : std::string(kChatMl);
   }
   return ChatTemplate::Create(source, std::move(tokens));
