@@ -4,7 +4,7 @@ MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help serve test build lint sanitize bench format
+.PHONY: help serve test build lint sanitize bench soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -43,6 +43,10 @@ bench: build  ## measure beside llama-server, into benchmarks/results
 	    $(CACHE)/venv/bin/python benchmarks/peers/$$script.py --ours build/release/thermocline --peer "$$peer" --model "$(MODEL)" || exit 1; \
 	  done
 	@build/release/tokenizer_bench
+
+soak: build  ## sixteen clients that come and go for a minute
+	@THERMOCLINE_SOAK_SECONDS=60 THERMOCLINE_MODEL="$(MODEL)" THERMOCLINE_BUILD=build/release \
+	  $(CACHE)/venv/bin/python -m pytest -q -s -p no:cacheprovider tests/e2e/soak_test.py
 
 format:  ## format our C++ in place
 	@git ls-files '*.h' '*.cc' | xargs clang-format -i
