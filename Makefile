@@ -33,7 +33,7 @@ sanitize:  ## the tests under ASan+UBSan (built by clang), those with threads un
 	@cmake --build --preset asan
 	@ctest --test-dir build/asan --output-on-failure --no-tests=error -LE oracle
 	@cmake --preset tsan >/dev/null
-	@cmake --build --preset tsan
+	@cmake --build --preset tsan --target tsan_tests
 	@ctest --test-dir build/tsan --output-on-failure --no-tests=error -L tsan
 
 # Builds llama-server once, about ten minutes. Needs a quiet machine to mean anything.

@@ -11,6 +11,9 @@ set(THERMOCLINE_TEST_PYTHON ${THERMOCLINE_CACHE_DIR}/venv/bin/python)
 set(THERMOCLINE_SANITIZER_ENVIRONMENT
     "LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/leak_suppressions.txt:print_suppressions=0")
 
+# Builds what `ctest -L tsan` runs.
+add_custom_target(tsan_tests)
+
 # thermocline_test(NAME SOURCES ... DEPENDS TARGETS... LABELS ...): one GoogleTest program, one ctest
 # entry. The label `tsan` has it run under ThreadSanitizer too.
 # Test sources may use THERMOCLINE_TEST_MODEL and THERMOCLINE_TEST_DATA (tests/data), both strings.
@@ -21,6 +24,9 @@ function(thermocline_test name)
   target_compile_definitions(${name} PRIVATE THERMOCLINE_TEST_MODEL="${THERMOCLINE_TEST_MODEL}"
                                              THERMOCLINE_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
+  if("tsan" IN_LIST ARG_LABELS)
+    add_dependencies(tsan_tests ${name})
+  endif()
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 600
                                           ENVIRONMENT "${THERMOCLINE_SANITIZER_ENVIRONMENT}")
 endfunction()

@@ -96,7 +96,7 @@ class Engine::Loop {
     while (TakeCommands(stop)) {
       for (Command& command : taken_) {
         if (auto* submission = std::get_if<Submission>(&command)) {
-          core_.Add(std::move(submission->request), std::move(submission->sink));
+          core_.Add(submission->request, std::move(submission->sink));
         } else {
           core_.Cancel(std::get<RequestId>(command));
         }
@@ -125,7 +125,7 @@ class Engine::Loop {
     lock.unlock();
     for (Command& command : taken_) {
       if (auto* submission = std::get_if<Submission>(&command)) {
-        core_.Add(std::move(submission->request), std::move(submission->sink));
+        core_.Add(submission->request, std::move(submission->sink));
       }
     }
     return false;
