@@ -33,7 +33,7 @@ void SessionWriter::AddHeader(std::string name, std::string value) {
 void SessionWriter::Respond(HttpResponse response) {
   ended_ = true;
   Run([session = session_, answer = answer_, response = std::move(response)]() mutable {
-    session->Respond(answer, std::move(response));
+    session->Respond(answer, response);
   });
 }
 
