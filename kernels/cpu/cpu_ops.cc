@@ -24,7 +24,7 @@ const IsaTable& TableOf(IsaLevel level) {
 // Activations of one MatMul, quantised. Kept by the calling thread, so that a step allocates
 // nothing after the first.
 struct QuantizedRows {
-  std::vector<int8_t> codes;            // [num_tokens, num_columns]
+  std::vector<int8_t> codes;            // [num_tokens, num_columns / 32, 2, 32]
   std::vector<ActivationBlock> blocks;  // [num_tokens, num_columns / 32]
 };
 
@@ -78,12 +78,10 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
   thread_local QuantizedRows quantized;
   const int64_t num_blocks = num_columns / kBlockColumns;
   if (weight.has_quantized()) {
-    if (static_cast<int64_t>(quantized.codes.size()) < num_tokens * num_columns) {
-      quantized.codes.resize(static_cast<size_t>(num_tokens * num_columns));
-      quantized.blocks.resize(static_cast<size_t>(num_tokens * num_blocks));
-    }
-    if (static_cast<int64_t>(quantized.blocks.size()) < num_tokens * num_blocks) {
-      quantized.blocks.resize(static_cast<size_t>(num_tokens * num_blocks));
+    const auto needed = static_cast<size_t>(num_tokens * num_blocks);
+    if (quantized.blocks.size() < needed) {
+      quantized.codes.resize(needed * 2 * kBlockColumns);
+      quantized.blocks.resize(needed);
     }
   }
   // The pool's threads have a `quantized` of their own: hand them this one's memory.
@@ -91,7 +89,7 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
   ActivationBlock* blocks = quantized.blocks.data();
   if (weight.has_quantized()) {
     ForRows(num_tokens, num_columns, [&](int64_t row) {
-      isa_.quantize_row(x.f32() + row * num_columns, num_columns, codes + row * num_columns,
+      isa_.quantize_row(x.f32() + row * num_columns, num_columns, codes + 2 * row * num_columns,
                         blocks + row * num_blocks);
     });
   }

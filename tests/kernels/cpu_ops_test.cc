@@ -15,8 +15,9 @@ namespace {
 
 constexpr int kPageTokens = 64;
 
-// x as a quantised MatMul sees it: blocks of 32, scale largest / 127.
-std::vector<double> QuantizeLikeQ8(const std::vector<float>& x) {
+// x as a quantised MatMul sees it: blocks of 32, scale largest / (127 * 128).
+constexpr float kLargestCode = 127 * 128;
+std::vector<double> QuantizeActivations(const std::vector<float>& x) {
   std::vector<double> out(x.size());
   for (size_t b = 0; b < x.size(); b += 32) {
     float largest = 0;
@@ -24,7 +25,8 @@ std::vector<double> QuantizeLikeQ8(const std::vector<float>& x) {
       largest = std::max(largest, std::abs(x[i]));
     }
     for (size_t i = b; i < b + 32 && largest > 0; ++i) {
-      out[i] = std::nearbyint(x[i] * (127.0F / largest)) * static_cast<double>(largest / 127.0F);
+      out[i] = std::nearbyint(x[i] * (kLargestCode / largest)) *
+               static_cast<double>(largest / kLargestCode);
     }
   }
   return out;
@@ -69,7 +71,7 @@ TEST_P(CpuOpsTest, MatMulOfEveryTypeEqualsDoubleArithmetic) {
     for (const int64_t num_tokens : {1, 2, 3, 5, 8, 12, 13, 31}) {
       const std::vector<float> x = RandomFloats(static_cast<size_t>(num_tokens * kCols), 3);
       const std::vector<double> exact_x =
-          quantized ? QuantizeLikeQ8(x) : std::vector<double>(x.begin(), x.end());
+          quantized ? QuantizeActivations(x) : std::vector<double>(x.begin(), x.end());
       const std::vector<float> y = MatMul(device_->ops(), *weight, x, num_tokens);
       const std::vector<float> added =
           MatMul(device_->ops(), *weight, x, num_tokens, MatMulMode::kAdd);

@@ -70,8 +70,8 @@ void GatedSilu(const float* gate, const float* up, int64_t dim, float* out) {
   });
 }
 
-// x / 2 (1 + tanh u) = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3); this side of the equation
-// does not cancel where x is negative.
+// x / 2 (1 + tanh u) = x / (1 + e^-2u), u = sqrt(2 / pi) (x + 0.044715 x^3); this side of the
+// equation does not cancel where x is negative.
 void GatedGelu(const float* gate, const float* up, int64_t dim, float* out) {
   ForSixteens(dim, [&](int64_t i, int count) {
     const F x = LoadFirst(gate + i, count);

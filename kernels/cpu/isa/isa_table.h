@@ -30,7 +30,9 @@ inline constexpr int kNumPanelKinds = 11;
 inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockColumns = 32;
 
-// One block of 32 activations, quantised: x = scale * q, q in -127..127.
+// One block of 32 activations, quantised to 15 bits: x = scale * q, q = 128 high + low, high in
+// -127..127 and low in -64..63. Both are int8, so that a product with a weight is two integer dot
+// products of bytes; docs/design.md says what 8 bits alone lose.
 struct ActivationBlock {
   float scale;
   float scaled_sum;  // scale * sum of all q: what a weight's minimum is multiplied with
@@ -43,7 +45,7 @@ struct PanelProduct {
   const uint8_t* panel;
   int64_t num_columns;  // a multiple of 32, unless the panel is of floats
   int64_t num_tokens;
-  const int8_t* codes;            // [num_tokens, num_columns], for quantised panels
+  const int8_t* codes;            // [num_tokens, num_columns / 32, 2, 32]: high, then low
   const ActivationBlock* blocks;  // [num_tokens, num_columns / 32]
   const float* x;                 // [num_tokens, num_columns], for float panels
   float* y;                       // column 0 of the panel's first row; tokens are y_stride apart
@@ -68,7 +70,7 @@ struct PageAttention {
 };
 
 struct IsaTable {
-  // x [num_columns], a multiple of 32.
+  // x [num_columns], a multiple of 32; codes [num_columns / 32, 2, 32].
   void (*quantize_row)(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks);
   void (*panel_product[kNumPanelKinds])(const PanelProduct& product);
   void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t dim, float* y);

@@ -52,7 +52,7 @@ inline void StoreRows(const PanelProduct& product, int64_t token, F sums) {
 }
 
 // The integer products of one half (16 columns) of a block of bytes, or of a whole block of
-// nibbles.
+// nibbles, with one of the two bytes of the activations.
 template <int kTokens>
 inline void DotNibbleBlock(const uint8_t* codes, const int8_t* x, int64_t stride, I* dots) {
 #pragma GCC unroll 4
@@ -80,11 +80,27 @@ inline void DotByteHalf(const uint8_t* codes, const int8_t* x, int64_t stride, I
   }
 }
 
+// dots = dots * 128 less what the weights' zero point adds to the products of the chosen halves of
+// a block. `blocks` are `stride` apart from token to token.
+template <int kZero, int kTokens>
+inline void ShiftToLow(const ActivationBlock* blocks, int64_t stride, bool low_half, bool high_half,
+                       I* dots) {
+#pragma GCC unroll 12
+  for (int t = 0; t < kTokens; ++t) {
+    dots[t] = Simd::Times128(dots[t]);
+    if constexpr (kZero != 0) {
+      const ActivationBlock& block = blocks[t * stride];
+      const int32_t sum = (low_half ? block.sum_low : 0) + (high_half ? block.sum_high : 0);
+      dots[t] = Simd::AddInt(dots[t], Simd::SetInt(-kZero * sum));
+    }
+  }
+}
+
 template <PanelKind kKind, int kTokens>
 void MultiplyTokens(const PanelProduct& product, int64_t first) {
   using P = Panel<kKind>;
   const int64_t num_blocks = product.num_columns / kBlockColumns;
-  const int64_t stride = product.num_columns;
+  const int64_t stride = 2 * product.num_columns;
   const int8_t* x = product.codes + first * stride;
   const ActivationBlock* blocks = product.blocks + first * num_blocks;
   const uint8_t* codes = product.panel;
@@ -99,24 +115,33 @@ void MultiplyTokens(const PanelProduct& product, int64_t first) {
     I dots[kTokens];
 #pragma GCC unroll 12
     for (int t = 0; t < kTokens; ++t) {
-      const ActivationBlock& block = blocks[t * num_blocks + b];
-      const int32_t sum = P::kTwoScales ? block.sum_low : block.sum_low + block.sum_high;
-      dots[t] = Simd::SetInt(P::kZero == 0 ? 0 : -P::kZero * sum);
+      dots[t] = Simd::SetInt(0);
     }
+    // All products with the high bytes first; times 128, they start the sums of the low ones.
     if constexpr (P::kNibbles) {
       DotNibbleBlock<kTokens>(codes, x, stride, dots);
+      ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, true, true, dots);
+      DotNibbleBlock<kTokens>(codes, x + kBlockColumns, stride, dots);
     } else {
       DotByteHalf<kTokens>(codes, x, stride, dots);
       if constexpr (P::kTwoScales) {
+        ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, true, false, dots);
+        DotByteHalf<kTokens>(codes, x + kBlockColumns, stride, dots);
 #pragma GCC unroll 12
         for (int t = 0; t < kTokens; ++t) {
           const ActivationBlock& block = blocks[t * num_blocks + b];
           sums[t] =
               Simd::Fma(Simd::ToFloat(dots[t]), Simd::Mul(scale, Simd::Set(block.scale)), sums[t]);
-          dots[t] = Simd::SetInt(-P::kZero * block.sum_high);
+          dots[t] = Simd::SetInt(0);
         }
+        DotByteHalf<kTokens>(codes + 256, x + 16, stride, dots);
+        ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, false, true, dots);
+      } else {
+        DotByteHalf<kTokens>(codes + 256, x + 16, stride, dots);
+        ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, true, true, dots);
+        DotByteHalf<kTokens>(codes, x + kBlockColumns, stride, dots);
       }
-      DotByteHalf<kTokens>(codes + 256, x + 16, stride, dots);
+      DotByteHalf<kTokens>(codes + 256, x + kBlockColumns + 16, stride, dots);
     }
     const F last_scale = P::kTwoScales ? P::LoadScales(scales + P::kScaleBytes) : scale;
 #pragma GCC unroll 12
@@ -133,7 +158,7 @@ void MultiplyTokens(const PanelProduct& product, int64_t first) {
       }
     }
     codes += P::kBlockBytes;
-    x += kBlockColumns;
+    x += 2 * kBlockColumns;
   }
 #pragma GCC unroll 12
   for (int t = 0; t < kTokens; ++t) {
@@ -234,7 +259,7 @@ void MultiplyPanel(const PanelProduct& product) {
   }
 }
 
-// x [num_columns] -> codes and their scale, by blocks of 32, as llama.cpp's Q8_1.
+// x [num_columns] -> codes and their scale, by blocks of 32.
 void QuantizeRow(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks) {
   for (int64_t b = 0; b < num_columns / kBlockColumns; ++b) {
     const F low = Simd::Load(x + b * kBlockColumns);
@@ -242,13 +267,16 @@ void QuantizeRow(const float* x, int64_t num_columns, int8_t* codes, ActivationB
     const float largest = Simd::Largest(Simd::Max(Simd::Abs(low), Simd::Abs(high)));
     // Zero, or NaN where a value is not finite: such a row must not look sane in the result.
     const float poison = Simd::Sum(Simd::Add(Simd::Sub(low, low), Simd::Sub(high, high)));
-    const float scale = largest / 127.0F + poison;
-    const F inverse = Simd::Set(scale > 0 ? 127.0F / largest : 0.0F);
+    constexpr float kLargestCode = 127 * 128;
+    const float scale = largest / kLargestCode + poison;
+    // A block so small that its scale is no normal number is zero.
+    const bool normal = scale >= 1.17549435e-38F;
+    const F inverse = Simd::Set(normal ? kLargestCode / largest : 0.0F);
     ActivationBlock& block = blocks[b];
-    int8_t* out = codes + b * kBlockColumns;
+    int8_t* out = codes + b * 2 * kBlockColumns;
     block.scale = scale;
-    block.sum_low = Simd::StoreInt8(out, Simd::Mul(low, inverse));
-    block.sum_high = Simd::StoreInt8(out + 16, Simd::Mul(high, inverse));
+    block.sum_low = Simd::StoreCodes(out, out + kBlockColumns, Simd::Mul(low, inverse));
+    block.sum_high = Simd::StoreCodes(out + 16, out + kBlockColumns + 16, Simd::Mul(high, inverse));
     block.scaled_sum = scale * static_cast<float>(block.sum_low + block.sum_high);
   }
 }

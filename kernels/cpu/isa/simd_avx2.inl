@@ -74,13 +74,17 @@ struct Simd {
 
   static I SetInt(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
   static F ToFloat(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
-  static int32_t StoreInt8(int8_t* p, F x) {
+  static I AddInt(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+  static I Times128(I x) { return {_mm256_slli_epi32(x.a, 7), _mm256_slli_epi32(x.b, 7)}; }
+  static int32_t StoreCodes(int8_t* high_codes, int8_t* low_codes, F x) {
     const __m256i a = _mm256_cvtps_epi32(x.a);
     const __m256i b = _mm256_cvtps_epi32(x.b);
-    const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(a, b), 0xd8);
-    const __m128i bytes =
-        _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+    const __m256i half = _mm256_set1_epi32(64);
+    const I high = {_mm256_srai_epi32(_mm256_add_epi32(a, half), 7),
+                    _mm256_srai_epi32(_mm256_add_epi32(b, half), 7)};
+    const I shifted = Times128(high);
+    StoreBytes(high_codes, high);
+    StoreBytes(low_codes, {_mm256_sub_epi32(a, shifted.a), _mm256_sub_epi32(b, shifted.b)});
     const __m256i sum = _mm256_add_epi32(a, b);
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
@@ -119,6 +123,13 @@ struct Simd {
   static F SumRows(const F* rows) { return {SumEight(rows), SumEight(rows + 8)}; }
 
  private:
+  // The low bytes of lanes that are all within int8.
+  static void StoreBytes(int8_t* p, I x) {
+    const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);
+    const __m128i bytes =
+        _mm_packs_epi16(_mm256_castsi256_si128(shorts), _mm256_extracti128_si256(shorts, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+  }
   static __m256 ScaleHalf(__m256 x, __m256 n) {
     return _mm256_castsi256_ps(
         _mm256_add_epi32(_mm256_castps_si256(x), _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23)));

@@ -54,10 +54,16 @@ struct Simd {
 
   static I SetInt(int32_t x) { return _mm512_set1_epi32(x); }
   static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }
-  // Rounds to the nearest integers; all are within int8.
-  static int32_t StoreInt8(int8_t* p, F x) {
+  static I AddInt(I a, I b) { return _mm512_add_epi32(a, b); }
+  static I Times128(I x) { return _mm512_slli_epi32(x, 7); }
+  // Rounds to the nearest integers, all within 127 * 128, and cuts them in 128 high + low. Their
+  // sum.
+  static int32_t StoreCodes(int8_t* high_codes, int8_t* low_codes, F x) {
     const __m512i rounded = _mm512_cvtps_epi32(x);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(rounded));
+    const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(rounded, _mm512_set1_epi32(64)), 7);
+    const __m512i low = _mm512_sub_epi32(rounded, Times128(high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(high_codes), _mm512_cvtepi32_epi8(high));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(low_codes), _mm512_cvtepi32_epi8(low));
     return _mm512_reduce_add_epi32(rounded);
   }
 

@@ -108,14 +108,31 @@ struct Simd {
   static F ToFloat(const I& x) {
     return Map([&](int i) { return static_cast<float>(x.v[i]); });
   }
-  static int32_t StoreInt8(int8_t* p, const F& x) {
+  static I AddInt(const I& a, const I& b) {
+    I out;
+    for (int i = 0; i < 16; ++i) {
+      out.v[i] = a.v[i] + b.v[i];
+    }
+    return out;
+  }
+  static I Times128(const I& x) {
+    I out;
+    for (int i = 0; i < 16; ++i) {
+      out.v[i] = x.v[i] * 128;
+    }
+    return out;
+  }
+  static int32_t StoreCodes(int8_t* high_codes, int8_t* low_codes, const F& x) {
     const F rounded = Round(x);
     int32_t sum = 0;
     for (int i = 0; i < 16; ++i) {
       // A row with infinities has a non-finite scale; its codes do not matter but must be defined.
-      const bool fits = rounded.v[i] >= -127 && rounded.v[i] <= 127;
-      p[i] = fits ? static_cast<int8_t>(rounded.v[i]) : int8_t{0};
-      sum += p[i];
+      const bool fits = rounded.v[i] >= -16256 && rounded.v[i] <= 16256;
+      const int32_t code = fits ? static_cast<int32_t>(rounded.v[i]) : 0;
+      const int32_t high = (code + 64) >> 7;
+      high_codes[i] = static_cast<int8_t>(high);
+      low_codes[i] = static_cast<int8_t>(code - high * 128);
+      sum += code;
     }
     return sum;
   }
