@@ -2,7 +2,7 @@
 
 Where the texts part, both servers are asked how likely they hold the two candidates after the text that
 is still common. A near tie: in one of them the two lie less than 0.25 nats apart, a gap that
-8-bit activations alone open and close on this model.
+the peer's 8-bit activations alone open and close on this model.
 """
 
 import argparse

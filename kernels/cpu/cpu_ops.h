@@ -7,8 +7,8 @@
 
 namespace thermocline {
 
-// Ops on the host's cores: weights as 16-row panels, activations quantised to 8 bits by blocks of
-// 32 where the weight is quantised (llama.cpp's arithmetic), attention in float32 over pages
+// Ops on the host's cores: weights as 16-row panels, activations quantised to 15 bits by blocks
+// of 32 where the weight is quantised, attention in float32 over pages
 // decoded one at a time. Everything runs before a call returns.
 class CpuOps final : public Ops {
  public:

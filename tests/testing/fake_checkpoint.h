@@ -1,0 +1,86 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/loader/checkpoint.h"
+
+namespace thermocline {
+
+// A checkpoint of values set one by one.
+class FakeCheckpoint final : public Checkpoint {
+ public:
+  FakeCheckpoint& Set(const std::string& key, double value) {
+    numbers_[key] = value;
+    return *this;
+  }
+  FakeCheckpoint& Set(const std::string& key, std::string value) {
+    strings_[key] = std::move(value);
+    return *this;
+  }
+  // A float32 vector.
+  FakeCheckpoint& SetTensor(const std::string& name, std::vector<float> values) {
+    const std::vector<float>& kept =
+        *values_.emplace_back(std::make_shared<const std::vector<float>>(std::move(values)));
+    tensors_.push_back({.name = name,
+                        .type = WeightType::kF32,
+                        .dims = {static_cast<int64_t>(kept.size())},
+                        .data = reinterpret_cast<const std::byte*>(kept.data()),
+                        .num_bytes = kept.size() * sizeof(float)});
+    return *this;
+  }
+
+  Result<int64_t> ReadInt(std::string_view key) const override {
+    const auto it = numbers_.find(key);
+    if (it == numbers_.end()) {
+      return NotFound("{}: missing", key);
+    }
+    return static_cast<int64_t>(it->second);
+  }
+  Result<double> ReadFloat(std::string_view key) const override {
+    const auto it = numbers_.find(key);
+    if (it == numbers_.end()) {
+      return NotFound("{}: missing", key);
+    }
+    return it->second;
+  }
+  Result<std::string> ReadString(std::string_view key) const override {
+    const auto it = strings_.find(key);
+    if (it == strings_.end()) {
+      return NotFound("{}: missing", key);
+    }
+    return it->second;
+  }
+  Result<bool> ReadBool(std::string_view key) const override { return NotFound("{}", key); }
+  Result<std::vector<std::string>> ReadStrings(std::string_view key) const override {
+    return NotFound("{}: missing", key);
+  }
+  Result<std::vector<int64_t>> ReadInts(std::string_view key) const override {
+    return NotFound("{}: missing", key);
+  }
+  Result<std::vector<double>> ReadFloats(std::string_view key) const override {
+    return NotFound("{}: missing", key);
+  }
+  const CheckpointTensor* FindTensor(std::string_view name) const override {
+    for (const CheckpointTensor& tensor : tensors_) {
+      if (tensor.name == name) {
+        return &tensor;
+      }
+    }
+    return nullptr;
+  }
+  const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
+
+ private:
+  std::map<std::string, double, std::less<>> numbers_;
+  std::map<std::string, std::string, std::less<>> strings_;
+  // Shared, so that a copy's tensors point to memory that lives.
+  std::vector<std::shared_ptr<const std::vector<float>>> values_;
+  std::vector<CheckpointTensor> tensors_;
+};
+
+}  // namespace thermocline
