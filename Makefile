@@ -42,6 +42,8 @@ bench: build  ## measure beside llama-server, into benchmarks/results
 	  for script in compare greedy; do \
 	    $(CACHE)/venv/bin/python benchmarks/peers/$$script.py --ours build/release/thermocline --peer "$$peer" --model "$(MODEL)" || exit 1; \
 	  done
+	@build/release/ops_bench
+	@build/release/scheduler_bench
 	@build/release/tokenizer_bench
 
 soak: build  ## sixteen clients that come and go for a minute
