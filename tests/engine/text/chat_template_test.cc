@@ -90,7 +90,7 @@ TEST(ChatTemplate, EndlessWorkEndsAtTheTimeLimit) {
 // One call into C cannot be interrupted, so each must be refused before it runs. The time limit
 // is long: what ends these is their size.
 TEST(ChatTemplate, NoExpressionMakesLongOutOfShort) {
-  const char* const kBombs[] = {
+  const char* const bombs[] = {
       "{% for a in range(99999) %}xxxxxxxxxx{% endfor %}",
       "{{ 'x' * 100001 }}",
       "{{ [1] * 999999999 }}",
@@ -119,7 +119,7 @@ TEST(ChatTemplate, NoExpressionMakesLongOutOfShort) {
       "{{ [1] | batch(999999999, 0) | list | length }}",
       "{{ [1] | tojson(indent=999999999) | length }}",
   };
-  for (const char* bomb : kBombs) {
+  for (const char* bomb : bombs) {
     const auto rendered = Render(
         bomb, {}, {.max_output_bytes = 100'000, .max_time = std::chrono::milliseconds(20'000)});
     EXPECT_EQ(rendered.status().code(), StatusCode::kResourceExhausted)
@@ -128,7 +128,7 @@ TEST(ChatTemplate, NoExpressionMakesLongOutOfShort) {
 }
 
 TEST(ChatTemplate, SandboxHasNoWayOut) {
-  const char* const kEscapes[] = {
+  const char* const escapes[] = {
       "{{ ''.__class__.__mro__[1].__subclasses__() }}",
       "{{ messages.__class__ }}",
       "{{ raise_exception.__globals__ }}",
@@ -147,7 +147,7 @@ TEST(ChatTemplate, SandboxHasNoWayOut) {
       "{% import 'os' as os %}{{ os }}",
       "{{ [[1], [2]] | sum(start=[]) }}",
   };
-  for (const char* escape : kEscapes) {
+  for (const char* escape : escapes) {
     const auto rendered = Render(escape);
     // Refused, or undefined and therefore empty.
     EXPECT_TRUE(!rendered.ok() || rendered->text.empty())
