@@ -9,61 +9,17 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from numpy_llama import Shape, forward, log_softmax
 from tokenizers import Tokenizer
 
 MODEL = os.environ["THERMOCLINE_MODEL"]
 BUILD = os.environ["THERMOCLINE_BUILD"]
-HEADS, KV_HEADS, DIM, LAYERS = 9, 3, 64, 30
+SHAPE = Shape(heads=9, kv_heads=3, dim=64, layers=30, rope_base=100000.0)
 
 
 @pytest.fixture(scope="module")
 def weights():
     return {t.name: dequantize(t.data, t.tensor_type).astype(np.float32) for t in GGUFReader(MODEL).tensors}
-
-
-def norm(x, gain):
-    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gain
-
-
-def half(x):
-    return x.astype(np.float16).astype(np.float32)  # as the hot pages hold K and V
-
-
-def forward(w, ids):
-    count = len(ids)
-    x = w["token_embd.weight"][ids]
-    angles = np.arange(count)[:, None] * 100000.0 ** (-2 * np.arange(DIM // 2) / DIM)
-    cos, sin = np.cos(angles)[:, None].astype(np.float32), np.sin(angles)[:, None].astype(np.float32)
-
-    def rope(v):
-        out = np.empty_like(v)
-        out[..., 0::2] = v[..., 0::2] * cos - v[..., 1::2] * sin
-        out[..., 1::2] = v[..., 0::2] * sin + v[..., 1::2] * cos
-        return out
-
-    mask = np.triu(np.full((count, count), -np.inf, np.float32), 1)
-    for layer in range(LAYERS):
-        p = f"blk.{layer}."
-        h = norm(x, w[p + "attn_norm.weight"])
-        q = rope((h @ w[p + "attn_q.weight"].T).reshape(count, HEADS, DIM))
-        k = half(rope((h @ w[p + "attn_k.weight"].T).reshape(count, KV_HEADS, DIM)))
-        v = half((h @ w[p + "attn_v.weight"].T).reshape(count, KV_HEADS, DIM))
-        o = np.empty((count, HEADS, DIM), np.float32)
-        for i in range(HEADS):
-            scores = q[:, i] @ k[:, i // 3].T / 8 + mask
-            scores = np.exp(scores - scores.max(-1, keepdims=True))
-            o[:, i] = scores / scores.sum(-1, keepdims=True) @ v[:, i // 3]
-        x = x + o.reshape(count, -1) @ w[p + "attn_output.weight"].T
-        h = norm(x, w[p + "ffn_norm.weight"])
-        gate = h @ w[p + "ffn_gate.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[p + "ffn_up.weight"].T)) @ w[p + "ffn_down.weight"].T
-    return log_softmax(norm(x, w["output_norm.weight"]) @ w["token_embd.weight"].T)
-
-
-def log_softmax(z):
-    z = z.astype(np.float64)
-    z -= z.max(-1, keepdims=True)
-    return z - np.log(np.exp(z).sum(-1, keepdims=True))
 
 
 def ours(ids, ops):
@@ -85,7 +41,7 @@ def cases(weights):
     texts = [a + "\n\n" + b for a, b in zip(PROMPTS, PROMPTS[1:] + PROMPTS[:1])]
     ids = [tokenizer.encode(text, add_special_tokens=False).ids[:POSITIONS] for text in texts]
     assert len(ids) == 20 and all(len(one) == POSITIONS for one in ids), [len(one) for one in ids]
-    return [(one, forward(weights, np.array(one))) for one in ids]
+    return [(one, log_softmax(forward(weights, np.array(one), SHAPE))) for one in ids]
 
 
 def hf_tokenizer(reader):

@@ -1,0 +1,97 @@
+"""Small random models, one of each weight type, separate head and scaled positions: logits against numpy."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from gguf import GGMLQuantizationType as Type
+from gguf.constants import GGML_QUANT_SIZES
+from gguf.quants import dequantize, quantize
+from numpy_llama import Shape, forward, log_softmax
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent / "loader"))
+import gguf_writer  # noqa: E402
+
+BUILD = os.environ["THERMOCLINE_BUILD"]
+WIDTH, HIDDEN, TOKENS = 256, 512, 260
+SHAPE = Shape(heads=8, kv_heads=2, dim=32, layers=2, rope_base=5000.0, position_scale=2.5)
+
+
+def random_k_blocks(chance, kind, count):
+    """Blocks of random codes whose values are about as large as a weight's: gguf cannot make these."""
+    elements, size = GGML_QUANT_SIZES[kind]
+    blocks = chance.integers(0, 256, (count // elements, size), dtype=np.uint8)
+    scale = {Type.Q4_K: 3e-4, Type.Q5_K: 1.5e-4, Type.Q6_K: 3e-5}[kind]
+    at = 208 if kind == Type.Q6_K else 0
+    blocks[:, at : at + 2] = np.array([scale], np.float16).view(np.uint8)
+    if kind != Type.Q6_K:
+        middle = 7.5 if kind == Type.Q4_K else 15.5  # about as much below zero as above
+        blocks[:, 2:4] = np.array([scale * middle], np.float16).view(np.uint8)
+    return blocks.reshape(-1)
+
+
+def matrix(chance, kind, rows, cols):
+    """(bytes, values) of a random matrix."""
+    if kind in (Type.Q4_K, Type.Q5_K, Type.Q6_K):
+        data = random_k_blocks(chance, kind, rows * cols).reshape(rows, -1)
+    elif kind == Type.F16:
+        data = (chance.standard_normal((rows, cols)) * 0.06).astype(np.float16)
+    else:
+        data = quantize((chance.standard_normal((rows, cols)) * 0.06).astype(np.float32), kind)
+    return data.tobytes(), dequantize(data, kind).astype(np.float32).reshape(rows, cols)
+
+
+def write_model(path, kind):
+    chance = np.random.default_rng(5)
+    file = gguf_writer.tiny_llama()
+    for key, value in {
+        "embedding_length": WIDTH, "block_count": SHAPE.layers, "feed_forward_length": HIDDEN,
+        "attention.head_count": SHAPE.heads, "attention.head_count_kv": SHAPE.kv_heads,
+        "rope.dimension_count": SHAPE.dim,
+    }.items():
+        file.set("llama." + key, gguf_writer.Value(gguf_writer.U32, value))
+    file.set("llama.rope.freq_base", gguf_writer.Value(gguf_writer.F32, SHAPE.rope_base))
+    file.set("llama.rope.scaling.type", gguf_writer.Value(gguf_writer.STRING, "linear"))
+    file.set("llama.rope.scaling.factor", gguf_writer.Value(gguf_writer.F32, SHAPE.position_scale))
+    kv = SHAPE.kv_heads * SHAPE.dim
+    matrices = {"token_embd": (TOKENS, WIDTH), "output": (TOKENS, WIDTH)}
+    gains = ["output_norm"]
+    for layer in range(SHAPE.layers):
+        gains += [f"blk.{layer}.attn_norm", f"blk.{layer}.ffn_norm"]
+        for name, size in {
+            "attn_q": (WIDTH, WIDTH), "attn_k": (kv, WIDTH), "attn_v": (kv, WIDTH), "attn_output": (WIDTH, WIDTH),
+            "ffn_gate": (HIDDEN, WIDTH), "ffn_up": (HIDDEN, WIDTH), "ffn_down": (WIDTH, HIDDEN),
+        }.items():
+            matrices[f"blk.{layer}.{name}"] = size
+    file.tensors, weights = [], {}
+    for name in gains:
+        gain = (1 + 0.2 * chance.standard_normal(WIDTH)).astype(np.float32)
+        weights[name + ".weight"] = gain
+        file.tensors.append(gguf_writer.Tensor(name + ".weight", [WIDTH], data=gain.tobytes()))
+    for name, (rows, cols) in matrices.items():
+        data, weights[name + ".weight"] = matrix(chance, kind, rows, cols)
+        file.tensors.append(gguf_writer.Tensor(name + ".weight", [cols, rows], int(kind), data))
+    path.write_bytes(file.encode()[0])
+    return weights
+
+
+@pytest.mark.parametrize("kind", [
+    Type.F32, Type.F16, Type.BF16, Type.Q8_0, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1, Type.Q4_K, Type.Q5_K, Type.Q6_K,
+], ids=lambda kind: kind.name)
+def test_model_of_one_type_equals_numpy(kind, tmp_path):
+    model = tmp_path / "model.gguf"
+    weights = write_model(model, kind)
+    ids = np.random.default_rng(7).integers(0, TOKENS, 100)
+    want = log_softmax(forward(weights, ids, SHAPE))
+    entropy = -(np.exp(want) * want).sum(-1).mean()
+    assert 1 < entropy < np.log(TOKENS) - 0.05, entropy  # neither certain nor flat: a fault would show
+    for ops, bound in (("reference", 1e-7), ("cpu", 1e-6)):
+        out = subprocess.run([f"{BUILD}/logits_dump", model, ops], input=" ".join(map(str, ids)).encode(),
+                             capture_output=True, check=True).stdout
+        got = log_softmax(np.frombuffer(out, np.float32).reshape(len(ids), -1))
+        kl = (np.exp(want) * (want - got)).sum(-1)
+        print(f"{kind.name} {ops}: mean KL {kl.mean():.2g}, largest {kl.max():.2g}, entropy {entropy:.2f}")
+        assert kl.mean() <= bound

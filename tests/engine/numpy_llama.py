@@ -1,0 +1,64 @@
+"""A plain float32 forward pass of the Llama family in numpy: what the engine's logits are held against."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Shape:
+    heads: int
+    kv_heads: int
+    dim: int  # of a head
+    layers: int
+    rope_base: float
+    position_scale: float = 1.0  # linear position interpolation divides positions by it
+
+
+def norm(x, gain):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gain
+
+
+def half(x):
+    return x.astype(np.float16).astype(np.float32)  # as the hot pages hold K and V
+
+
+def log_softmax(z):
+    z = z.astype(np.float64)
+    z -= z.max(-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(-1, keepdims=True))
+
+
+def forward(w, ids, shape):
+    """Logits [len(ids), vocabulary] of every position; w maps GGUF's tensor names to float32 arrays."""
+    count = len(ids)
+    x = w["token_embd.weight"][ids]
+    frequencies = shape.rope_base ** (-2 * np.arange(shape.dim // 2) / shape.dim)
+    angles = np.arange(count)[:, None] / shape.position_scale * frequencies
+    cos, sin = np.cos(angles)[:, None].astype(np.float32), np.sin(angles)[:, None].astype(np.float32)
+
+    def rope(v):
+        out = np.empty_like(v)
+        out[..., 0::2] = v[..., 0::2] * cos - v[..., 1::2] * sin
+        out[..., 1::2] = v[..., 0::2] * sin + v[..., 1::2] * cos
+        return out
+
+    mask = np.triu(np.full((count, count), -np.inf, np.float32), 1)
+    group = shape.heads // shape.kv_heads
+    for layer in range(shape.layers):
+        p = f"blk.{layer}."
+        h = norm(x, w[p + "attn_norm.weight"])
+        q = rope((h @ w[p + "attn_q.weight"].T).reshape(count, shape.heads, shape.dim))
+        k = half(rope((h @ w[p + "attn_k.weight"].T).reshape(count, shape.kv_heads, shape.dim)))
+        v = half((h @ w[p + "attn_v.weight"].T).reshape(count, shape.kv_heads, shape.dim))
+        o = np.empty((count, shape.heads, shape.dim), np.float32)
+        for i in range(shape.heads):
+            scores = q[:, i] @ k[:, i // group].T / np.float32(shape.dim**0.5) + mask
+            scores = np.exp(scores - scores.max(-1, keepdims=True))
+            o[:, i] = scores / scores.sum(-1, keepdims=True) @ v[:, i // group]
+        x = x + o.reshape(count, -1) @ w[p + "attn_output.weight"].T
+        h = norm(x, w[p + "ffn_norm.weight"])
+        gate = h @ w[p + "ffn_gate.weight"].T
+        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[p + "ffn_up.weight"].T)) @ w[p + "ffn_down.weight"].T
+    head = w.get("output.weight", w["token_embd.weight"])
+    return norm(x, w["output_norm.weight"]) @ head.T
