@@ -32,7 +32,7 @@ void SessionWriter::AddHeader(std::string name, std::string value) {
 
 void SessionWriter::Respond(HttpResponse response) {
   ended_ = true;
-  Run([session = session_, answer = answer_, response = std::move(response)]() mutable {
+  Run([session = session_, answer = answer_, response = std::move(response)]() {
     session->Respond(answer, response);
   });
 }

@@ -65,6 +65,10 @@ def replaced_size(text, old, new, count=-1):
     return len(text) + len(new) * (times if count is None or count < 0 else min(times, count))
 
 
+def joined_size(separator, items, limit):
+    return text_size(items, limit) + len(separator) * len(items)
+
+
 class CodeGenerator(jinja2.compiler.CodeGenerator):
     """`a ~ b` calls the environment, which weighs it."""
 
@@ -78,9 +82,8 @@ class CodeGenerator(jinja2.compiler.CodeGenerator):
 
 class Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
-    max_bytes = 0
-
     code_generator_class = CodeGenerator
+    max_bytes = 0
 
     def call_binop(self, context, operator, left, right):
         if isinstance(left, int) and isinstance(right, int):
@@ -103,7 +106,7 @@ class Environment(ImmutableSandboxedEnvironment):
                 check_size(replaced_size(owner, *args), self.max_bytes)
             elif function.__name__ == "join" and len(args) == 1:
                 args = (list(args[0]),)
-                check_size(text_size(args[0], self.max_bytes) + len(owner) * len(args[0]), self.max_bytes)
+                check_size(joined_size(owner, args[0], self.max_bytes), self.max_bytes)
         return super().call(context, function, *args, **kwargs)
 
     def is_safe_attribute(self, obj, attr, value):
@@ -136,7 +139,7 @@ def bounded_filters(environment):
     @jinja2.pass_eval_context
     def join(eval_context, value, d="", attribute=None):
         value = list(value)
-        check_size(len(str(environment.weighed(d))) * len(value) + text_size(value, limit), limit)
+        check_size(joined_size(str(environment.weighed(d)), value, limit), limit)
         return filters.sync_do_join(eval_context, value, d, attribute)
 
     def indent(text, width=4, first=False, blank=False):

@@ -8,8 +8,8 @@
 namespace thermocline {
 
 // Ops on the host's cores: weights as 16-row panels, activations quantised to 15 bits by blocks
-// of 32 where the weight is quantised, attention in float32 over pages
-// decoded one at a time. Everything runs before a call returns.
+// of 32 where the weight is quantised, attention in float32 over pages decoded one at a time.
+// Everything runs before a call returns.
 class CpuOps final : public Ops {
  public:
   CpuOps(IsaLevel isa, ThreadPool& pool);

@@ -1,6 +1,8 @@
-"""A plain float32 forward pass of the Llama family in numpy: what the engine's logits are held against."""
+"""A plain float32 forward pass of the Llama family in numpy, and the engine's logits that are held against it."""
 
 import dataclasses
+import os
+import subprocess
 
 import numpy as np
 
@@ -62,3 +64,15 @@ def forward(w, ids, shape):
         x = x + (gate / (1 + np.exp(-gate)) * (h @ w[p + "ffn_up.weight"].T)) @ w[p + "ffn_down.weight"].T
     head = w.get("output.weight", w["token_embd.weight"])
     return norm(x, w["output_norm.weight"]) @ head.T
+
+
+def engine_log_probabilities(model, ids, ops):
+    """The engine's, [len(ids), vocabulary], by its "reference" or its "cpu" operations."""
+    program = os.path.join(os.environ["THERMOCLINE_BUILD"], "logits_dump")
+    out = subprocess.run([program, model, ops], input=" ".join(map(str, ids)).encode(), capture_output=True, check=True)
+    return log_softmax(np.frombuffer(out.stdout, np.float32).reshape(len(ids), -1))
+
+
+def kl_divergence(want, got):
+    """Of each position, in nats, from log probabilities."""
+    return (np.exp(want) * (want - got)).sum(-1)

@@ -35,27 +35,17 @@ class FakeCheckpoint final : public Checkpoint {
   }
 
   Result<int64_t> ReadInt(std::string_view key) const override {
-    const auto it = numbers_.find(key);
-    if (it == numbers_.end()) {
-      return NotFound("{}: missing", key);
-    }
-    return static_cast<int64_t>(it->second);
+    return Find<int64_t>(numbers_, key);
   }
   Result<double> ReadFloat(std::string_view key) const override {
-    const auto it = numbers_.find(key);
-    if (it == numbers_.end()) {
-      return NotFound("{}: missing", key);
-    }
-    return it->second;
+    return Find<double>(numbers_, key);
   }
   Result<std::string> ReadString(std::string_view key) const override {
-    const auto it = strings_.find(key);
-    if (it == strings_.end()) {
-      return NotFound("{}: missing", key);
-    }
-    return it->second;
+    return Find<std::string>(strings_, key);
   }
-  Result<bool> ReadBool(std::string_view key) const override { return NotFound("{}", key); }
+  Result<bool> ReadBool(std::string_view key) const override {
+    return NotFound("{}: missing", key);
+  }
   Result<std::vector<std::string>> ReadStrings(std::string_view key) const override {
     return NotFound("{}: missing", key);
   }
@@ -76,6 +66,15 @@ class FakeCheckpoint final : public Checkpoint {
   const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
 
  private:
+  template <typename T, typename Map>
+  static Result<T> Find(const Map& values, std::string_view key) {
+    const auto it = values.find(key);
+    if (it == values.end()) {
+      return NotFound("{}: missing", key);
+    }
+    return static_cast<T>(it->second);
+  }
+
   std::map<std::string, double, std::less<>> numbers_;
   std::map<std::string, std::string, std::less<>> strings_;
   // Shared, so that a copy's tensors point to memory that lives.
