@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "kernels/core/codebook.h"
+
 // The functions that exist once per instruction set. Each set is one object file, built from the
 // same .inl files with its own compiler flags; a CpuOps picks one table when it is made.
 //
@@ -82,6 +84,9 @@ struct IsaTable {
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).
   void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
                       float* sum, float* o);
+  // One vector of K or V for a coded page, as kernels/core/quantize.h says; codes [dim].
+  float (*quantize_turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes);
+  float (*quantize_int8)(const float* x, int32_t dim, uint8_t* codes);
 };
 
 const IsaTable& GenericIsaTable();

@@ -91,6 +91,10 @@ struct Simd {
     return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
   }
 
+  static void StoreInt8(uint8_t* p, F x) {
+    StoreBytes(reinterpret_cast<int8_t*>(p), {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)});
+  }
+
   static B LoadBytes(const uint8_t* p) {
     const auto* in = reinterpret_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(in), _mm256_loadu_si256(in + 1)};

@@ -67,6 +67,11 @@ struct Simd {
     return _mm512_reduce_add_epi32(rounded);
   }
 
+  // Rounds to the nearest integers, all within -127..127, and stores their low bytes.
+  static void StoreInt8(uint8_t* p, F x) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+  }
+
   static B LoadBytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static B LowNibbles(B x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
   static B HighNibbles(B x) {

@@ -137,6 +137,13 @@ struct Simd {
     return sum;
   }
 
+  static void StoreInt8(uint8_t* p, const F& x) {
+    const F rounded = Round(x);
+    for (int i = 0; i < 16; ++i) {
+      p[i] = static_cast<uint8_t>(static_cast<int8_t>(rounded.v[i]));
+    }
+  }
+
   static B LoadBytes(const uint8_t* p) {
     B out;
     __builtin_memcpy(out.v, p, sizeof(out.v));

@@ -17,6 +17,8 @@ constexpr IsaTable kTable = {
     .float_to_half = FloatRowToHalf,
     .attend_page = AttendPage,
     .merge_state = MergeState,
+    .quantize_turbo = QuantizeTurboVector,
+    .quantize_int8 = QuantizeInt8Vector,
 };
 
 }  // namespace

@@ -1,0 +1,80 @@
+// Vectors to codes and a scale for coded pages, for any Simd of 16 lanes: bit for bit what
+// kernels/core/quantize.h gives.
+
+namespace {
+
+inline float AddLanesPairwise(F x) {
+  float lanes[16];
+  Simd::Store(lanes, x);
+  for (int width = 8; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) {
+      lanes[i] += lanes[i + width];
+    }
+  }
+  return lanes[0];
+}
+
+inline void StoreCodesFirst(uint8_t* codes, int count, F x) {
+  if (count == 16) {
+    Simd::StoreInt8(codes, x);
+    return;
+  }
+  uint8_t padded[16];
+  Simd::StoreInt8(padded, x);
+  __builtin_memcpy(codes, padded, static_cast<uint64_t>(count));
+}
+
+float QuantizeTurboVector(const float* x, int32_t dim, const Codebook& book, uint8_t* codes) {
+  F squares = Simd::Zero();
+  ForSixteens(dim, [&](int64_t i, int count) {
+    const F value = LoadFirst(x + i, count);
+    squares = Simd::Add(squares, Simd::Mul(value, value));
+  });
+  const float norm = __builtin_sqrtf(AddLanesPairwise(squares));
+  const F inverse = Simd::Set(norm > 0 ? __builtin_sqrtf(static_cast<float>(dim)) / norm : 0.0F);
+  F level_squares = Simd::Zero();
+  ForSixteens(dim, [&](int64_t i, int count) {
+    const F u = Simd::Mul(LoadFirst(x + i, count), inverse);
+    F level = Simd::Set(book.levels[0]);
+    F code = Simd::Zero();
+    for (int t = 0; t + 1 < book.num_levels; ++t) {
+      const F threshold = Simd::Set(book.thresholds[t]);
+      level = Simd::SelectGe(threshold, u, level, Simd::Set(book.levels[t + 1]));
+      code = Simd::SelectGe(threshold, u, code, Simd::Set(static_cast<float>(t + 1)));
+    }
+    StoreCodesFirst(codes + i, count, code);
+    level_squares =
+        Simd::Add(level_squares, Simd::First(Simd::Mul(level, level), count, Simd::Zero()));
+  });
+  return norm / __builtin_sqrtf(AddLanesPairwise(level_squares)) + (norm - norm);
+}
+
+float QuantizeInt8Vector(const float* x, int32_t dim, uint8_t* codes) {
+  F largest = Simd::Zero();
+  F poison = Simd::Zero();
+  ForSixteens(dim, [&](int64_t i, int count) {
+    const F value = LoadFirst(x + i, count);
+    largest = Simd::Max(largest, Simd::Abs(value));
+    poison = Simd::Add(poison, Simd::Sub(value, value));
+  });
+  const float poisoned = AddLanesPairwise(poison);
+  if (poisoned != 0) {  // NaN
+    __builtin_memset(codes, 0, static_cast<uint64_t>(dim));
+    return poisoned;
+  }
+  const float wanted = Simd::Largest(largest) / 127.0F;
+  uint16_t halves[16];
+  float lanes[16];
+  Simd::StoreHalf(halves, Simd::Set(wanted > 65504.0F ? 65504.0F : wanted));
+  Simd::Store(lanes, Simd::LoadHalf(halves));
+  const float scale = lanes[0];
+  const F inverse = Simd::Set(scale > 0 ? 1.0F / scale : 0.0F);
+  ForSixteens(dim, [&](int64_t i, int count) {
+    const F code = Simd::Round(Simd::Mul(LoadFirst(x + i, count), inverse));
+    StoreCodesFirst(codes + i, count,
+                    Simd::Max(Simd::Min(code, Simd::Set(127.0F)), Simd::Set(-127.0F)));
+  });
+  return scale;
+}
+
+}  // namespace

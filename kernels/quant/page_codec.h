@@ -1,0 +1,47 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/base/status.h"
+#include "kernels/core/codebook.h"
+#include "kernels/page_format.h"
+
+// The bytes of one layer and KV head of a page, its block, in each codec. docs/page_format.md draws
+// them. A block of a coded page is K codes, K scales, V codes, V scales; codes are panels
+// (kernels/core/panel_codes.h), scales are one IEEE half per token. Vectors are in the rotated
+// basis; K is coded without its head's mean key.
+
+namespace thermocline {
+
+// Bits of one code, 16 for kNative. kSparse has no such number: CHECK.
+int KeyBits(Codec codec);
+int ValueBits(Codec codec);
+
+// Where the parts of a block begin, and its size: a multiple of 64 for pages of 64 tokens. Native
+// blocks have no scales: k_scales == v_codes, v_scales == bytes.
+struct BlockLayout {
+  uint32_t k_scales = 0;
+  uint32_t v_codes = 0;
+  uint32_t v_scales = 0;
+  uint32_t bytes = 0;
+};
+BlockLayout BlockLayoutOf(Codec codec, const KvLayout& layout);
+
+// How vectors become codes: ReferenceQuantizer() or an instruction set's, which give the same bits.
+// Each returns the scale, NaN when x is not finite. codes [dim].
+struct VectorQuantizer {
+  float (*turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes) = nullptr;
+  float (*int8)(const float* x, int32_t dim, uint8_t* codes) = nullptr;
+};
+VectorQuantizer ReferenceQuantizer();
+
+// k, v [page_tokens, head_dim] -> block. kDataLoss when a value is not finite; the block is then
+// undefined.
+Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
+                   const float* k, const float* v, std::byte* block);
+
+// The way back: what every reader of pages has to see.
+void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v);
+
+}  // namespace thermocline
