@@ -74,7 +74,17 @@ struct KvCacheView {
   const PageEntry* page_map = nullptr;   // indexed by PageId
   const LayerFormat* formats = nullptr;  // [num_layers][kNumTiers]
   KvLayout layout;
+  // [num_layers][num_kv_heads][head_dim], in the basis of the pages: what coded K is short by.
+  // Null: nothing.
+  const float* mean_keys = nullptr;
 
+  HD const float* mean_key(int layer, int kv_head) const {
+    return mean_keys == nullptr ? nullptr
+                                : mean_keys + (static_cast<size_t>(layer) *
+                                                   static_cast<size_t>(layout.num_kv_heads) +
+                                               static_cast<size_t>(kv_head)) *
+                                                  static_cast<size_t>(layout.head_dim);
+  }
   HD const LayerFormat& format(int layer, Tier tier) const {
     return formats[layer * kNumTiers + static_cast<int>(tier)];
   }

@@ -1,16 +1,16 @@
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_ops.h"
+#include "kernels/quant/page_codec.h"
 
 // Attention over paged K and V. A work item is a tile of query tokens of one sequence and KV head:
-// the heads of the group share each page that is decoded. Long sequences are cut into splits of a
-// fixed number of pages whose states are merged in order; where there are too few items for the
-// threads, splits run beside each other. Both orders of work do the same arithmetic, so a row's
-// result depends on its own sequence alone.
+// the heads of the group share each page that is read, whatever its tier. Long sequences are cut
+// into splits of a fixed number of pages whose states are merged in order; where there are too few
+// items for the threads, splits run beside each other. Both orders of work do the same arithmetic,
+// so a row's result depends on its own sequence alone.
 
 namespace thermocline {
 namespace {
@@ -42,7 +42,8 @@ struct State {
 struct Scratch {
   std::vector<float> k;  // [page_tokens, dim], decoded
   std::vector<float> v;
-  std::vector<float> q;  // [num_rows, dim], scaled
+  std::vector<float> q;     // [num_rows, dim], scaled
+  std::vector<float> bias;  // [num_rows], of coded pages
   std::vector<int32_t> num_valid;
   State merged;
   State split;
@@ -56,7 +57,7 @@ class PagedAttentionLoop {
         qkv_(qkv),
         num_heads_(num_heads),
         group_(num_heads / kv.layout.num_kv_heads),
-        dim_((kv.layout.head_dim + 15) / 16 * 16),
+        dim_((kv.layout.head_dim + 31) / 32 * 32),
         batch_(batch),
         kv_(kv),
         params_(params),
@@ -124,6 +125,13 @@ class PagedAttentionLoop {
         }
       }
     }
+    scratch.bias.assign(NumRows(item), 0.0F);
+    const float* mean_key = kv_.mean_key(params_.layer, item.kv_head);
+    for (size_t r = 0; r < NumRows(item) && mean_key != nullptr; ++r) {
+      for (size_t i = 0; i < static_cast<size_t>(head_dim); ++i) {
+        scratch.bias[r] += scratch.q[r * Dim() + i] * mean_key[i];
+      }
+    }
   }
 
   void RunSplit(const Item& item, int split, Scratch& scratch, State& state) const {
@@ -137,47 +145,75 @@ class PagedAttentionLoop {
         const int position = batch_.positions[item.first_token + static_cast<int>(r) / group_];
         scratch.num_valid[r] = std::clamp(position + 1 - page * page_tokens, 0, page_tokens);
       }
-      const int num_written = std::min(page_tokens, last + 1 - page * page_tokens);
-      DecodePage(item, page, num_written, scratch);
-      isa_.attend_page({.k = scratch.k.data(),
-                        .v = scratch.v.data(),
-                        .q = scratch.q.data(),
-                        .num_valid = scratch.num_valid.data(),
-                        .num_rows = static_cast<int32_t>(NumRows(item)),
-                        .dim = dim_,
-                        .max = state.max.data(),
-                        .sum = state.sum.data(),
-                        .o = state.o.data()});
+      AttendPage(item, page, std::min(page_tokens, last + 1 - page * page_tokens), scratch, state);
     }
   }
 
-  // K and V of the first `num_written` positions of a page, as float32.
-  void DecodePage(const Item& item, int page_index, int num_written, Scratch& scratch) const {
+  // One page of any tier; its first `num_written` positions hold something.
+  void AttendPage(const Item& item, int page_index, int num_written, Scratch& scratch,
+                  State& state) const {
+    const PageId page = batch_.page_ids[batch_.page_starts[item.sequence] + page_index];
+    const Codec codec = kv_.format(params_.layer, kv_.page_map[page].tier()).codec;
+    const std::byte* block = kv_.block(page, params_.layer, item.kv_head);
+    if (codec != Codec::kNative) {
+      AttendCoded(codec, block, scratch, state);
+      return;
+    }
+    DecodeNative(block, num_written, scratch);
+    isa_.attend_page({.k = scratch.k.data(),
+                      .v = scratch.v.data(),
+                      .q = scratch.q.data(),
+                      .num_valid = scratch.num_valid.data(),
+                      .num_rows = static_cast<int32_t>(state.max.size()),
+                      .dim = dim_,
+                      .max = state.max.data(),
+                      .sum = state.sum.data(),
+                      .o = state.o.data()});
+  }
+
+  void AttendCoded(Codec codec, const std::byte* block, const Scratch& scratch,
+                   State& state) const {
     const KvLayout& layout = kv_.layout;
-    const size_t size = static_cast<size_t>(layout.page_tokens) * Dim();
+    const BlockLayout at = BlockLayoutOf(codec, layout);
+    const auto* bytes = reinterpret_cast<const uint8_t*>(block);
+    const auto halves = [&](uint32_t offset) {
+      return static_cast<const uint16_t*>(static_cast<const void*>(block + offset));
+    };
+    const int k_bits = KeyBits(codec);
+    const int v_bits = ValueBits(codec);
+    isa_.attend_coded_page({.k_codes = bytes,
+                            .v_codes = bytes + at.v_codes,
+                            .k_scales = halves(at.k_scales),
+                            .v_scales = halves(at.v_scales),
+                            .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
+                            .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
+                            .k_bits = k_bits,
+                            .v_bits = v_bits,
+                            .page_tokens = layout.page_tokens,
+                            .num_values = (layout.head_dim + 15) / 16,
+                            .q = scratch.q.data(),
+                            .bias = scratch.bias.data(),
+                            .num_valid = scratch.num_valid.data(),
+                            .num_rows = static_cast<int32_t>(state.max.size()),
+                            .dim = dim_,
+                            .max = state.max.data(),
+                            .sum = state.sum.data(),
+                            .o = state.o.data()});
+  }
+
+  // K and V of the first `num_written` positions of a hot page, as float32.
+  void DecodeNative(const std::byte* block, int num_written, Scratch& scratch) const {
+    const size_t size = static_cast<size_t>(kv_.layout.page_tokens) * Dim();
     if (scratch.k.size() != size) {
       scratch.k.assign(size, 0.0F);
       scratch.v.assign(size, 0.0F);
     }
-    const PageId page = batch_.page_ids[batch_.page_starts[item.sequence] + page_index];
-    const Tier tier = kv_.page_map[page].tier();
-    const std::byte* block = kv_.block(page, params_.layer, item.kv_head);
-    switch (kv_.format(params_.layer, tier).codec) {
-      case Codec::kNative:
-        DecodeNative(reinterpret_cast<const uint16_t*>(block), num_written, scratch.k.data());
-        DecodeNative(reinterpret_cast<const uint16_t*>(block + NativeVOffset(layout)), num_written,
-                     scratch.v.data());
-        return;
-      case Codec::kInt8:
-      case Codec::kTurbo3:
-      case Codec::kTurboK4V3:
-      case Codec::kSparse:
-        break;
-    }
-    CHECK(false);  // no layer format names a codec that has no reader here
+    DecodeHalves(reinterpret_cast<const uint16_t*>(block), num_written, scratch.k.data());
+    DecodeHalves(reinterpret_cast<const uint16_t*>(block + NativeVOffset(kv_.layout)), num_written,
+                 scratch.v.data());
   }
 
-  void DecodeNative(const uint16_t* src, int num_written, float* dst) const {
+  void DecodeHalves(const uint16_t* src, int num_written, float* dst) const {
     const int head_dim = kv_.layout.head_dim;
     if (head_dim == dim_) {
       isa_.half_to_float(src, int64_t{num_written} * dim_, dst);
@@ -226,7 +262,7 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
                             const KvCacheView& kv, const AttentionParams& params, Tensor out,
                             Stream& /*stream*/) const {
   CHECK(num_heads % kv.layout.num_kv_heads == 0);
-  CHECK(kv.layout.page_tokens % 16 == 0 && kv.layout.page_tokens <= 64);
+  CHECK(kv.layout.page_tokens % 32 == 0 && kv.layout.page_tokens <= 64);
   const PagedAttentionLoop loop(isa_, qkv, num_heads, batch, kv, params, out);
   // One set per thread, kept so that a step allocates nothing once the sizes have been seen.
   thread_local std::vector<Item> items;

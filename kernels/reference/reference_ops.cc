@@ -7,6 +7,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/core/half.h"
+#include "kernels/quant/page_codec.h"
 
 namespace thermocline {
 namespace {
@@ -61,9 +62,27 @@ float Activate(Activation activation, float x) {
   return x;
 }
 
-// The vector of one position: a row of the K or V half of a native block.
-const uint16_t* NativeRow(const std::byte* block, size_t half_offset, int slot, int head_dim) {
-  return reinterpret_cast<const uint16_t*>(block + half_offset) + slot * head_dim;
+// K and V [whole pages, head_dim] of the pages that hold the first `length` positions of sequence
+// s, whatever their tier. What coded K is short by is added.
+void DecodePages(const BatchView& batch, int s, const KvCacheView& kv, int layer, int kv_head,
+                 int length, std::vector<float>& k, std::vector<float>& v) {
+  const KvLayout& layout = kv.layout;
+  const int num_pages = (length + layout.page_tokens - 1) / layout.page_tokens;
+  const auto page_size =
+      static_cast<size_t>(layout.page_tokens) * static_cast<size_t>(layout.head_dim);
+  k.resize(static_cast<size_t>(num_pages) * page_size);
+  v.resize(k.size());
+  const float* mean_key = kv.mean_key(layer, kv_head);
+  for (int i = 0; i < num_pages; ++i) {
+    const PageId page = batch.page_ids[batch.page_starts[s] + i];
+    const Codec codec = kv.format(layer, kv.page_map[page].tier()).codec;
+    float* page_k = k.data() + static_cast<size_t>(i) * page_size;
+    DecodeBlock(codec, layout, kv.block(page, layer, kv_head), page_k,
+                v.data() + static_cast<size_t>(i) * page_size);
+    for (size_t j = 0; j < page_size && codec != Codec::kNative && mean_key != nullptr; ++j) {
+      page_k[j] += mean_key[j % static_cast<size_t>(layout.head_dim)];
+    }
+  }
 }
 
 }  // namespace
@@ -190,18 +209,12 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
     const int length = batch.positions[t] + 1;
     const float* q = qkv.f32() + t * qkv.dim(1) + int64_t{h} * dim;
     std::vector<float> scores(static_cast<size_t>(length));
-    std::vector<float> decoded(static_cast<size_t>(dim));
-    const auto row = [&](int position, size_t half_offset) {
-      const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
-      CHECK(kv.format(params.layer, kv.page_map[page].tier()).codec == Codec::kNative);
-      const uint16_t* halves = NativeRow(kv.block(page, params.layer, h / group), half_offset,
-                                         position % layout.page_tokens, dim);
-      std::transform(halves, halves + dim, decoded.begin(), HalfToFloat);
-      return decoded.data();
-    };
+    std::vector<float> k;
+    std::vector<float> v;
+    DecodePages(batch, s, kv, params.layer, h / group, length, k, v);
     float max = -INFINITY;
     for (int p = 0; p < length; ++p) {
-      scores[static_cast<size_t>(p)] = Dot(q, row(p, 0), dim) * params.scale;
+      scores[static_cast<size_t>(p)] = Dot(q, k.data() + int64_t{p} * dim, dim) * params.scale;
       max = std::max(max, scores[static_cast<size_t>(p)]);
     }
     float sum = 0;
@@ -212,9 +225,8 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
     float* o = out.f32() + (int64_t{t} * num_heads + h) * dim;
     std::fill(o, o + dim, 0.0F);
     for (int p = 0; p < length; ++p) {
-      const float* v = row(p, NativeVOffset(layout));
       for (int i = 0; i < dim; ++i) {
-        o[i] += scores[static_cast<size_t>(p)] / sum * v[i];
+        o[i] += scores[static_cast<size_t>(p)] / sum * v[static_cast<size_t>(p * dim + i)];
       }
     }
   };

@@ -8,6 +8,7 @@
 #include "kernels/core/half.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/ops.h"
+#include "kernels/quant/page_codec.h"
 #include "tests/testing/random_weights.h"
 
 namespace thermocline {
@@ -205,7 +206,8 @@ struct PagedCase {
   std::vector<LayerFormat> formats;
   std::vector<int32_t> sequence_starts{0}, positions, page_starts{0};
   std::vector<PageId> page_ids;
-  std::vector<float> qkv;  // [num_tokens, width]
+  std::vector<float> qkv;        // [num_tokens, width]
+  std::vector<float> mean_keys;  // [num_kv_heads, head_dim], or empty
 
   PagedCase(int heads, int kv_heads, int head_dim, int num_pages)
       : num_heads(heads), layout{1, kv_heads, head_dim, kPageTokens} {
@@ -241,6 +243,36 @@ struct PagedCase {
     qkv.clear();
   }
 
+  KvCacheView view() {
+    return {.arena = arena.data(),
+            .page_map = page_map.data(),
+            .formats = formats.data(),
+            .layout = layout,
+            .mean_keys = mean_keys.empty() ? nullptr : mean_keys.data()};
+  }
+
+  // Codes a full hot page where it lies; `codec` becomes the one of `tier`.
+  void Cool(PageId page, Tier tier, Codec codec) {
+    const uint32_t bytes = BlockLayoutOf(codec, layout).bytes;
+    const auto size = static_cast<size_t>(layout.page_tokens * layout.head_dim);
+    std::vector<std::byte> blocks(size_t{bytes} * static_cast<size_t>(layout.num_kv_heads));
+    ASSERT_LE(bytes, formats[0].head_stride);
+    for (int h = 0; h < layout.num_kv_heads; ++h) {
+      std::vector<float> k(size);
+      std::vector<float> v(size);
+      DecodeBlock(Codec::kNative, layout, view().block(page, 0, h), k.data(), v.data());
+      for (size_t i = 0; i < size && !mean_keys.empty(); ++i) {
+        k[i] -= view().mean_key(0, h)[i % static_cast<size_t>(layout.head_dim)];
+      }
+      ASSERT_TRUE(EncodeBlock(codec, layout, ReferenceQuantizer(), k.data(), v.data(),
+                              blocks.data() + static_cast<size_t>(h) * bytes)
+                      .ok());
+    }
+    formats[static_cast<size_t>(tier)] = {.codec = codec, .layer_offset = 0, .head_stride = bytes};
+    page_map[page] = PageEntry(tier, page_map[page].unit());
+    std::copy(blocks.begin(), blocks.end(), view().block(page, 0, 0));
+  }
+
   std::vector<float> Run(const Ops& ops, Stream& stream) {
     const auto num_tokens = static_cast<int>(positions.size());
     const BatchView batch{.num_tokens = num_tokens,
@@ -249,7 +281,7 @@ struct PagedCase {
                           .positions = positions.data(),
                           .page_starts = page_starts.data(),
                           .page_ids = page_ids.data()};
-    const KvCacheView kv{arena.data(), page_map.data(), formats.data(), layout};
+    const KvCacheView kv = view();
     const Tensor rows(qkv.data(), {num_tokens, width()});
     const int k_column = num_heads * layout.head_dim;
     ops.AppendKv(rows, k_column, k_column + layout.num_kv_heads * layout.head_dim, batch, kv, 0,
@@ -328,6 +360,66 @@ TEST_P(CpuOpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
                                  want.data() + static_cast<size_t>(first) * row_size,
                                  size * sizeof(float)))
             << "chunk " << chunk << " at " << first;
+      }
+    }
+  }
+}
+
+// The tiers of the pages of a sequence that is read in one pass; the last page is being written.
+constexpr Tier kTiers[] = {Tier::kWarm, Tier::kCold, Tier::kHot,  Tier::kCold,
+                           Tier::kCold, Tier::kWarm, Tier::kCold, Tier::kHot};
+
+TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
+  const auto reference = CpuDevice::Create({.reference = true}).value();
+  const int num_pages = static_cast<int>(std::size(kTiers));
+  const int length = num_pages * kPageTokens - 5;
+  for (const AttentionShape& shape : kShapes) {
+    for (const Codec cold : {Codec::kTurbo3, Codec::kTurboK4V3, Codec::kInt8}) {
+      PagedCase paged(shape.num_heads, shape.num_kv_heads, shape.head_dim, num_pages);
+      if (BlockLayoutOf(cold, paged.layout).bytes > paged.formats[0].head_stride) {
+        continue;
+      }
+      std::vector<float> rows = RandomFloats(static_cast<size_t>(length * paged.width()), 3, 1.0F);
+      // Keys around a mean that is larger than they are, as real ones.
+      paged.mean_keys =
+          RandomFloats(static_cast<size_t>(shape.num_kv_heads * shape.head_dim), 4, 2.0F);
+      const auto key_width = paged.mean_keys.size();
+      for (size_t t = 0; t < static_cast<size_t>(length); ++t) {
+        for (size_t i = 0; i < key_width; ++i) {
+          rows[t * static_cast<size_t>(paged.width()) +
+               static_cast<size_t>(shape.num_heads * shape.head_dim) + i] += paged.mean_keys[i];
+        }
+      }
+      paged.Add(0, length, Pages(0, num_pages), rows);
+      const std::vector<float> hot = paged.Run(device_->ops(), *stream_);
+      for (int i = 0; i < num_pages; ++i) {
+        if (kTiers[i] != Tier::kHot) {
+          paged.Cool(static_cast<PageId>(i), kTiers[i],
+                     kTiers[i] == Tier::kWarm ? Codec::kInt8 : cold);
+        }
+      }
+      std::vector<float> all;
+      for (const int count : {59, 17, 1}) {  // query tokens, all in the last page
+        paged.ClearBatch();
+        paged.Add(length - count, count, Pages(0, num_pages), rows);
+        const std::vector<float> want = paged.Run(reference->ops(), *stream_);
+        const std::vector<float> got = paged.Run(device_->ops(), *stream_);
+        double lossy = 0;
+        double size = 0;
+        for (size_t i = 0; i < want.size(); ++i) {
+          ASSERT_NEAR(got[i], want[i], 3e-5F)
+              << "head_dim " << shape.head_dim << " codec " << static_cast<int>(cold);
+          const float exact = hot[hot.size() - want.size() + i];
+          lossy += std::pow(want[i] - exact, 2);
+          size += std::pow(exact, 2);
+        }
+        EXPECT_LT(lossy, 0.2 * size) << "codes must stand for what they were made of";
+        if (all.empty()) {
+          all = got;
+        }
+        ASSERT_EQ(0, std::memcmp(got.data(), all.data() + all.size() - got.size(),
+                                 got.size() * sizeof(float)))
+            << "a token's result depends on how many others are in the batch";
       }
     }
   }

@@ -71,6 +71,29 @@ struct PageAttention {
   float* o;    // [num_rows, dim] and the values weighted by the same
 };
 
+// The same of a page in codes (docs/page_format.md), which is read as it lies. Its K was coded less
+// the head's mean key, so that a row's score with every key is short by `bias`.
+struct CodedPageAttention {
+  const uint8_t* k_codes;
+  const uint8_t* v_codes;
+  const uint16_t* k_scales;  // [page_tokens] halves
+  const uint16_t* v_scales;
+  const float* k_levels;  // 8 or 16 for codes of 3 or 4 bits
+  const float* v_levels;
+  int32_t k_bits;       // 3, 4 or 8
+  int32_t v_bits;       // 3 or 8
+  int32_t page_tokens;  // 32 or 64
+  int32_t num_values;   // panels of V: dimensions / 16
+  const float* q;       // [num_rows, dim], scaled; dim is a multiple of 32
+  const float* bias;    // [num_rows]
+  const int32_t* num_valid;
+  int32_t num_rows;
+  int32_t dim;
+  float* max;
+  float* sum;
+  float* o;
+};
+
 struct IsaTable {
   // x [num_columns], a multiple of 32; codes [num_columns / 32, 2, 32].
   void (*quantize_row)(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks);
@@ -81,6 +104,7 @@ struct IsaTable {
   void (*half_to_float)(const uint16_t* src, int64_t count, float* dst);
   void (*float_to_half)(const float* src, int64_t count, uint16_t* dst);
   void (*attend_page)(const PageAttention& page);  // page_tokens is 64 or less, a multiple of 16
+  void (*attend_coded_page)(const CodedPageAttention& page);
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).
   void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
                       float* sum, float* o);

@@ -95,6 +95,31 @@ struct Simd {
     StoreBytes(reinterpret_cast<int8_t*>(p), {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)});
   }
 
+  using Table = F;  // 16 entries
+  static I LoadInts(const uint8_t* p) { return LoadBytes(p); }
+  template <int kBits>
+  static I ShiftRight(I x) {
+    return {_mm256_srli_epi32(x.a, kBits), _mm256_srli_epi32(x.b, kBits)};
+  }
+  static I AndInt(I x, int32_t mask) {
+    const __m256i m = _mm256_set1_epi32(mask);
+    return {_mm256_and_si256(x.a, m), _mm256_and_si256(x.b, m)};
+  }
+  static I OrInt(I x, I y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+  template <int kByte>
+  static F SignedByte(I x) {
+    return ToFloat({_mm256_srai_epi32(_mm256_slli_epi32(x.a, 24 - 8 * kByte), 24),
+                    _mm256_srai_epi32(_mm256_slli_epi32(x.b, 24 - 8 * kByte), 24)});
+  }
+  template <int kEntries>
+  static Table MakeTable(const float* entries) {
+    return {_mm256_loadu_ps(entries), _mm256_loadu_ps(entries + (kEntries == 16 ? 8 : 0))};
+  }
+  template <int kEntries>
+  static F LookUp(Table table, I x) {
+    return {LookUpHalf<kEntries>(table, x.a), LookUpHalf<kEntries>(table, x.b)};
+  }
+
   static B LoadBytes(const uint8_t* p) {
     const auto* in = reinterpret_cast<const __m256i*>(p);
     return {_mm256_loadu_si256(in), _mm256_loadu_si256(in + 1)};
@@ -127,6 +152,17 @@ struct Simd {
   static F SumRows(const F* rows) { return {SumEight(rows), SumEight(rows + 8)}; }
 
  private:
+  // The lookup reads three bits; the fourth, moved to the sign, chooses the half of the table.
+  template <int kEntries>
+  static __m256 LookUpHalf(Table table, __m256i x) {
+    const __m256 low = _mm256_permutevar8x32_ps(table.a, x);
+    if constexpr (kEntries == 8) {
+      return low;
+    } else {
+      const __m256 high = _mm256_permutevar8x32_ps(table.b, x);
+      return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(x, 28)));
+    }
+  }
   // The low bytes of lanes that are all within int8.
   static void StoreBytes(int8_t* p, I x) {
     const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32(x.a, x.b), 0xd8);

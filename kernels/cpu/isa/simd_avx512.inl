@@ -72,6 +72,29 @@ struct Simd {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
   }
 
+  // Codes of coded pages: 32-bit lanes, shifted until a code is at the bottom of its lane.
+  using Table = F;  // 16 entries
+  static I LoadInts(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  template <int kBits>
+  static I ShiftRight(I x) {
+    return _mm512_srli_epi32(x, kBits);
+  }
+  static I AndInt(I x, int32_t mask) { return _mm512_and_si512(x, _mm512_set1_epi32(mask)); }
+  static I OrInt(I x, I y) { return _mm512_or_si512(x, y); }
+  template <int kByte>
+  static F SignedByte(I x) {
+    return ToFloat(_mm512_srai_epi32(_mm512_slli_epi32(x, 24 - 8 * kByte), 24));
+  }
+  // `entries`: 8 or 16 floats. LookUp reads as many low bits of a lane as that takes.
+  template <int kEntries>
+  static Table MakeTable(const float* entries) {
+    return kEntries == 16 ? Load(entries) : _mm512_broadcast_f32x8(_mm256_loadu_ps(entries));
+  }
+  template <int kEntries>
+  static F LookUp(Table table, I x) {
+    return _mm512_permutexvar_ps(x, table);
+  }
+
   static B LoadBytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
   static B LowNibbles(B x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
   static B HighNibbles(B x) {

@@ -144,6 +144,38 @@ struct Simd {
     }
   }
 
+  using Table = F;
+  static I LoadInts(const uint8_t* p) {
+    I out;
+    __builtin_memcpy(out.v, p, sizeof(out.v));
+    return out;
+  }
+  template <int kBits>
+  static I ShiftRight(const I& x) {
+    return MapInt(
+        [&](int i) { return static_cast<int32_t>(static_cast<uint32_t>(x.v[i]) >> kBits); });
+  }
+  static I AndInt(const I& x, int32_t mask) {
+    return MapInt([&](int i) { return x.v[i] & mask; });
+  }
+  static I OrInt(const I& x, const I& y) {
+    return MapInt([&](int i) { return x.v[i] | y.v[i]; });
+  }
+  template <int kByte>
+  static F SignedByte(const I& x) {
+    return Map([&](int i) {
+      return static_cast<float>(static_cast<int8_t>(static_cast<uint32_t>(x.v[i]) >> 8 * kByte));
+    });
+  }
+  template <int kEntries>
+  static Table MakeTable(const float* entries) {
+    return Map([&](int i) { return entries[i % kEntries]; });
+  }
+  template <int kEntries>
+  static F LookUp(const Table& table, const I& x) {
+    return Map([&](int i) { return table.v[x.v[i] & (kEntries - 1)]; });
+  }
+
   static B LoadBytes(const uint8_t* p) {
     B out;
     __builtin_memcpy(out.v, p, sizeof(out.v));
@@ -179,6 +211,14 @@ struct Simd {
   }
 
  private:
+  template <typename Function>
+  static I MapInt(Function function) {
+    I out;
+    for (int i = 0; i < 16; ++i) {
+      out.v[i] = function(i);
+    }
+    return out;
+  }
   template <typename Function>
   static F Map(Function function) {
     F out;

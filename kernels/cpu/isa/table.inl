@@ -16,6 +16,7 @@ constexpr IsaTable kTable = {
     .half_to_float = HalfRowToFloat,
     .float_to_half = FloatRowToHalf,
     .attend_page = AttendPage,
+    .attend_coded_page = AttendCodedPage,
     .merge_state = MergeState,
     .quantize_turbo = QuantizeTurboVector,
     .quantize_int8 = QuantizeInt8Vector,
