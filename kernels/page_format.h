@@ -43,6 +43,15 @@ class PageEntry {
 };
 static_assert(sizeof(PageEntry) == 4);
 
+// One page from one place to another, which may be of another tier. The page stays readable where
+// it was until the page map is switched, between steps, once all bytes are in the new place.
+struct PageMove {
+  PageId page = 0;
+  uint32_t generation = 0;  // of the page when the move began: how often it had moved before
+  PageEntry from;
+  PageEntry to;
+};
+
 // Of one tier in one layer. `layer_offset`: bytes from the page's start to the layer's block;
 // `head_stride`: bytes from one KV head's block to the next inside it.
 struct LayerFormat {

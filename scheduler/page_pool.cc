@@ -82,6 +82,43 @@ void PagePool::Release(PageId page) {
   }
 }
 
+std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to) {
+  Page& state = pages_[page];
+  CHECK(state.allocated);
+  if (state.moving) {
+    return std::nullopt;
+  }
+  const std::optional<PageEntry> place = arena_.Allocate(to);
+  if (!place.has_value()) {
+    return std::nullopt;
+  }
+  state.moving = true;
+  state.move_to = *place;
+  ++num_moving_;
+  return PageMove{
+      .page = page, .generation = state.generation, .from = page_map_[page], .to = *place};
+}
+
+void PagePool::CommitMove(const PageMove& move) {
+  EndMove(move, move.to, move.from);
+  ++pages_[move.page].generation;
+}
+
+void PagePool::AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
+
+void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_back) {
+  Page& state = pages_[move.page];
+  CHECK(state.moving && state.generation == move.generation);
+  CHECK(page_map_[move.page] == move.from && state.move_to == move.to);
+  page_map_[move.page] = kept;
+  arena_.Free(given_back);
+  state.moving = false;
+  --num_moving_;
+  if (state.refs == 0 && !state.hashed) {
+    Free(move.page);
+  }
+}
+
 bool PagePool::SetHash(PageId page, const ContentHash& hash, std::optional<PageId> parent) {
   Page& state = pages_[page];
   CHECK(state.allocated && state.refs > 0 && !state.hashed);
@@ -105,6 +142,9 @@ std::optional<PageId> PagePool::Find(const ContentHash& hash) const {
 void PagePool::Free(PageId page) {
   Page& state = pages_[page];
   CHECK(state.refs == 0 && !state.hashed);
+  if (state.moving) {
+    return;  // its bytes are being read: EndMove frees it
+  }
   arena_.Free(page_map_[page]);
   page_map_[page] = kNoPlace;
   state.allocated = false;
@@ -188,6 +228,7 @@ Status PagePool::Audit() const {
 // Each page in exactly one state, each free id listed once.
 Status PagePool::AuditPages() const {
   std::vector<bool> listed_free(pages_.size(), false);
+  size_t num_moving = 0;
   for (const PageId page : free_ids_) {
     if (listed_free[page]) {
       return Internal("page {} is listed free twice", page);
@@ -202,12 +243,19 @@ Status PagePool::AuditPages() const {
     if (state.refs < 0 || (!state.allocated && (state.refs > 0 || state.hashed))) {
       return Internal("page {} is free with {} references", page, state.refs);
     }
-    if (state.allocated && state.refs == 0 && !state.hashed) {
+    if (state.allocated && state.refs == 0 && !state.hashed && !state.moving) {
       return Internal("page {} has neither a reference nor a hash", page);
     }
     if (state.allocated != !(page_map_[page] == kNoPlace)) {
       return Internal("page {} and the page map disagree", page);
     }
+    if (state.moving && !state.allocated) {
+      return Internal("page {} is free and moves", page);
+    }
+    num_moving += state.moving ? 1 : 0;
+  }
+  if (num_moving != num_moving_) {
+    return Internal("{} pages move, {} are counted", num_moving, num_moving_);
   }
   return {};
 }
@@ -219,9 +267,14 @@ Status PagePool::AuditPlaces() const {
     if (!pages_[page].allocated) {
       continue;
     }
-    const PageEntry place = page_map_[page];
-    for (uint32_t i = 0; i < arena_.units_per_page(place.tier()); ++i) {
-      ++owners.at(place.unit() + i);
+    const auto own = [&](PageEntry place) {
+      for (uint32_t i = 0; i < arena_.units_per_page(place.tier()); ++i) {
+        ++owners.at(place.unit() + i);
+      }
+    };
+    own(page_map_[page]);
+    if (pages_[page].moving) {
+      own(pages_[page].move_to);
     }
   }
   uint64_t num_free_units = 0;

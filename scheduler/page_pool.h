@@ -28,6 +28,9 @@ struct ContentHash {
 // free place is left. Hashed pages form trees (a page under the page before it); a page is evicted
 // with all that hangs below it, for without it those could never be found again. Releasing a
 // sequence's last page first makes leaves the older, so that they go before their parents.
+// A page moves between tiers in two calls: BeginMove reserves the new place, CommitMove switches
+// the page map (or AbortMove gives the new place back). In between the page is what it was to
+// everybody else; released or evicted, it only stays without an owner until the move ends.
 // Invariants: Audit().
 class PagePool {
  public:
@@ -42,6 +45,17 @@ class PagePool {
   void AddRef(PageId page);
   // At zero references a hashed page stays, cached; any other is freed.
   void Release(PageId page);
+
+  // Reserves a place in `to` for a full page that is not being written. Nothing when the arena has
+  // no room there or the page is moving already. Never evicts.
+  std::optional<PageMove> BeginMove(PageId page, Tier to);
+  // To be called between steps, when the new place holds the page's bytes. The old place is free at
+  // once: no step that could read it may be in flight.
+  void CommitMove(const PageMove& move);
+  void AbortMove(const PageMove& move);
+  bool is_moving(PageId page) const { return pages_[page].moving; }
+  uint32_t generation(PageId page) const { return pages_[page].generation; }
+  size_t num_moving() const { return num_moving_; }
 
   // Makes a referenced, full page findable. `parent`: the hashed page before it, if it is not the
   // first. False, and nothing changes, when another page has this hash: the first stays.
@@ -70,6 +84,9 @@ class PagePool {
     int refs = 0;
     bool allocated = false;
     bool hashed = false;
+    bool moving = false;
+    PageEntry move_to;        // reserved, while moving
+    uint32_t generation = 0;  // moves committed since the page was allocated
     ContentHash hash;
     uint64_t last_use = 0;  // rises with each release to zero references
     PageId older = kNone;   // neighbours in the list of cached pages
@@ -84,6 +101,7 @@ class PagePool {
   };
 
   void Free(PageId page);
+  void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
   void Evict(PageId page);
   void AppendToLru(PageId page);
   void RemoveFromLru(PageId page);
@@ -103,6 +121,7 @@ class PagePool {
   PageId oldest_ = kNone;  // ends of the list of cached pages
   PageId newest_ = kNone;
   size_t num_evictable_ = 0;
+  size_t num_moving_ = 0;
   uint64_t clock_ = 0;
   uint64_t num_evictions_ = 0;
   std::vector<PageId> evicting_;  // scratch of Evict

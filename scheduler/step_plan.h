@@ -19,13 +19,6 @@ struct ScheduledSequence {
   bool samples() const { return num_tokens == sequence->num_wanted(); }
 };
 
-// Copy and transcode one page; the page map is switched between steps once the copy is complete.
-struct PageMove {
-  PageId page = 0;
-  PageEntry from;
-  PageEntry to;
-};
-
 struct StepPlan {
   uint64_t step = 0;
   std::vector<ScheduledSequence> sequences;

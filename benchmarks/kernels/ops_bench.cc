@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "benchmarks/kernels/machine_peak.h"
+#include "kernels/base/check.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/ops.h"
+#include "kernels/quant/page_codec.h"
 #include "tests/testing/random_weights.h"
 
 namespace thermocline {
@@ -53,7 +55,7 @@ void MatMul(benchmark::State& state, const Peaks& peaks, WeightType type, int64_
 }
 
 // One layer of SmolLM2-135M's shape: the last `num_tokens` of a context attend to all of it.
-void Attention(benchmark::State& state, const Peaks& peaks) {
+void Attention(benchmark::State& state, const Peaks& peaks, Codec codec) {
   constexpr int kHeads = 9;
   const KvLayout layout{.num_layers = 1, .num_kv_heads = 3, .head_dim = 64, .page_tokens = 64};
   const auto context = static_cast<int>(state.range(0));
@@ -62,20 +64,26 @@ void Attention(benchmark::State& state, const Peaks& peaks) {
   const auto device = CpuDevice::Create({.num_threads = 1}).value();
   const auto stream = device->NewStream();
 
-  const size_t page_bytes = size_t{3} * NativeHeadBytes(layout);
+  const uint32_t head_bytes = BlockLayoutOf(codec, layout).bytes;
+  const size_t page_bytes =
+      (size_t{3} * head_bytes + kArenaUnitBytes - 1) / kArenaUnitBytes * kArenaUnitBytes;
   Buffer arena =
       device->Allocate(page_bytes * static_cast<size_t>(num_pages), Placement::kDevice).value();
-  auto* halves = reinterpret_cast<uint16_t*>(arena.data());
-  for (size_t i = 0; i < arena.bytes() / 2; ++i) {
-    halves[i] = static_cast<uint16_t>(0x3000 | (i * 2654435761U >> 22U));  // 0.125 .. 0.25
+  const std::vector<float> vectors = RandomFloats(64 * 64, 4);
+  for (size_t p = 0; p < static_cast<size_t>(num_pages); ++p) {
+    for (size_t h = 0; h < 3; ++h) {
+      const Status status =
+          EncodeBlock(codec, layout, ReferenceQuantizer(), vectors.data(), vectors.data(),
+                      arena.data() + p * page_bytes + h * head_bytes);
+      CHECK(status.ok());
+    }
   }
   std::vector<PageEntry> page_map;
   for (int p = 0; p < num_pages; ++p) {
     page_map.emplace_back(
         Tier::kHot, static_cast<uint32_t>(static_cast<size_t>(p) * page_bytes / kArenaUnitBytes));
   }
-  const std::vector<LayerFormat> formats(
-      kNumTiers, {.codec = Codec::kNative, .head_stride = NativeHeadBytes(layout)});
+  const std::vector<LayerFormat> formats(kNumTiers, {.codec = codec, .head_stride = head_bytes});
   std::vector<PageId> page_ids(static_cast<size_t>(num_pages));
   std::iota(page_ids.begin(), page_ids.end(), 0U);
   std::vector<int32_t> positions(static_cast<size_t>(num_tokens));
@@ -98,8 +106,7 @@ void Attention(benchmark::State& state, const Peaks& peaks) {
     benchmark::DoNotOptimize(out.data());
   }
   using benchmark::Counter;
-  const double bytes =
-      static_cast<double>(page_bytes) * num_pages * static_cast<double>(state.iterations());
+  const double bytes = 3.0 * head_bytes * num_pages * static_cast<double>(state.iterations());
   state.counters["kv_bytes/s"] = Counter(bytes, Counter::kIsRate);
   state.counters["read_peak"] = peaks.read_bytes;
 }
@@ -123,9 +130,18 @@ void RegisterAll(const Peaks& peaks) {
     });
     bench->Arg(1)->Arg(240);
   }
-  auto* bench = benchmark::RegisterBenchmark(
-      "Attention/context/tokens", [&peaks](benchmark::State& state) { Attention(state, peaks); });
-  bench->Args({512, 1})->Args({4096, 1})->Args({8192, 1})->Args({512, 512})->Args({4096, 512});
+  struct Tiered {
+    const char* name;
+    Codec codec;
+  };
+  for (const Tiered tier : {Tiered{"hot", Codec::kNative}, Tiered{"warm", Codec::kInt8},
+                            Tiered{"cold", Codec::kTurbo3}, Tiered{"cold4", Codec::kTurboK4V3}}) {
+    const std::string name = fmt::format("Attention/{}/context/tokens", tier.name);
+    auto* bench = benchmark::RegisterBenchmark(name.c_str(), [=, &peaks](benchmark::State& state) {
+      Attention(state, peaks, tier.codec);
+    });
+    bench->Args({512, 1})->Args({4096, 1})->Args({8192, 1})->Args({512, 512})->Args({4096, 512});
+  }
 }
 
 }  // namespace

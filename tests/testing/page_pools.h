@@ -17,4 +17,11 @@ inline std::unique_ptr<PagePool> MakePool(int num_pages, int page_tokens = 4) {
   return std::make_unique<PagePool>(layout, page_bytes, static_cast<uint64_t>(num_pages) * 4096);
 }
 
+// An arena of `num_units` units in which a hot page takes four, a warm one two, a cold one one.
+inline std::unique_ptr<PagePool> MakeTieredPool(int num_units) {
+  const KvLayout layout{.num_layers = 1, .num_kv_heads = 1, .head_dim = 8, .page_tokens = 4};
+  const std::array<uint32_t, kNumTiers> page_bytes = {4 * 4096, 2 * 4096, 4096, 0, 0};
+  return std::make_unique<PagePool>(layout, page_bytes, static_cast<uint64_t>(num_units) * 4096);
+}
+
 }  // namespace thermocline
