@@ -2,7 +2,19 @@
 
 #include <utility>
 
+#include "kernels/quant/page_codec.h"
+
 namespace thermocline {
+namespace {
+
+struct TierCodec {
+  Tier tier;
+  Codec codec;
+};
+constexpr TierCodec kTierCodecs[] = {
+    {Tier::kHot, Codec::kNative}, {Tier::kWarm, Codec::kInt8}, {Tier::kCold, Codec::kTurbo3}};
+
+}  // namespace
 
 KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
   return {.num_layers = config.num_layers,
@@ -12,12 +24,14 @@ KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
 }
 
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout) {
-  const uint64_t native = uint64_t{NativeHeadBytes(layout)} *
-                          static_cast<uint64_t>(layout.num_kv_heads) *
-                          static_cast<uint64_t>(layout.num_layers);
-  const uint64_t units = (native + kArenaUnitBytes - 1) / kArenaUnitBytes;
   std::array<uint32_t, kNumTiers> bytes{};
-  bytes[static_cast<size_t>(Tier::kHot)] = static_cast<uint32_t>(units * kArenaUnitBytes);
+  for (const TierCodec& tier : kTierCodecs) {
+    const uint64_t payload = uint64_t{BlockLayoutOf(tier.codec, layout).bytes} *
+                             static_cast<uint64_t>(layout.num_kv_heads) *
+                             static_cast<uint64_t>(layout.num_layers);
+    const uint64_t units = (payload + kArenaUnitBytes - 1) / kArenaUnitBytes;
+    bytes[static_cast<size_t>(tier.tier)] = static_cast<uint32_t>(units * kArenaUnitBytes);
+  }
   return bytes;
 }
 
@@ -34,11 +48,13 @@ KvCache::KvCache(const KvLayout& layout, Buffer arena)
     : layout_(layout),
       arena_(std::move(arena)),
       formats_(static_cast<size_t>(layout.num_layers) * kNumTiers) {
-  const uint32_t head_bytes = NativeHeadBytes(layout);
-  const uint32_t layer_bytes = head_bytes * static_cast<uint32_t>(layout.num_kv_heads);
-  for (uint32_t layer = 0; layer < static_cast<uint32_t>(layout.num_layers); ++layer) {
-    formats_[layer * kNumTiers + static_cast<uint32_t>(Tier::kHot)] = {
-        .codec = Codec::kNative, .layer_offset = layer * layer_bytes, .head_stride = head_bytes};
+  for (const TierCodec& tier : kTierCodecs) {
+    const uint32_t head_bytes = BlockLayoutOf(tier.codec, layout).bytes;
+    const uint32_t layer_bytes = head_bytes * static_cast<uint32_t>(layout.num_kv_heads);
+    for (uint32_t layer = 0; layer < static_cast<uint32_t>(layout.num_layers); ++layer) {
+      formats_[layer * kNumTiers + static_cast<uint32_t>(tier.tier)] = {
+          .codec = tier.codec, .layer_offset = layer * layer_bytes, .head_stride = head_bytes};
+    }
   }
 }
 

@@ -39,6 +39,9 @@ enum class MatMulMode { kStore, kAdd };          // y = x w^T, or y += x w^T (th
 enum class RopeStyle { kInterleaved, kHalves };  // pairs (2i, 2i+1), or (i, i + D/2)
 enum class Activation { kSilu, kGeluTanh };
 
+// To the basis that pages are kept in, or from it: kernels/core/hadamard.h.
+enum class Rotation { kForward, kBack };
+
 struct AttentionParams {
   int layer = 0;
   float scale = 0;  // of the scores before the softmax, usually 1/sqrt(head_dim)
@@ -81,6 +84,11 @@ class Ops {
   virtual void Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeStyle style,
                     Stream& stream) const = 0;
 
+  // In place on the first `num_heads` heads of each row of x [num_tokens, row_width]; signs
+  // [head_dim], +1 or -1.
+  virtual void Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotation rotation,
+                      Stream& stream) const = 0;
+
   // Writes K and V of the batch's tokens into their pages, which must be hot. K starts at column
   // k_column of qkv [num_tokens, row_width], V at v_column; each is [num_kv_heads, head_dim].
   virtual void AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& batch,
@@ -92,6 +100,12 @@ class Ops {
   virtual void PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
                               const KvCacheView& kv, const AttentionParams& params, Tensor out,
                               Stream& stream) const = 0;
+
+  // Copies each page from one place to the other, in the codec that each layer has there; the page
+  // map is not read. Sets failed [moves.size()] to 1 where a value is not finite (the new place is
+  // then undefined), else to 0.
+  virtual void TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
+                              std::span<uint8_t> failed, Stream& stream) const = 0;
 
   // gate_up [num_tokens, 2 * dim], out [num_tokens, dim] = activation(gate) * up.
   virtual void GatedActivation(Tensor gate_up, Activation activation, Tensor out,

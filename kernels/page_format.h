@@ -99,7 +99,9 @@ struct KvCacheView {
   }
   // The (layer, KV head) block of a page, whatever its tier.
   HD std::byte* block(PageId page, int layer, int kv_head) const {
-    const PageEntry entry = page_map[page];
+    return block_at(page_map[page], layer, kv_head);
+  }
+  HD std::byte* block_at(PageEntry entry, int layer, int kv_head) const {
     const LayerFormat& layer_format = format(layer, entry.tier());
     return arena + entry.offset() + layer_format.layer_offset +
            static_cast<size_t>(kv_head) * layer_format.head_stride;

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/base/check.h"
+#include "kernels/quant/rotation.h"
 
 namespace thermocline {
 namespace {
@@ -18,6 +19,9 @@ std::byte* RowBytes(const Buffer& buffer, int64_t row, int64_t row_bytes) {
 }
 
 }  // namespace
+
+Transformer::Transformer(const ModelConfig& config, const Ops& ops)
+    : config_(config), ops_(ops), rotation_signs_(RotationSigns(config.head_dim, kRotationSeed)) {}
 
 std::span<const float> Transformer::Vector::span() const {
   return {static_cast<const float*>(static_cast<const void*>(buffer.data())), size};
@@ -215,10 +219,14 @@ void Transformer::RunAttention(int index, const BatchView& batch, const KvCacheV
   }
   ops_.Rope(qkv, config_.num_heads + config_.num_kv_heads, config_.head_dim, cos_sin,
             config_.rope_style, stream);
+  // Pages of every tier are in one rotated basis, so that one query meets them all.
+  ops_.Rotate(qkv, config_.num_heads + 2 * config_.num_kv_heads, rotation_signs_,
+              Rotation::kForward, stream);
   ops_.AppendKv(qkv, k_column, v_column, batch, kv, index, stream);
   const AttentionParams params{.layer = index,
                                .scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim))};
   ops_.PagedAttention(qkv, config_.num_heads, batch, kv, params, attention, stream);
+  ops_.Rotate(attention, config_.num_heads, rotation_signs_, Rotation::kBack, stream);
   ops_.MatMul(attention, *layer.output, hidden, MatMulMode::kAdd, stream);
 }
 

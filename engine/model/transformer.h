@@ -58,7 +58,7 @@ class Transformer {
   };
   class Loader;
 
-  Transformer(const ModelConfig& config, const Ops& ops) : config_(config), ops_(ops) {}
+  Transformer(const ModelConfig& config, const Ops& ops);
   Status AllocateActivations(Device& device, int max_tokens);
   void ComputeAngles(const BatchView& batch);
   void RunLayer(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream);
@@ -70,6 +70,7 @@ class Transformer {
 
   ModelConfig config_;
   const Ops& ops_;
+  std::vector<float> rotation_signs_;  // [head_dim]
   WeightSource embedding_;
   std::vector<Layer> layers_;
   Vector final_norm_;

@@ -1,10 +1,12 @@
 #include "kernels/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/cpu/panels.h"
+#include "kernels/quant/page_codec.h"
 
 namespace thermocline {
 namespace {
@@ -150,6 +152,39 @@ void CpuOps::Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeS
       }
     }
   });
+}
+
+void CpuOps::Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotation rotation,
+                    Stream& /*stream*/) const {
+  const auto head_dim = static_cast<int32_t>(signs.size());
+  const int64_t width = x.dim(1);
+  CHECK(int64_t{num_heads} * head_dim <= width);
+  ForRows(x.dim(0), width, [&](int64_t row) {
+    float* head = x.f32() + row * width;
+    for (int h = 0; h < num_heads; ++h, head += head_dim) {
+      isa_.rotate_vector(head, signs.data(), head_dim, rotation == Rotation::kBack);
+    }
+  });
+}
+
+void CpuOps::TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
+                            std::span<uint8_t> failed, Stream& /*stream*/) const {
+  CHECK(failed.size() == moves.size());
+  const VectorQuantizer quantizer{.turbo = isa_.quantize_turbo, .int8 = isa_.quantize_int8};
+  for (size_t i = 0; i < moves.size(); ++i) {
+    std::atomic<bool> ok = true;
+    const int64_t num_blocks = int64_t{kv.layout.num_layers} * kv.layout.num_kv_heads;
+    pool_.ParallelFor(num_blocks, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        const auto layer = static_cast<int>(block / kv.layout.num_kv_heads);
+        const auto kv_head = static_cast<int>(block % kv.layout.num_kv_heads);
+        if (!TranscodeBlock(moves[i], kv, layer, kv_head, quantizer).ok()) {
+          ok = false;
+        }
+      }
+    });
+    failed[i] = ok ? 0 : 1;
+  }
 }
 
 void CpuOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& batch,

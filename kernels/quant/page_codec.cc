@@ -186,4 +186,30 @@ void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, fl
   DecodePanels(Values(codec, layout), false, layout, block + at.v_codes, block + at.v_scales, v);
 }
 
+Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, int kv_head,
+                      const VectorQuantizer& quantizer) {
+  const KvLayout& layout = kv.layout;
+  const Codec from = kv.format(layer, move.from.tier()).codec;
+  const Codec to = kv.format(layer, move.to.tier()).codec;
+  const std::byte* source = kv.block_at(move.from, layer, kv_head);
+  std::byte* target = kv.block_at(move.to, layer, kv_head);
+  if (from == to) {
+    std::memcpy(target, source, BlockLayoutOf(to, layout).bytes);
+    return {};
+  }
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  std::vector<float> k(static_cast<size_t>(layout.page_tokens) * dim);
+  std::vector<float> v(k.size());
+  DecodeBlock(from, layout, source, k.data(), v.data());
+  const float* mean_key = kv.mean_key(layer, kv_head);
+  const bool was_native = from == Codec::kNative;
+  const bool is_native = to == Codec::kNative;
+  if (mean_key != nullptr && was_native != is_native) {
+    for (size_t i = 0; i < k.size(); ++i) {
+      k[i] += is_native ? mean_key[i % dim] : -mean_key[i % dim];
+    }
+  }
+  return EncodeBlock(to, layout, quantizer, k.data(), v.data(), target);
+}
+
 }  // namespace thermocline

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/core/hadamard.h"
 #include "kernels/core/half.h"
 #include "kernels/quant/page_codec.h"
 
@@ -169,6 +170,32 @@ void ReferenceOps::Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin,
         const float rotated = a * cos - b * sin;
         b = a * sin + b * cos;
         a = rotated;
+      }
+    }
+  }
+}
+
+void ReferenceOps::Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotation rotation,
+                          Stream& /*stream*/) const {
+  const auto head_dim = static_cast<int>(signs.size());
+  CHECK(int64_t{num_heads} * head_dim <= x.dim(1));
+  for (int64_t t = 0; t < x.dim(0); ++t) {
+    for (int h = 0; h < num_heads; ++h) {
+      float* head = x.f32() + t * x.dim(1) + int64_t{h} * head_dim;
+      rotation == Rotation::kForward ? RotateForward(head, signs.data(), head_dim)
+                                     : RotateBack(head, signs.data(), head_dim);
+    }
+  }
+}
+
+void ReferenceOps::TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
+                                  std::span<uint8_t> failed, Stream& /*stream*/) const {
+  CHECK(failed.size() == moves.size());
+  for (size_t i = 0; i < moves.size(); ++i) {
+    failed[i] = 0;
+    for (int layer = 0; layer < kv.layout.num_layers; ++layer) {
+      for (int h = 0; h < kv.layout.num_kv_heads; ++h) {
+        failed[i] |= TranscodeBlock(moves[i], kv, layer, h, ReferenceQuantizer()).ok() ? 0 : 1;
       }
     }
   }

@@ -20,10 +20,14 @@ class ReferenceOps final : public Ops {
   void AddBias(Tensor x, std::span<const float> bias, Stream& stream) const override;
   void Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeStyle style,
             Stream& stream) const override;
+  void Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotation rotation,
+              Stream& stream) const override;
   void AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& batch,
                 const KvCacheView& kv, int layer, Stream& stream) const override;
   void PagedAttention(Tensor qkv, int num_heads, const BatchView& batch, const KvCacheView& kv,
                       const AttentionParams& params, Tensor out, Stream& stream) const override;
+  void TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
+                      std::span<uint8_t> failed, Stream& stream) const override;
   void GatedActivation(Tensor gate_up, Activation activation, Tensor out,
                        Stream& stream) const override;
 

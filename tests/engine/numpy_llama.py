@@ -21,8 +21,24 @@ def norm(x, gain):
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * gain
 
 
-def half(x):
-    return x.astype(np.float16).astype(np.float32)  # as the hot pages hold K and V
+def page_basis(dim, seed=20504):
+    """The rotation of the pages as a matrix: Sylvester's Hadamard matrix times the signs that SplitMix64 draws."""
+    signs = []
+    for _ in range(dim):
+        seed = (seed + 0x9E3779B97F4A7C15) % 2**64
+        bits = (seed ^ seed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        bits = (bits ^ bits >> 27) * 0x94D049BB133111EB % 2**64
+        signs.append(-1.0 if (bits ^ bits >> 31) >> 63 else 1.0)
+    hadamard = np.ones((1, 1))
+    while len(hadamard) < dim:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    return (hadamard * signs / dim**0.5).astype(np.float32)
+
+
+def as_in_a_hot_page(x):
+    """x [..., dim] rounded to half in the basis of the pages."""
+    basis = page_basis(x.shape[-1])
+    return (x @ basis.T).astype(np.float16).astype(np.float32) @ basis
 
 
 def log_softmax(z):
@@ -51,8 +67,8 @@ def forward(w, ids, shape):
         p = f"blk.{layer}."
         h = norm(x, w[p + "attn_norm.weight"])
         q = rope((h @ w[p + "attn_q.weight"].T).reshape(count, shape.heads, shape.dim))
-        k = half(rope((h @ w[p + "attn_k.weight"].T).reshape(count, shape.kv_heads, shape.dim)))
-        v = half((h @ w[p + "attn_v.weight"].T).reshape(count, shape.kv_heads, shape.dim))
+        k = as_in_a_hot_page(rope((h @ w[p + "attn_k.weight"].T).reshape(count, shape.kv_heads, shape.dim)))
+        v = as_in_a_hot_page((h @ w[p + "attn_v.weight"].T).reshape(count, shape.kv_heads, shape.dim))
         o = np.empty((count, shape.heads, shape.dim), np.float32)
         for i in range(shape.heads):
             scores = q[:, i] @ k[:, i // group].T / np.float32(shape.dim**0.5) + mask

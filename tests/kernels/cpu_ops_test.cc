@@ -9,6 +9,7 @@
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/ops.h"
 #include "kernels/quant/page_codec.h"
+#include "kernels/quant/rotation.h"
 #include "tests/testing/random_weights.h"
 
 namespace thermocline {
@@ -423,6 +424,89 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
       }
     }
   }
+}
+
+TEST_P(CpuOpsTest, RotationEqualsTheReferenceAndGoesBack) {
+  const auto reference = CpuDevice::Create({.reference = true}).value();
+  for (const int dim : {8, 24, 64, 80, 96, 128, 256}) {
+    const std::vector<float> signs = RotationSigns(dim, 1);
+    const std::vector<float> x = RandomFloats(static_cast<size_t>(5 * 4 * dim), 2);
+    std::vector<float> want = x;
+    std::vector<float> got = x;
+    const auto rotate = [&](const Ops& ops, std::vector<float>& rows, Rotation rotation) {
+      ops.Rotate(Tensor(rows.data(), {5, 4 * dim}), 3, signs, rotation, *stream_);
+    };
+    rotate(reference->ops(), want, Rotation::kForward);
+    rotate(device_->ops(), got, Rotation::kForward);
+    for (size_t i = 0; i < x.size(); ++i) {
+      ASSERT_NEAR(got[i], want[i], 2e-6F) << "head_dim " << dim;
+      if (static_cast<int>(i) % (4 * dim) >= 3 * dim) {
+        ASSERT_EQ(got[i], x[i]);  // the fourth head was not to be rotated
+      }
+    }
+    rotate(device_->ops(), got, Rotation::kBack);
+    for (size_t i = 0; i < x.size(); ++i) {
+      ASSERT_NEAR(got[i], x[i], 2e-6F) << "head_dim " << dim;
+    }
+  }
+}
+
+// Hot -> warm -> cold -> cold elsewhere, and back to hot; the page map stays as it is.
+TEST_P(CpuOpsTest, TranscodedPagesHaveTheReferencesBytes) {
+  const auto reference = CpuDevice::Create({.reference = true}).value();
+  const KvLayout layout{.num_layers = 2, .num_kv_heads = 2, .head_dim = 64, .page_tokens = 64};
+  std::vector<LayerFormat> formats(2 * kNumTiers);
+  for (uint32_t layer = 0; layer < 2; ++layer) {
+    const auto set = [&](Tier tier, Codec codec) {
+      const uint32_t bytes = BlockLayoutOf(codec, layout).bytes;
+      formats[layer * kNumTiers + static_cast<uint32_t>(tier)] = {
+          .codec = codec,
+          .layer_offset = layer * 2 * NativeHeadBytes(layout),
+          .head_stride = bytes};
+    };
+    set(Tier::kHot, Codec::kNative);
+    set(Tier::kWarm, Codec::kInt8);
+    set(Tier::kCold, layer == 0 ? Codec::kTurboK4V3 : Codec::kTurbo3);  // layers may differ
+  }
+  const uint32_t page_units = 2 * 2 * NativeHeadBytes(layout) / kArenaUnitBytes;
+  std::vector<std::byte> want(size_t{5} * page_units * kArenaUnitBytes);
+  const std::vector<float> values = RandomFloats(size_t{4} * 2 * 64 * 64, 6);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t half = FloatToHalf(values[i]);
+    std::memcpy(want.data() + 2 * i, &half, 2);
+  }
+  std::vector<std::byte> got = want;
+  const std::vector<float> means = RandomFloats(size_t{2} * 2 * 64, 7);
+  const auto at = [&](Tier tier, uint32_t index) { return PageEntry(tier, index * page_units); };
+  const std::vector<PageMove> moves = {{.from = at(Tier::kHot, 0), .to = at(Tier::kWarm, 1)},
+                                       {.from = at(Tier::kWarm, 1), .to = at(Tier::kCold, 2)},
+                                       {.from = at(Tier::kCold, 2), .to = at(Tier::kCold, 3)},
+                                       {.from = at(Tier::kCold, 3), .to = at(Tier::kHot, 4)}};
+  std::vector<uint8_t> failed(moves.size(), 1);
+  const auto transcode = [&](const Ops& ops, std::vector<std::byte>& arena) {
+    const KvCacheView kv{.arena = arena.data(),
+                         .formats = formats.data(),
+                         .layout = layout,
+                         .mean_keys = means.data()};
+    ops.TranscodePages(moves, kv, failed, *stream_);
+  };
+  transcode(reference->ops(), want);
+  EXPECT_EQ(failed, std::vector<uint8_t>(4, 0));
+  transcode(device_->ops(), got);
+  EXPECT_EQ(failed, std::vector<uint8_t>(4, 0));
+  EXPECT_EQ(got, want);
+  double error = 0;
+  double size = 0;
+  for (size_t i = 0; i < values.size(); ++i) {  // the mean key came off and on again
+    uint16_t half = 0;
+    std::memcpy(&half, got.data() + size_t{4} * page_units * kArenaUnitBytes + 2 * i, 2);
+    error += std::pow(HalfToFloat(half) - values[i], 2);
+    size += std::pow(values[i], 2);
+  }
+  EXPECT_LT(error, 0.1 * size);
+  got[1] = std::byte{0x7e};  // a half NaN
+  transcode(device_->ops(), got);
+  EXPECT_EQ(failed[0], 1);
 }
 
 TEST_P(CpuOpsTest, AttentionIgnoresWhatAPageHeldBefore) {

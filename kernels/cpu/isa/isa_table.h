@@ -108,6 +108,8 @@ struct IsaTable {
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).
   void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
                       float* sum, float* o);
+  // In place: x [dim] to the basis of pages, or back. signs [dim].
+  void (*rotate_vector)(float* x, const float* signs, int32_t dim, bool back);
   // One vector of K or V for a coded page, as kernels/core/quantize.h says; codes [dim].
   float (*quantize_turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes);
   float (*quantize_int8)(const float* x, int32_t dim, uint8_t* codes);
