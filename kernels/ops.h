@@ -102,10 +102,10 @@ class Ops {
                               Stream& stream) const = 0;
 
   // Copies each page from one place to the other, in the codec that each layer has there; the page
-  // map is not read. Sets failed [moves.size()] to 1 where a value is not finite (the new place is
-  // then undefined), else to 0.
+  // map is not read. Fills results [moves.size()]. On the CPU it runs on the calling thread alone,
+  // beside what other streams do.
   virtual void TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
-                              std::span<uint8_t> failed, Stream& stream) const = 0;
+                              std::span<MoveResult> results, Stream& stream) const = 0;
 
   // gate_up [num_tokens, 2 * dim], out [num_tokens, dim] = activation(gate) * up.
   virtual void GatedActivation(Tensor gate_up, Activation activation, Tensor out,

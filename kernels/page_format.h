@@ -47,9 +47,17 @@ static_assert(sizeof(PageEntry) == 4);
 // it was until the page map is switched, between steps, once all bytes are in the new place.
 struct PageMove {
   PageId page = 0;
-  uint32_t generation = 0;  // of the page when the move began: how often it had moved before
+  uint32_t generation = 0;  // of the page when the move began: how many had ended before
   PageEntry from;
   PageEntry to;
+  uint64_t checksum = 0;  // of the bytes at `from`; means nothing while these are hot
+};
+
+// How a move's copy went. The new place is undefined unless it is kOk.
+struct MoveResult {
+  enum class Outcome : uint8_t { kOk, kNotFinite, kCorrupt };
+  Outcome outcome = Outcome::kOk;
+  uint64_t checksum = 0;  // of the bytes at `to`
 };
 
 // Of one tier in one layer. `layer_offset`: bytes from the page's start to the layer's block;

@@ -2,9 +2,10 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
 #include <optional>
+#include <set>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/page_format.h"
@@ -12,42 +13,63 @@
 namespace thermocline {
 
 // Hands out places for pages in the one arena, which is counted in units of 4 KiB. There is no
-// split between tiers: a place given back is room for a page of any tier. Bookkeeping only; the
-// bytes are the engine's. Owned by PagePool. Not thread-safe: only the engine thread calls it.
-// Invariant: every unit lies in exactly one place or in exactly one free extent, and no two free
-// extents touch.
+// fixed split between tiers: the arena is cut into superblocks of a few hot pages each, a
+// superblock is lent to one tier when that tier needs room, and taken back when its last page has
+// gone. So pages of different sizes never lie between each other, and emptying one sparse
+// superblock (by moving its pages to others of their tier) makes room for any tier.
+//
+// Bookkeeping only; the bytes are the engine's. Owned by PagePool. Not thread-safe: only the engine
+// thread calls it. Invariant: every place lies in a superblock lent to its tier; an empty
+// superblock is lent to none.
 class Arena {
  public:
   // Bytes of one page by tier, rounded up to whole units; 0: the tier has no places here. What of
   // `arena_bytes` fills no unit, or lies above kMaxArenaUnits, stays unused.
   Arena(std::span<const uint32_t, kNumTiers> page_bytes, uint64_t arena_bytes);
 
-  // The lowest place that is large enough; nothing when there is none or the tier has no places.
+  // A place in the fullest superblock of the tier that has one, or else in an empty superblock.
+  // Nothing when there is neither or the tier has no places.
   std::optional<PageEntry> Allocate(Tier tier);
   void Free(PageEntry place);  // exactly as Allocate gave it
 
   uint64_t num_units() const { return num_units_; }
   uint32_t units_per_page(Tier tier) const { return page_units_[static_cast<size_t>(tier)]; }
+  uint32_t units_per_superblock() const { return superblock_units_; }
   uint64_t bytes_used(Tier tier) const {
-    return used_units_[static_cast<size_t>(tier)] * kArenaUnitBytes;
+    return uint64_t{num_used_[static_cast<size_t>(tier)]} * units_per_page(tier) * kArenaUnitBytes;
   }
-  uint64_t bytes_free() const { return num_free_units_ * kArenaUnitBytes; }
+  uint64_t num_used(Tier tier) const { return num_used_[static_cast<size_t>(tier)]; }
+  uint64_t bytes_free() const;  // in no page's place, whether a superblock is lent or not
   // Pages of `tier` that would fit now if only that tier were asked for.
-  uint64_t num_free_places(Tier tier) const { return num_free_places_[static_cast<size_t>(tier)]; }
+  uint64_t num_free_places(Tier tier) const;
+  uint64_t num_places(Tier tier) const;  // the same of an empty arena
+  uint64_t num_empty_superblocks() const { return empty_.size(); }
 
-  const std::map<uint32_t, uint32_t>& free_extents() const { return free_extents_; }
+  // The superblock of the tier with the fewest pages, when these fit into free places of the tier's
+  // other superblocks: [first unit, end). What Allocate gives next then lies outside it.
+  std::optional<std::pair<uint32_t, uint32_t>> SparseSuperblock(Tier tier) const;
 
  private:
-  void AddExtent(uint32_t first_unit, uint32_t num_units);
-  void RemoveExtent(std::map<uint32_t, uint32_t>::iterator extent);
+  struct Superblock {
+    Tier tier = Tier::kHot;  // lent to, when num_used > 0
+    uint32_t num_used = 0;
+    std::vector<uint64_t> used;  // a bit for each place
+  };
+
+  uint32_t Capacity(size_t superblock, Tier tier) const;
+  std::set<std::pair<uint32_t, uint32_t>>& partial(Tier tier) {
+    return partial_[static_cast<size_t>(tier)];
+  }
 
   uint32_t num_units_ = 0;
+  uint32_t superblock_units_ = 1;
   std::array<uint32_t, kNumTiers> page_units_{};
-  std::array<uint64_t, kNumTiers> used_units_{};
-  std::array<uint64_t, kNumTiers> num_free_places_{};
-  uint64_t num_free_units_ = 0;
-  std::map<uint32_t, uint32_t> free_extents_;  // first unit -> length
-  std::vector<bool> is_place_;                 // by unit: an allocated place starts here
+  std::array<uint32_t, kNumTiers> num_used_{};
+  std::array<uint64_t, kNumTiers> num_lent_places_{};  // in lent superblocks, used or free
+  std::vector<Superblock> superblocks_;                // the last one may be short
+  std::set<uint32_t> empty_;
+  // Lent superblocks with a free place: (free places, index), so the fullest comes first.
+  std::array<std::set<std::pair<uint32_t, uint32_t>>, kNumTiers> partial_;
 };
 
 }  // namespace thermocline

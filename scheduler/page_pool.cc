@@ -28,9 +28,10 @@ PagePool::PagePool(const KvLayout& layout, std::span<const uint32_t, kNumTiers> 
                    uint64_t arena_bytes)
     : layout_(layout),
       arena_(page_bytes, arena_bytes),
-      num_pages_(arena_.num_free_places(Tier::kHot)),
+      num_pages_(arena_.num_places(Tier::kHot)),
       page_map_(MaxPages(arena_), kNoPlace),
       pages_(page_map_.size()),
+      page_at_(arena_.num_units(), kNone),
       free_ids_(page_map_.size()) {
   CHECK(layout.page_tokens > 0);
   CHECK(arena_.units_per_page(Tier::kHot) > 0);
@@ -58,6 +59,7 @@ std::optional<PageId> PagePool::Allocate() {
   CHECK(!pages_[page].allocated);
   pages_[page] = Page{.refs = 1, .allocated = true};
   page_map_[page] = *place;
+  page_at_[place->unit()] = page;
   return page;
 }
 
@@ -82,10 +84,15 @@ void PagePool::Release(PageId page) {
   }
 }
 
+void PagePool::MarkFull(PageId page) {
+  CHECK(pages_[page].allocated && pages_[page].refs > 0);
+  pages_[page].full = true;
+}
+
 std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to) {
   Page& state = pages_[page];
-  CHECK(state.allocated);
-  if (state.moving) {
+  CHECK(state.allocated && state.full);
+  if (state.moving || (state.pinned && to != tier(page)) || to < tier(page)) {
     return std::nullopt;
   }
   const std::optional<PageEntry> place = arena_.Allocate(to);
@@ -95,13 +102,17 @@ std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to) {
   state.moving = true;
   state.move_to = *place;
   ++num_moving_;
-  return PageMove{
-      .page = page, .generation = state.generation, .from = page_map_[page], .to = *place};
+  return PageMove{.page = page,
+                  .generation = state.generation,
+                  .from = page_map_[page],
+                  .to = *place,
+                  .checksum = state.checksum};
 }
 
-void PagePool::CommitMove(const PageMove& move) {
+void PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
+  pages_[move.page].checksum = checksum;
+  pages_[move.page].lossy |= move.to.tier() != Tier::kHot;
   EndMove(move, move.to, move.from);
-  ++pages_[move.page].generation;
 }
 
 void PagePool::AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
@@ -111,11 +122,50 @@ void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_bac
   CHECK(state.moving && state.generation == move.generation);
   CHECK(page_map_[move.page] == move.from && state.move_to == move.to);
   page_map_[move.page] = kept;
+  page_at_[given_back.unit()] = kNone;
+  page_at_[kept.unit()] = move.page;
   arena_.Free(given_back);
   state.moving = false;
+  ++state.generation;
   --num_moving_;
   if (state.refs == 0 && !state.hashed) {
     Free(move.page);
+  }
+}
+
+std::vector<PageMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
+  std::vector<PageMove> moves;
+  const auto sparse = arena_.SparseSuperblock(tier);
+  if (!sparse.has_value()) {
+    return moves;
+  }
+  const auto [begin, end] = *sparse;
+  for (uint32_t unit = begin; unit < end && unit < page_at_.size() && moves.size() < max_moves;
+       ++unit) {
+    const PageId page = page_at_[unit];
+    if (page == kNone || !pages_[page].full) {
+      continue;
+    }
+    const std::optional<PageMove> move = BeginMove(page, tier);
+    if (move.has_value()) {
+      moves.push_back(*move);
+    }
+  }
+  return moves;
+}
+
+std::vector<PageId> PagePool::OldestCached(size_t max_pages) const {
+  std::vector<PageId> pages;
+  for (PageId page = oldest_; page != kNone && pages.size() < max_pages;
+       page = pages_[page].newer) {
+    pages.push_back(page);
+  }
+  return pages;
+}
+
+void PagePool::Forget(PageId page) {
+  if (pages_[page].hashed) {
+    Evict(page);
   }
 }
 
@@ -146,13 +196,13 @@ void PagePool::Free(PageId page) {
     return;  // its bytes are being read: EndMove frees it
   }
   arena_.Free(page_map_[page]);
+  page_at_[page_map_[page].unit()] = kNone;
   page_map_[page] = kNoPlace;
   state.allocated = false;
   free_ids_.push_back(page);
 }
 
 void PagePool::Evict(PageId page) {
-  CHECK(pages_[page].refs == 0);
   UnlinkFromParent(page);
   evicting_.assign(1, page);
   while (!evicting_.empty()) {
@@ -260,7 +310,7 @@ Status PagePool::AuditPages() const {
   return {};
 }
 
-// Each unit of the arena free xor in one page's place.
+// Each unit of the arena free or in one page's place, each page known by its place.
 Status PagePool::AuditPlaces() const {
   std::vector<int> owners(arena_.num_units(), 0);
   for (PageId page = 0; page < pages_.size(); ++page) {
@@ -272,26 +322,23 @@ Status PagePool::AuditPlaces() const {
         ++owners.at(place.unit() + i);
       }
     };
+    if (page_at_[page_map_[page].unit()] != page) {
+      return Internal("page {} is not known where it is", page);
+    }
     own(page_map_[page]);
     if (pages_[page].moving) {
       own(pages_[page].move_to);
     }
   }
-  uint64_t num_free_units = 0;
-  for (const auto& [unit, length] : arena_.free_extents()) {
-    for (uint32_t i = 0; i < length; ++i) {
-      ++owners.at(unit + i);
-    }
-    num_free_units += length;
+  if (std::any_of(owners.begin(), owners.end(), [](int count) { return count > 1; })) {
+    return Internal("a unit of the arena is owned twice");
   }
-  if (std::any_of(owners.begin(), owners.end(), [](int count) { return count != 1; })) {
-    return Internal("a unit of the arena is lost or owned twice");
-  }
+  const auto num_owned = static_cast<uint64_t>(std::count(owners.begin(), owners.end(), 1));
   uint64_t bytes = arena_.bytes_free();
   for (int tier = 0; tier < kNumTiers; ++tier) {
     bytes += arena_.bytes_used(static_cast<Tier>(tier));
   }
-  if (num_free_units * kArenaUnitBytes != arena_.bytes_free() ||
+  if (num_owned * kArenaUnitBytes + arena_.bytes_free() != bytes ||
       bytes != arena_.num_units() * kArenaUnitBytes) {
     return Internal("the arena's accounts do not add up: {} bytes", bytes);
   }

@@ -30,7 +30,8 @@ struct ContentHash {
 // sequence's last page first makes leaves the older, so that they go before their parents.
 // A page moves between tiers in two calls: BeginMove reserves the new place, CommitMove switches
 // the page map (or AbortMove gives the new place back). In between the page is what it was to
-// everybody else; released or evicted, it only stays without an owner until the move ends.
+// everybody else; released or evicted, it only stays without an owner until the move ends. A page
+// that has left the hot tier is lossy for good, whatever tier it is in later.
 // Invariants: Audit().
 class PagePool {
  public:
@@ -40,22 +41,45 @@ class PagePool {
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
-  // A hot page with one reference; its bytes are undefined. Nothing when every page is referenced.
+  // A hot page with one reference; its bytes are undefined. Cached pages are evicted for it.
+  // Nothing when even then no hot place is free.
   std::optional<PageId> Allocate();
   void AddRef(PageId page);
   // At zero references a hashed page stays, cached; any other is freed.
   void Release(PageId page);
 
-  // Reserves a place in `to` for a full page that is not being written. Nothing when the arena has
-  // no room there or the page is moving already. Never evicts.
+  // Says that all positions of a referenced page are written: from now on it may move.
+  void MarkFull(PageId page);
+  // Reserves a place in `to`, which may be the page's own tier, for a full page. Nothing when the
+  // arena has no room there, when the page is moving already, when it has failed to move before, or
+  // when a better tier is asked for: that would restore nothing. Never evicts.
   std::optional<PageMove> BeginMove(PageId page, Tier to);
-  // To be called between steps, when the new place holds the page's bytes. The old place is free at
-  // once: no step that could read it may be in flight.
-  void CommitMove(const PageMove& move);
+  // To be called between steps, when the new place holds the page's bytes, whose checksum this is.
+  // The old place is free at once: no step that could read it may be in flight.
+  void CommitMove(const PageMove& move, uint64_t checksum);
   void AbortMove(const PageMove& move);
+  // The page stays where it is, for good: its values cannot be coded.
+  void Pin(PageId page) { pages_[page].pinned = true; }
+  // Moves that bring the pages of one sparse superblock together with others of their tier; at most
+  // `max_moves`. The superblock can be lent again when all have been committed.
+  std::vector<PageMove> BeginCompaction(Tier tier, size_t max_moves);
+  bool is_full(PageId page) const { return pages_[page].full; }
+  bool is_pinned(PageId page) const { return pages_[page].pinned; }
+  bool is_lossy(PageId page) const { return pages_[page].lossy; }
+  Tier tier(PageId page) const { return page_map_[page].tier(); }
   bool is_moving(PageId page) const { return pages_[page].moving; }
   uint32_t generation(PageId page) const { return pages_[page].generation; }
   size_t num_moving() const { return num_moving_; }
+
+  // How strongly recent queries attended to a page, and when it last moved; the policy's to read.
+  struct Heat {
+    float peak = 0;  // see TierPolicy; at step `peak_step`, halved every kHeatHalfLife steps
+    uint64_t peak_step = 0;
+    float mean = 0;          // the latest sample's mean over layers and heads
+    uint64_t move_step = 0;  // when the page was last moved, or allocated
+  };
+  const Heat& heat(PageId page) const { return pages_[page].heat; }
+  Heat& heat(PageId page) { return pages_[page].heat; }
 
   // Makes a referenced, full page findable. `parent`: the hashed page before it, if it is not the
   // first. False, and nothing changes, when another page has this hash: the first stays.
@@ -71,6 +95,10 @@ class PagePool {
   size_t num_pages() const { return num_pages_; }  // that the arena holds, all hot
   size_t num_free() const;                         // hot pages to be had without eviction
   size_t num_evictable() const { return num_evictable_; }
+  // The least recently used cached pages, oldest first.
+  std::vector<PageId> OldestCached(size_t max_pages) const;
+  // Nobody finds the page any more; cached, it is freed, with all below it in the tree.
+  void Forget(PageId page);
   int num_refs(PageId page) const { return pages_[page].refs; }
   uint64_t num_evictions() const { return num_evictions_; }
 
@@ -84,9 +112,14 @@ class PagePool {
     int refs = 0;
     bool allocated = false;
     bool hashed = false;
+    bool full = false;
+    bool pinned = false;
+    bool lossy = false;
     bool moving = false;
     PageEntry move_to;        // reserved, while moving
-    uint32_t generation = 0;  // moves committed since the page was allocated
+    uint32_t generation = 0;  // moves ended since the page was allocated
+    uint64_t checksum = 0;    // of the bytes, once they are coded
+    Heat heat;
     ContentHash hash;
     uint64_t last_use = 0;  // rises with each release to zero references
     PageId older = kNone;   // neighbours in the list of cached pages
@@ -116,6 +149,7 @@ class PagePool {
   size_t num_pages_;
   std::vector<PageEntry> page_map_;  // never resized; a free page's entry is kBacked
   std::vector<Page> pages_;          // as page_map_
+  std::vector<PageId> page_at_;      // by arena unit where a page starts; kNone elsewhere
   std::vector<PageId> free_ids_;
   std::unordered_map<ContentHash, PageId, HashOfContent> by_hash_;
   PageId oldest_ = kNone;  // ends of the list of cached pages

@@ -99,9 +99,9 @@ class Reader {
     const PageMove move{.page = static_cast<PageId>(page),
                         .from = page_map_[static_cast<size_t>(page)],
                         .to = Place(tier, page)};
-    uint8_t failed = 0;
-    device_.ops().TranscodePages(std::span(&move, 1), view(), std::span(&failed, 1), *stream_);
-    CHECK(stream_->Sync().ok() && failed == 0);
+    MoveResult result;
+    device_.ops().TranscodePages(std::span(&move, 1), view(), std::span(&result, 1), *stream_);
+    CHECK(stream_->Sync().ok() && result.outcome == MoveResult::Outcome::kOk);
     page_map_[static_cast<size_t>(page)] = move.to;
   }
 

@@ -168,22 +168,11 @@ void CpuOps::Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotat
 }
 
 void CpuOps::TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
-                            std::span<uint8_t> failed, Stream& /*stream*/) const {
-  CHECK(failed.size() == moves.size());
+                            std::span<MoveResult> results, Stream& /*stream*/) const {
+  CHECK(results.size() == moves.size());
   const VectorQuantizer quantizer{.turbo = isa_.quantize_turbo, .int8 = isa_.quantize_int8};
   for (size_t i = 0; i < moves.size(); ++i) {
-    std::atomic<bool> ok = true;
-    const int64_t num_blocks = int64_t{kv.layout.num_layers} * kv.layout.num_kv_heads;
-    pool_.ParallelFor(num_blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        const auto layer = static_cast<int>(block / kv.layout.num_kv_heads);
-        const auto kv_head = static_cast<int>(block % kv.layout.num_kv_heads);
-        if (!TranscodeBlock(moves[i], kv, layer, kv_head, quantizer).ok()) {
-          ok = false;
-        }
-      }
-    });
-    failed[i] = ok ? 0 : 1;
+    results[i] = TranscodePage(moves[i], kv, quantizer);
   }
 }
 

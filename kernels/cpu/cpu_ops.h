@@ -30,7 +30,7 @@ class CpuOps final : public Ops {
   void PagedAttention(Tensor qkv, int num_heads, const BatchView& batch, const KvCacheView& kv,
                       const AttentionParams& params, Tensor out, Stream& stream) const override;
   void TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
-                      std::span<uint8_t> failed, Stream& stream) const override;
+                      std::span<MoveResult> results, Stream& stream) const override;
   void GatedActivation(Tensor gate_up, Activation activation, Tensor out,
                        Stream& stream) const override;
 

@@ -1,6 +1,7 @@
 #include "kernels/quant/page_codec.h"
 
 #include <fmt/format.h>
+#include <xxhash.h>
 
 #include <array>
 #include <cmath>
@@ -115,6 +116,35 @@ void DecodeNative(const std::byte* in, int64_t count, float* x) {
   }
 }
 
+// One layer and KV head of a move.
+Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, int kv_head,
+                      const VectorQuantizer& quantizer) {
+  const KvLayout& layout = kv.layout;
+  const Codec from = kv.format(layer, move.from.tier()).codec;
+  const Codec to = kv.format(layer, move.to.tier()).codec;
+  const std::byte* source = kv.block_at(move.from, layer, kv_head);
+  std::byte* target = kv.block_at(move.to, layer, kv_head);
+  if (from == to) {
+    std::memcpy(target, source, BlockLayoutOf(to, layout).bytes);
+    return {};
+  }
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  std::vector<float> k(static_cast<size_t>(layout.page_tokens) * dim);
+  std::vector<float> v(k.size());
+  DecodeBlock(from, layout, source, k.data(), v.data());
+  const float* mean_key = kv.mean_key(layer, kv_head);
+  const bool was_native = from == Codec::kNative;
+  const bool is_native = to == Codec::kNative;
+  if (mean_key != nullptr && was_native != is_native) {
+    for (size_t i = 0; i < k.size(); ++i) {
+      k[i] += is_native ? mean_key[i % dim] : -mean_key[i % dim];
+    }
+  }
+  return EncodeBlock(to, layout, quantizer, k.data(), v.data(), target);
+}
+
+uint64_t Checksum(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
+
 }  // namespace
 
 int KeyBits(Codec codec) {
@@ -186,30 +216,30 @@ void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, fl
   DecodePanels(Values(codec, layout), false, layout, block + at.v_codes, block + at.v_scales, v);
 }
 
-Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, int kv_head,
-                      const VectorQuantizer& quantizer) {
-  const KvLayout& layout = kv.layout;
-  const Codec from = kv.format(layer, move.from.tier()).codec;
-  const Codec to = kv.format(layer, move.to.tier()).codec;
-  const std::byte* source = kv.block_at(move.from, layer, kv_head);
-  std::byte* target = kv.block_at(move.to, layer, kv_head);
-  if (from == to) {
-    std::memcpy(target, source, BlockLayoutOf(to, layout).bytes);
-    return {};
-  }
-  const auto dim = static_cast<size_t>(layout.head_dim);
-  std::vector<float> k(static_cast<size_t>(layout.page_tokens) * dim);
-  std::vector<float> v(k.size());
-  DecodeBlock(from, layout, source, k.data(), v.data());
-  const float* mean_key = kv.mean_key(layer, kv_head);
-  const bool was_native = from == Codec::kNative;
-  const bool is_native = to == Codec::kNative;
-  if (mean_key != nullptr && was_native != is_native) {
-    for (size_t i = 0; i < k.size(); ++i) {
-      k[i] += is_native ? mean_key[i % dim] : -mean_key[i % dim];
+MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,
+                         const VectorQuantizer& quantizer) {
+  MoveResult result;
+  std::vector<uint64_t> source;
+  std::vector<uint64_t> target;
+  const auto checksum = [&](PageEntry entry, int layer, int kv_head) {
+    const Codec codec = kv.format(layer, entry.tier()).codec;
+    return Checksum(kv.block_at(entry, layer, kv_head), BlockLayoutOf(codec, kv.layout).bytes);
+  };
+  for (int layer = 0; layer < kv.layout.num_layers; ++layer) {
+    for (int kv_head = 0; kv_head < kv.layout.num_kv_heads; ++kv_head) {
+      if (!TranscodeBlock(move, kv, layer, kv_head, quantizer).ok()) {
+        result.outcome = MoveResult::Outcome::kNotFinite;
+      }
+      source.push_back(checksum(move.from, layer, kv_head));
+      target.push_back(checksum(move.to, layer, kv_head));
     }
   }
-  return EncodeBlock(to, layout, quantizer, k.data(), v.data(), target);
+  if (move.from.tier() != Tier::kHot &&
+      Checksum(source.data(), source.size() * sizeof(uint64_t)) != move.checksum) {
+    result.outcome = MoveResult::Outcome::kCorrupt;
+  }
+  result.checksum = Checksum(target.data(), target.size() * sizeof(uint64_t));
+  return result;
 }
 
 }  // namespace thermocline

@@ -44,9 +44,11 @@ Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& q
 // The way back: what every reader of pages has to see.
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v);
 
-// One layer and KV head of a move: decodes, takes the mean key off what has it or puts it back, and
-// encodes; equal codecs are copied. Errors as EncodeBlock.
-Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, int kv_head,
-                      const VectorQuantizer& quantizer);
+// A whole page of a move: decodes, takes the mean key off what has it or puts it back, and encodes;
+// equal codecs are copied. A coded source that does not have its checksum any more is kCorrupt.
+// The checksum is XXH3 of the XXH3 of each (layer, KV head) block, so that blocks can be done
+// apart.
+MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,
+                         const VectorQuantizer& quantizer);
 
 }  // namespace thermocline

@@ -189,15 +189,10 @@ void ReferenceOps::Rotate(Tensor x, int num_heads, std::span<const float> signs,
 }
 
 void ReferenceOps::TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
-                                  std::span<uint8_t> failed, Stream& /*stream*/) const {
-  CHECK(failed.size() == moves.size());
+                                  std::span<MoveResult> results, Stream& /*stream*/) const {
+  CHECK(results.size() == moves.size());
   for (size_t i = 0; i < moves.size(); ++i) {
-    failed[i] = 0;
-    for (int layer = 0; layer < kv.layout.num_layers; ++layer) {
-      for (int h = 0; h < kv.layout.num_kv_heads; ++h) {
-        failed[i] |= TranscodeBlock(moves[i], kv, layer, h, ReferenceQuantizer()).ok() ? 0 : 1;
-      }
-    }
+    results[i] = TranscodePage(moves[i], kv, ReferenceQuantizer());
   }
 }
 

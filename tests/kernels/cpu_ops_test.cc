@@ -478,22 +478,32 @@ TEST_P(CpuOpsTest, TranscodedPagesHaveTheReferencesBytes) {
   std::vector<std::byte> got = want;
   const std::vector<float> means = RandomFloats(size_t{2} * 2 * 64, 7);
   const auto at = [&](Tier tier, uint32_t index) { return PageEntry(tier, index * page_units); };
-  const std::vector<PageMove> moves = {{.from = at(Tier::kHot, 0), .to = at(Tier::kWarm, 1)},
-                                       {.from = at(Tier::kWarm, 1), .to = at(Tier::kCold, 2)},
-                                       {.from = at(Tier::kCold, 2), .to = at(Tier::kCold, 3)},
-                                       {.from = at(Tier::kCold, 3), .to = at(Tier::kHot, 4)}};
-  std::vector<uint8_t> failed(moves.size(), 1);
+  // Each move's source is what the one before it has left, checksum and all.
+  std::vector<PageMove> moves = {{.from = at(Tier::kHot, 0), .to = at(Tier::kWarm, 1)},
+                                 {.from = at(Tier::kWarm, 1), .to = at(Tier::kCold, 2)},
+                                 {.from = at(Tier::kCold, 2), .to = at(Tier::kCold, 3)},
+                                 {.from = at(Tier::kCold, 3), .to = at(Tier::kHot, 4)}};
   const auto transcode = [&](const Ops& ops, std::vector<std::byte>& arena) {
     const KvCacheView kv{.arena = arena.data(),
                          .formats = formats.data(),
                          .layout = layout,
                          .mean_keys = means.data()};
-    ops.TranscodePages(moves, kv, failed, *stream_);
+    std::vector<MoveResult> results(moves.size());
+    for (size_t i = 0; i < moves.size(); ++i) {
+      ops.TranscodePages(std::span(&moves[i], 1), kv, std::span(&results[i], 1), *stream_);
+      if (i + 1 < moves.size()) {
+        moves[i + 1].checksum = results[i].checksum;
+      }
+    }
+    return results;
   };
-  transcode(reference->ops(), want);
-  EXPECT_EQ(failed, std::vector<uint8_t>(4, 0));
-  transcode(device_->ops(), got);
-  EXPECT_EQ(failed, std::vector<uint8_t>(4, 0));
+  const auto wanted = transcode(reference->ops(), want);
+  const auto results = transcode(device_->ops(), got);
+  for (size_t i = 0; i < moves.size(); ++i) {
+    EXPECT_EQ(results[i].outcome, MoveResult::Outcome::kOk);
+    EXPECT_EQ(results[i].checksum, wanted[i].checksum);
+  }
+  EXPECT_EQ(results[1].checksum, results[2].checksum);
   EXPECT_EQ(got, want);
   double error = 0;
   double size = 0;
@@ -505,8 +515,14 @@ TEST_P(CpuOpsTest, TranscodedPagesHaveTheReferencesBytes) {
   }
   EXPECT_LT(error, 0.1 * size);
   got[1] = std::byte{0x7e};  // a half NaN
-  transcode(device_->ops(), got);
-  EXPECT_EQ(failed[0], 1);
+  EXPECT_EQ(transcode(device_->ops(), got)[0].outcome, MoveResult::Outcome::kNotFinite);
+
+  // One bit of a coded page has changed since it was written.
+  got = want;
+  got[size_t{page_units} * kArenaUnitBytes + 100] ^= std::byte{4};
+  moves = {{.from = at(Tier::kWarm, 1), .to = at(Tier::kCold, 2), .checksum = wanted[0].checksum}};
+  EXPECT_EQ(transcode(device_->ops(), got)[0].outcome, MoveResult::Outcome::kCorrupt);
+  EXPECT_EQ(transcode(device_->ops(), want)[0].outcome, MoveResult::Outcome::kOk);
 }
 
 TEST_P(CpuOpsTest, AttentionIgnoresWhatAPageHeldBefore) {

@@ -11,7 +11,11 @@
 namespace thermocline {
 namespace {
 
-PageId Take(PagePool& pool) { return pool.Allocate().value(); }
+PageId Take(PagePool& pool) {
+  const PageId page = pool.Allocate().value();
+  pool.MarkFull(page);
+  return page;
+}
 
 TEST(PageMove, PageKeepsItsIdAndIsReadableWhereItWasUntilTheSwitch) {
   const auto pool = MakeTieredPool(8);
@@ -21,7 +25,7 @@ TEST(PageMove, PageKeepsItsIdAndIsReadableWhereItWasUntilTheSwitch) {
   const PageMove move = pool->BeginMove(page, Tier::kCold).value();
   EXPECT_EQ(pool->page_map()[page], before);
   EXPECT_EQ(pool->arena().bytes_used(Tier::kCold), 4096U);
-  pool->CommitMove(move);
+  pool->CommitMove(move, 0);
   EXPECT_EQ(pool->page_map()[page], move.to);
   EXPECT_EQ(pool->num_refs(page), 2);
   EXPECT_EQ(pool->generation(page), 1U);
@@ -34,8 +38,8 @@ TEST(PageMove, DemotingMakesRoomForHotPages) {
   const PageId first = Take(*pool);
   const PageId second = Take(*pool);
   EXPECT_FALSE(pool->Allocate().has_value());
-  pool->CommitMove(pool->BeginMove(first, Tier::kCold).value());
-  pool->CommitMove(pool->BeginMove(second, Tier::kCold).value());
+  pool->CommitMove(pool->BeginMove(first, Tier::kCold).value(), 0);
+  pool->CommitMove(pool->BeginMove(second, Tier::kCold).value(), 0);
   EXPECT_TRUE(pool->Allocate().has_value());
   EXPECT_TRUE(pool->Audit().ok());
 }
@@ -46,7 +50,8 @@ TEST(PageMove, AbortedMoveLeavesThePageAsItWas) {
   const PageEntry before = pool->page_map()[page];
   pool->AbortMove(pool->BeginMove(page, Tier::kWarm).value());
   EXPECT_EQ(pool->page_map()[page], before);
-  EXPECT_EQ(pool->generation(page), 0U);
+  EXPECT_EQ(pool->generation(page), 1U);
+  EXPECT_FALSE(pool->is_lossy(page));
   EXPECT_EQ(pool->arena().bytes_used(Tier::kWarm), 0U);
   EXPECT_TRUE(pool->Audit().ok());
 }
@@ -58,7 +63,7 @@ TEST(PageMove, PageMovesOnceAtATimeAndOnlyWhereThereIsRoom) {
   EXPECT_FALSE(pool->BeginMove(page, Tier::kArchive).has_value());  // no such places here
   const PageMove move = pool->BeginMove(page, Tier::kCold).value();
   EXPECT_FALSE(pool->BeginMove(page, Tier::kCold).has_value());
-  pool->CommitMove(move);
+  pool->CommitMove(move, 0);
 }
 
 TEST(PageMove, PageReleasedInFlightIsFreedWhenTheMoveEnds) {
@@ -69,7 +74,7 @@ TEST(PageMove, PageReleasedInFlightIsFreedWhenTheMoveEnds) {
     pool->Release(page);
     EXPECT_EQ(pool->arena().bytes_free(), 3 * 4096U);  // both places are still in use
     EXPECT_TRUE(pool->Audit().ok());
-    commit ? pool->CommitMove(move) : pool->AbortMove(move);
+    commit ? pool->CommitMove(move, 0) : pool->AbortMove(move);
     EXPECT_EQ(pool->arena().bytes_free(), 8 * 4096U);
     EXPECT_TRUE(pool->Audit().ok());
   }
@@ -82,9 +87,48 @@ TEST(PageMove, CachedPageMovesAndIsStillFound) {
   pool->Release(page);
   const PageMove move = pool->BeginMove(page, Tier::kCold).value();
   pool->AddRef(page);
-  pool->CommitMove(move);
+  pool->CommitMove(move, 0);
   EXPECT_EQ(pool->Find({1, 1}), page);
   EXPECT_TRUE(pool->Audit().ok());
+}
+
+TEST(PageMove, NothingIsPromotedAndWhatFailedStays) {
+  const auto pool = MakeTieredPool(16);
+  const PageId page = Take(*pool);
+  pool->CommitMove(pool->BeginMove(page, Tier::kWarm).value(), 7);
+  EXPECT_TRUE(pool->is_lossy(page));
+  EXPECT_FALSE(pool->BeginMove(page, Tier::kHot).has_value());
+  const PageMove move = pool->BeginMove(page, Tier::kCold).value();
+  EXPECT_EQ(move.checksum, 7U);
+  pool->AbortMove(move);
+  pool->Pin(page);
+  EXPECT_FALSE(pool->BeginMove(page, Tier::kCold).has_value());
+}
+
+// Two superblocks of four cold pages each, both half empty, become one, and a hot page fits again.
+TEST(PageMove, CompactionEmptiesASuperblock) {
+  const auto pool = MakeTieredPool(12);
+  std::vector<PageId> pages;
+  for (int i = 0; i < 8; ++i) {
+    const PageId page = Take(*pool);
+    pool->CommitMove(pool->BeginMove(page, Tier::kCold).value(), 0);
+    pages.push_back(page);
+  }
+  for (const size_t i : {1U, 3U, 4U, 6U}) {
+    pool->Release(pages[i]);
+  }
+  EXPECT_TRUE(pool->Audit().ok());
+  const PageId hot = Take(*pool);
+  EXPECT_FALSE(pool->Allocate().has_value());
+  EXPECT_TRUE(pool->BeginCompaction(Tier::kHot, 9).empty());
+  const std::vector<PageMove> moves = pool->BeginCompaction(Tier::kCold, 9);
+  ASSERT_EQ(moves.size(), 2U);
+  for (const PageMove& move : moves) {
+    pool->CommitMove(move, 0);
+  }
+  EXPECT_TRUE(pool->Audit().ok());
+  EXPECT_TRUE(pool->Allocate().has_value());
+  EXPECT_EQ(pool->num_refs(hot), 1);
 }
 
 // A pool whose pages hold bytes: a stamp of their own in every unit of their place.
@@ -96,7 +140,7 @@ class StampedPool {
         random_(seed) {}
 
   void RunRandomOperation() {
-    switch (random_() % 8) {
+    switch (random_() % 9) {
       case 0:
       case 1:
         Allocate();
@@ -115,6 +159,9 @@ class StampedPool {
         break;
       case 6:
         Begin();
+        break;
+      case 7:
+        Compact();
         break;
       default:
         End();
@@ -178,6 +225,7 @@ class StampedPool {
   void Allocate() {
     if (const auto page = pool_->Allocate()) {
       ASSERT_FALSE(refs_.contains(*page));
+      pool_->MarkFull(*page);
       refs_[*page] = 1;
       stamps_[*page] = ++num_stamps_;
       Stamp(pool_->page_map()[*page], num_stamps_);
@@ -188,9 +236,13 @@ class StampedPool {
     if (refs_.empty()) {
       return;
     }
+    // One reference, or as often all: else nothing would ever be free again.
     const PageId page = AnyPage();
-    pool_->Release(page);
-    if (--refs_[page] == 0) {
+    for (int left = random_() % 2 == 0 ? 1 : refs_[page]; left > 0; --left) {
+      pool_->Release(page);
+      --refs_[page];
+    }
+    if (refs_[page] == 0) {
       refs_.erase(page);
     }
   }
@@ -231,6 +283,14 @@ class StampedPool {
     }
   }
 
+  void Compact() {
+    const auto tier = static_cast<Tier>(random_() % 3);
+    for (const PageMove& move : pool_->BeginCompaction(tier, random_() % 3 + 1)) {
+      ASSERT_EQ(move.from.tier(), move.to.tier());
+      moves_.push_back(move);
+    }
+  }
+
   // The copy is made at the end, when the source has seen all that can happen to it meanwhile. One
   // move in four fails half-way.
   void End() {
@@ -246,7 +306,7 @@ class StampedPool {
       return;
     }
     Stamp(move.to, units_[move.from.unit()]);
-    pool_->CommitMove(move);
+    pool_->CommitMove(move, 0);
     ++num_commits_;
   }
 
