@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -14,6 +15,7 @@
 #include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
 #include "scheduler/request.h"
+#include "scheduler/tier_controller.h"
 
 namespace thermocline {
 
@@ -52,6 +54,13 @@ struct EngineStats {
   uint64_t generated_tokens = 0;
   uint64_t prefix_query_tokens = 0;
   uint64_t prefix_hit_tokens = 0;
+  std::array<uint64_t, kNumTiers> tier_pages{};  // pages in use or cached
+  std::array<uint64_t, kNumTiers> tier_bytes{};
+  uint64_t arena_bytes = 0;
+  uint64_t num_moving = 0;  // pages
+  double move_seconds = 0;  // that copying pages has taken
+  double step_seconds = 0;  // that steps have taken
+  TierStats tiers;
 };
 
 // Where the memory goes; printed at start.

@@ -1,6 +1,7 @@
 #include "engine/engine_core.h"
 
 #include <algorithm>
+#include <chrono>
 #include <limits>
 
 #include "kernels/base/check.h"
@@ -13,6 +14,15 @@ namespace {
 SchedulerConfig WithoutQueueBound(SchedulerConfig config) {
   config.max_num_queued_reqs = std::numeric_limits<int>::max();
   return config;
+}
+
+constexpr double kMaxMoveShare = 0.05;  // of the time, for moves in the background
+// Moves that a step waits for are proposed again until there are no more, or so many times.
+constexpr int kMaxMoveRounds = 32;
+
+// Of the last twenty or so; the first as it is.
+double Average(double average, double value) {
+  return average == 0 ? value : average + 0.05 * (value - average);
 }
 
 bool IsFinished(const ChoiceOutput& choice) { return choice.finished(); }
@@ -62,11 +72,15 @@ void EngineCore::End(ActiveRequests::iterator it, Status status) {
 }
 
 Status EngineCore::Step() {
+  MovePages();
   const StepPlan plan = scheduler_.Schedule();
-  stalled_ = plan.sequences.empty();
-  if (stalled_) {
+  if (plan.sequences.empty()) {
+    // What moves may make the room that the next sequence waits for.
+    stalled_ = num_moving_ == 0;
+    EndMoves(/*wait=*/true);
     return {};
   }
+  const auto begin = std::chrono::steady_clock::now();
   for (const ScheduledSequence& scheduled : plan.sequences) {
     NoteAdmitted(active_.at(scheduled.sequence->request->id), *scheduled.sequence);
   }
@@ -75,6 +89,9 @@ Status EngineCore::Step() {
     return run.status();
   }
   ++num_steps_;
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+  step_seconds_ = Average(step_seconds_, elapsed.count());
+  total_step_seconds_ += elapsed.count();
 
   std::vector<EndedChoice> ended_choices;
   std::map<RequestId, Status> failed;
@@ -84,7 +101,7 @@ Status EngineCore::Step() {
     if (!run->errors[i].ok()) {
       failed.emplace(id, run->errors[i]);
     } else if (AddOutput(active_.at(id), sequence, i, *run)) {
-      ended_choices.push_back({id, sequence.choice});
+      ended_choices.push_back({id, &sequence});
     }
   }
   scheduler_.Update(plan, run->step);
@@ -97,12 +114,50 @@ Status EngineCore::Step() {
     if (it == active_.end()) {
       continue;  // failed with another choice of it, in this very step
     }
-    scheduler_.Finish(ended.id, ended.choice);
+    NoteTiers(it->second, *ended.sequence);
+    scheduler_.Finish(ended.id, ended.sequence->choice);
     if (std::all_of(it->second.choices.begin(), it->second.choices.end(), IsFinished)) {
       End(it, {});
     }
   }
   return {};
+}
+
+void EngineCore::NoteTiers(ActiveRequest& active, const Sequence& sequence) {
+  const std::array<int, kNumTiers> tokens = scheduler_.TierTokens(sequence);
+  for (size_t tier = 0; tier < kNumTiers; ++tier) {
+    active.tier_tokens[tier] += tokens[tier];
+  }
+  active.reused_lossy |= sequence.reused_lossy;
+}
+
+void EngineCore::EndMoves(bool wait) {
+  const std::vector<FinishedMove> finished = runner_.FinishedMoves(wait);
+  if (finished.empty()) {
+    return;
+  }
+  num_moving_ -= finished.size();
+  scheduler_.EndMoves(finished);
+  const double seconds = runner_.move_seconds();
+  seconds_per_move_ = Average(
+      seconds_per_move_, (seconds - move_seconds_seen_) / static_cast<double>(finished.size()));
+  move_seconds_seen_ = seconds;
+  if (seconds_per_move_ > 0) {
+    scheduler_.tiers().set_max_background_moves(kMaxMoveShare * step_seconds_ / seconds_per_move_);
+  }
+}
+
+void EngineCore::MovePages() {
+  EndMoves(/*wait=*/false);
+  for (int round = 0; round < kMaxMoveRounds; ++round) {
+    const MovePlan plan = scheduler_.ProposeMoves();
+    num_moving_ += plan.moves.size();
+    runner_.StartMoves(plan.moves);
+    if (!plan.wait) {
+      return;
+    }
+    EndMoves(/*wait=*/true);
+  }
 }
 
 void EngineCore::NoteAdmitted(ActiveRequest& active, const Sequence& sequence) {
@@ -159,7 +214,9 @@ void EngineCore::Deliver() {
   for (EndedRequest& ended : ended_) {
     deliver_deltas(ended.active);
     Usage usage{.prompt_tokens = static_cast<int>(ended.active.request->prompt.size()),
-                .cached_prompt_tokens = ended.active.num_cached};
+                .cached_prompt_tokens = ended.active.num_cached,
+                .tier_tokens = ended.active.tier_tokens,
+                .reused_lossy = ended.active.reused_lossy};
     for (const ChoiceOutput& choice : ended.active.choices) {
       usage.completion_tokens += choice.num_tokens();
     }
@@ -171,17 +228,27 @@ void EngineCore::Deliver() {
 
 EngineStats EngineCore::stats() const {
   const SchedulerStats scheduler = scheduler_.stats();
-  return {.num_running = scheduler.num_running,
-          .num_waiting = scheduler.num_waiting,
-          .num_pages = pool_.num_pages(),
-          .num_free_pages = pool_.num_free(),
-          .num_cached_pages = pool_.num_evictable(),
-          .num_preemptions = scheduler.num_preemptions,
-          .num_steps = num_steps_,
-          .prompt_tokens = prompt_tokens_,
-          .generated_tokens = generated_tokens_,
-          .prefix_query_tokens = scheduler.prefix_query_tokens,
-          .prefix_hit_tokens = scheduler.prefix_hit_tokens};
+  EngineStats stats{.num_running = scheduler.num_running,
+                    .num_waiting = scheduler.num_waiting,
+                    .num_pages = pool_.num_pages(),
+                    .num_free_pages = pool_.num_free(),
+                    .num_cached_pages = pool_.num_evictable(),
+                    .num_preemptions = scheduler.num_preemptions,
+                    .num_steps = num_steps_,
+                    .prompt_tokens = prompt_tokens_,
+                    .generated_tokens = generated_tokens_,
+                    .prefix_query_tokens = scheduler.prefix_query_tokens,
+                    .prefix_hit_tokens = scheduler.prefix_hit_tokens,
+                    .arena_bytes = uint64_t{pool_.arena().num_units()} * kArenaUnitBytes,
+                    .num_moving = pool_.num_moving(),
+                    .move_seconds = runner_.move_seconds(),
+                    .step_seconds = total_step_seconds_,
+                    .tiers = scheduler_.tiers().stats()};
+  for (size_t tier = 0; tier < kNumTiers; ++tier) {
+    stats.tier_pages[tier] = pool_.arena().num_used(static_cast<Tier>(tier));
+    stats.tier_bytes[tier] = pool_.arena().bytes_used(static_cast<Tier>(tier));
+  }
+  return stats;
 }
 
 }  // namespace thermocline

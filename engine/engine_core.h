@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -36,8 +37,9 @@ class EngineCore {
   void Deliver();
 
   // False while nothing runs and nothing can: until the next Add or Cancel, Step would do nothing.
-  bool has_work() const { return scheduler_.has_work() && !stalled_; }
+  bool has_work() const { return (scheduler_.has_work() && !stalled_) || num_moving_ > 0; }
   EngineStats stats() const;
+  Scheduler& scheduler() { return scheduler_; }
   // How many requests have left the waiting queue for the first time (to run, or ended) since the
   // last call.
   int TakeNumAdmitted() { return std::exchange(num_admitted_, 0); }
@@ -51,6 +53,8 @@ class EngineCore {
     std::vector<ChoiceOutput> choices;
     std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., as far as computed
     int num_cached = 0;                          // prompt tokens of the first choice
+    std::array<int, kNumTiers> tier_tokens{};    // of the choices that have ended
+    bool reused_lossy = false;
     bool admitted = false;
     std::vector<OutputDelta> deltas;  // not yet delivered
   };
@@ -61,9 +65,15 @@ class EngineCore {
   };
   struct EndedChoice {
     RequestId id;
-    int choice;
+    const Sequence* sequence;  // the scheduler's, until Finish
   };
 
+  // Starts the moves that the scheduler proposes, and waits for those that the next step needs.
+  void MovePages();
+  // Tells the scheduler of copies that have ended. What they take keeps those in the background
+  // under a twentieth of the time.
+  void EndMoves(bool wait);
+  void NoteTiers(ActiveRequest& active, const Sequence& sequence);  // of a choice that ends
   void NoteAdmitted(ActiveRequest& active, const Sequence& sequence);
   void AddPromptLogprobs(ActiveRequest& active, const Sequence& sequence,
                          std::vector<TokenLogprobs> logprobs);
@@ -83,6 +93,11 @@ class EngineCore {
   int num_admitted_ = 0;
   int num_done_ = 0;
   uint64_t num_steps_ = 0;
+  size_t num_moving_ = 0;  // moves started and not yet ended
+  double total_step_seconds_ = 0;
+  double step_seconds_ = 0;  // moving averages
+  double seconds_per_move_ = 0;
+  double move_seconds_seen_ = 0;  // of the runner's, in the average
   uint64_t prompt_tokens_ = 0;
   uint64_t generated_tokens_ = 0;
 };

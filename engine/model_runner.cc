@@ -14,10 +14,18 @@ ModelRunner::ModelRunner(Transformer model, KvCache cache, Sampler sampler, cons
       cache_(std::move(cache)),
       sampler_(std::move(sampler)),
       pool_(pool),
-      stream_(device.NewStream()) {}
+      stream_(device.NewStream()),
+      migrator_(std::make_unique<Migrator>(device, cache_.view(pool.page_map()))) {}
+
+void ModelRunner::StartMoves(std::span<const PageMove> moves) { migrator_->Start(moves); }
+
+std::vector<FinishedMove> ModelRunner::FinishedMoves(bool wait) {
+  return migrator_->TakeFinished(wait);
+}
+
+double ModelRunner::move_seconds() const { return migrator_->busy_seconds(); }
 
 Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
-  CHECK(plan.moves.empty());  // no policy proposes any yet
   const size_t num_sequences = plan.sequences.size();
   RunResult result;
   result.step.accepted.resize(num_sequences);

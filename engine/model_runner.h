@@ -6,6 +6,7 @@
 
 #include "engine/batch.h"
 #include "engine/kv_cache.h"
+#include "engine/migrator.h"
 #include "engine/model/transformer.h"
 #include "engine/runner.h"
 #include "engine/sampler.h"
@@ -22,6 +23,9 @@ class ModelRunner : public Runner {
               Device& device);
 
   Result<RunResult> Run(const StepPlan& plan) override;
+  void StartMoves(std::span<const PageMove> moves) override;
+  std::vector<FinishedMove> FinishedMoves(bool wait) override;
+  double move_seconds() const override;
 
  private:
   void ReadRow(const LogitRow& row, std::span<const float> logits, const StepPlan& plan,
@@ -33,7 +37,8 @@ class ModelRunner : public Runner {
   const PagePool& pool_;
   std::unique_ptr<Stream> stream_;
   Batch batch_;
-  std::vector<int32_t> rows_;  // of one block of logits
+  std::vector<int32_t> rows_;           // of one block of logits
+  std::unique_ptr<Migrator> migrator_;  // last: its thread reads the cache
 };
 
 }  // namespace thermocline

@@ -34,6 +34,12 @@ class Runner {
   virtual ~Runner() = default;
   // An error is of the device and fails all running requests.
   virtual Result<RunResult> Run(const StepPlan& plan) = 0;
+  // Copies pages beside the steps; what becomes of each is in a later FinishedMoves.
+  virtual void StartMoves(std::span<const PageMove> moves) = 0;
+  // The copies that have ended since the last call; `wait`: all that were started.
+  virtual std::vector<FinishedMove> FinishedMoves(bool wait) = 0;
+  // Seconds that copying has taken so far.
+  virtual double move_seconds() const = 0;
 };
 
 }  // namespace thermocline

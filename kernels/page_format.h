@@ -55,7 +55,7 @@ struct PageMove {
 
 // How a move's copy went. The new place is undefined unless it is kOk.
 struct MoveResult {
-  enum class Outcome : uint8_t { kOk, kNotFinite, kCorrupt };
+  enum class Outcome : uint8_t { kOk, kNotFinite, kCorrupt, kDeviceError };
   Outcome outcome = Outcome::kOk;
   uint64_t checksum = 0;  // of the bytes at `to`
 };

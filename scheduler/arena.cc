@@ -62,7 +62,7 @@ uint32_t Arena::Capacity(size_t superblock, Tier tier) const {
   return page == 0 ? 0 : std::min(superblock_units_, num_units_ - first) / page;
 }
 
-std::optional<PageEntry> Arena::Allocate(Tier tier) {
+std::optional<PageEntry> Arena::Allocate(Tier tier, uint64_t keep_empty) {
   std::set<std::pair<uint32_t, uint32_t>>& partials = partial(tier);
   uint32_t index = 0;
   if (!partials.empty()) {
@@ -71,7 +71,7 @@ std::optional<PageEntry> Arena::Allocate(Tier tier) {
   } else {
     const auto found = std::find_if(empty_.begin(), empty_.end(),
                                     [&](uint32_t i) { return Capacity(i, tier) > 0; });
-    if (found == empty_.end()) {
+    if (found == empty_.end() || empty_.size() <= keep_empty) {
       return std::nullopt;
     }
     index = *found;
@@ -127,12 +127,13 @@ uint64_t Arena::bytes_free() const {
   return units * kArenaUnitBytes;
 }
 
-uint64_t Arena::num_free_places(Tier tier) const {
+uint64_t Arena::num_free_places(Tier tier, uint64_t keep_empty) const {
   const auto index = static_cast<size_t>(tier);
   uint64_t places = num_lent_places_[index] - num_used_[index];
-  if (!empty_.empty()) {
-    // All but the last are of one size.
-    places += (empty_.size() - 1) * uint64_t{Capacity(0, tier)} + Capacity(*empty_.rbegin(), tier);
+  if (empty_.size() > keep_empty) {
+    // All but the last are of one size, and the last is taken last.
+    const uint32_t last = keep_empty > 0 ? 0 : *empty_.rbegin();
+    places += (empty_.size() - keep_empty - 1) * uint64_t{Capacity(0, tier)} + Capacity(last, tier);
   }
   return places;
 }

@@ -29,7 +29,8 @@ class Arena {
 
   // A place in the fullest superblock of the tier that has one, or else in an empty superblock.
   // Nothing when there is neither or the tier has no places.
-  std::optional<PageEntry> Allocate(Tier tier);
+  // `keep_empty` superblocks are left empty.
+  std::optional<PageEntry> Allocate(Tier tier, uint64_t keep_empty = 0);
   void Free(PageEntry place);  // exactly as Allocate gave it
 
   uint64_t num_units() const { return num_units_; }
@@ -41,7 +42,7 @@ class Arena {
   uint64_t num_used(Tier tier) const { return num_used_[static_cast<size_t>(tier)]; }
   uint64_t bytes_free() const;  // in no page's place, whether a superblock is lent or not
   // Pages of `tier` that would fit now if only that tier were asked for.
-  uint64_t num_free_places(Tier tier) const;
+  uint64_t num_free_places(Tier tier, uint64_t keep_empty = 0) const;
   uint64_t num_places(Tier tier) const;  // the same of an empty arena
   uint64_t num_empty_superblocks() const { return empty_.size(); }
 

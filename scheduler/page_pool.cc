@@ -1,6 +1,7 @@
 #include "scheduler/page_pool.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/check.h"
 
@@ -42,7 +43,8 @@ PagePool::PagePool(const KvLayout& layout, std::span<const uint32_t, kNumTiers> 
 }
 
 size_t PagePool::num_free() const {
-  return std::min<size_t>(free_ids_.size(), arena_.num_free_places(Tier::kHot));
+  return std::min<size_t>(free_ids_.size(),
+                          arena_.num_free_places(Tier::kHot, num_reserved_superblocks_));
 }
 
 std::optional<PageId> PagePool::Allocate() {
@@ -52,14 +54,25 @@ std::optional<PageId> PagePool::Allocate() {
     }
     Evict(oldest_);
   }
-  const std::optional<PageEntry> place = arena_.Allocate(Tier::kHot);
+  const std::optional<PageEntry> place = arena_.Allocate(Tier::kHot, num_reserved_superblocks_);
   CHECK(place.has_value());
+  return TakePlace(*place);
+}
+
+std::optional<PageId> PagePool::AllocateFromReserve() {
+  const uint64_t reserved = std::exchange(num_reserved_superblocks_, 0);
+  const std::optional<PageId> page = Allocate();
+  num_reserved_superblocks_ = reserved;
+  return page;
+}
+
+PageId PagePool::TakePlace(PageEntry place) {
   const PageId page = free_ids_.back();
   free_ids_.pop_back();
   CHECK(!pages_[page].allocated);
   pages_[page] = Page{.refs = 1, .allocated = true};
-  page_map_[page] = *place;
-  page_at_[place->unit()] = page;
+  page_map_[page] = place;
+  page_at_[place.unit()] = page;
   return page;
 }
 
@@ -84,15 +97,24 @@ void PagePool::Release(PageId page) {
   }
 }
 
-void PagePool::MarkFull(PageId page) {
+void PagePool::MarkFull(PageId page, bool lossy) {
   CHECK(pages_[page].allocated && pages_[page].refs > 0);
   pages_[page].full = true;
+  pages_[page].lossy |= lossy;
 }
 
 std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to) {
   Page& state = pages_[page];
   CHECK(state.allocated && state.full);
-  if (state.moving || (state.pinned && to != tier(page)) || to < tier(page)) {
+  if ((state.pinned && to != tier(page)) || to < tier(page)) {
+    return std::nullopt;
+  }
+  return StartMove(page, to);
+}
+
+std::optional<PageMove> PagePool::StartMove(PageId page, Tier to) {
+  Page& state = pages_[page];
+  if (state.moving) {
     return std::nullopt;
   }
   const std::optional<PageEntry> place = arena_.Allocate(to);
@@ -143,15 +165,23 @@ std::vector<PageMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
   for (uint32_t unit = begin; unit < end && unit < page_at_.size() && moves.size() < max_moves;
        ++unit) {
     const PageId page = page_at_[unit];
-    if (page == kNone || !pages_[page].full) {
+    if (page == kNone) {
       continue;
     }
-    const std::optional<PageMove> move = BeginMove(page, tier);
+    const std::optional<PageMove> move = StartMove(page, tier);
     if (move.has_value()) {
       moves.push_back(*move);
     }
   }
   return moves;
+}
+
+uint64_t PagePool::cold_evictable_bytes() const {
+  uint64_t units = 0;
+  for (PageId page = oldest_; page != kNone; page = pages_[page].newer) {
+    units += tier(page) >= Tier::kCold ? arena_.units_per_page(tier(page)) : 0;
+  }
+  return units * kArenaUnitBytes;
 }
 
 std::vector<PageId> PagePool::OldestCached(size_t max_pages) const {

@@ -44,12 +44,18 @@ class PagePool {
   // A hot page with one reference; its bytes are undefined. Cached pages are evicted for it.
   // Nothing when even then no hot place is free.
   std::optional<PageId> Allocate();
+  // As many superblocks are left empty by Allocate, so that demotions find room: see
+  // TierController.
+  void set_reserved_superblocks(uint64_t count) { num_reserved_superblocks_ = count; }
+  // Allocate, from the reserve too.
+  std::optional<PageId> AllocateFromReserve();
   void AddRef(PageId page);
   // At zero references a hashed page stays, cached; any other is freed.
   void Release(PageId page);
 
   // Says that all positions of a referenced page are written: from now on it may move.
-  void MarkFull(PageId page);
+  // `lossy`: its values were computed from those of lossy pages.
+  void MarkFull(PageId page, bool lossy = false);
   // Reserves a place in `to`, which may be the page's own tier, for a full page. Nothing when the
   // arena has no room there, when the page is moving already, when it has failed to move before, or
   // when a better tier is asked for: that would restore nothing. Never evicts.
@@ -62,6 +68,7 @@ class PagePool {
   void Pin(PageId page) { pages_[page].pinned = true; }
   // Moves that bring the pages of one sparse superblock together with others of their tier; at most
   // `max_moves`. The superblock can be lent again when all have been committed.
+  // Pages that are not full are moved as well, so no step may run before all have ended.
   std::vector<PageMove> BeginCompaction(Tier tier, size_t max_moves);
   bool is_full(PageId page) const { return pages_[page].full; }
   bool is_pinned(PageId page) const { return pages_[page].pinned; }
@@ -76,7 +83,7 @@ class PagePool {
     float peak = 0;  // see TierPolicy; at step `peak_step`, halved every kHeatHalfLife steps
     uint64_t peak_step = 0;
     float mean = 0;          // the latest sample's mean over layers and heads
-    uint64_t move_step = 0;  // when the page was last moved, or allocated
+    uint64_t move_step = 0;  // when the page last changed its tier; 0: never
   };
   const Heat& heat(PageId page) const { return pages_[page].heat; }
   Heat& heat(PageId page) { return pages_[page].heat; }
@@ -95,6 +102,7 @@ class PagePool {
   size_t num_pages() const { return num_pages_; }  // that the arena holds, all hot
   size_t num_free() const;                         // hot pages to be had without eviction
   size_t num_evictable() const { return num_evictable_; }
+  uint64_t cold_evictable_bytes() const;  // of these, in the coldest tier that kernels read
   // The least recently used cached pages, oldest first.
   std::vector<PageId> OldestCached(size_t max_pages) const;
   // Nobody finds the page any more; cached, it is freed, with all below it in the tree.
@@ -134,6 +142,8 @@ class PagePool {
   };
 
   void Free(PageId page);
+  PageId TakePlace(PageEntry place);
+  std::optional<PageMove> StartMove(PageId page, Tier to);
   void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
   void Evict(PageId page);
   void AppendToLru(PageId page);
@@ -156,6 +166,7 @@ class PagePool {
   PageId newest_ = kNone;
   size_t num_evictable_ = 0;
   size_t num_moving_ = 0;
+  uint64_t num_reserved_superblocks_ = 0;
   uint64_t clock_ = 0;
   uint64_t num_evictions_ = 0;
   std::vector<PageId> evicting_;  // scratch of Evict

@@ -30,7 +30,7 @@ ContentHash PrefixCache::Next(const ContentHash& previous,
 }
 
 std::vector<PageId> PrefixCache::Match(std::string_view tenant, std::span<const TokenId> tokens,
-                                       size_t max_pages, ContentHash& chain) {
+                                       size_t max_pages, KvFidelity fidelity, ContentHash& chain) {
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
   std::vector<PageId> pages;
   chain = Root(tenant);
@@ -45,6 +45,9 @@ std::vector<PageId> PrefixCache::Match(std::string_view tenant, std::span<const 
     if (content.tenant != tenant || content.previous != chain ||
         !std::equal(wanted.begin(), wanted.end(), content.tokens.begin(), content.tokens.end())) {
       break;  // a collision
+    }
+    if (!MayReuse(fidelity, pool_.tier(*page), pool_.is_lossy(*page))) {
+      break;
     }
     pool_.AddRef(*page);
     pages.push_back(*page);

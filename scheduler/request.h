@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "kernels/base/token.h"
+#include "scheduler/tier_policy.h"
 
 namespace thermocline {
 
@@ -45,6 +47,7 @@ struct Request {
   int num_choices = 1;             // `n`: sequences that share the prompt's pages
   SamplingParams sampling;
   StopParams stop;
+  KvFidelity kv_fidelity = KvFidelity::kBalanced;
   int num_prompt_logprobs = -1;  // as num_logprobs, for the prompt's own tokens
   bool echo = false;             // the prompt's text comes first in the output
 };
@@ -56,6 +59,9 @@ struct Usage {
   int prompt_tokens = 0;
   int cached_prompt_tokens = 0;  // found in the prefix cache
   int completion_tokens = 0;     // over all choices
+  // Tokens of the cache that the choices read at their end, by the tier they were in.
+  std::array<int, kNumTiers> tier_tokens{};
+  bool reused_lossy = false;  // a page of the prefix cache that had cooled was read
 };
 
 }  // namespace thermocline

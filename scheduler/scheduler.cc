@@ -1,6 +1,7 @@
 #include "scheduler/scheduler.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "kernels/base/check.h"
@@ -12,10 +13,19 @@ namespace {
 // hundred.
 size_t Watermark(size_t num_pages) { return num_pages / 100; }
 
+constexpr uint64_t kHeatSamplePeriod = 8;  // steps
+constexpr int kProjectedOutput = 512;      // tokens yet to come that admission counts
+// Kept out of admission beside the reserve: what the last superblocks of the tiers leave free.
+constexpr uint64_t kSlackSuperblocks = 3;
+constexpr uint64_t kSlackPart = 50;  // and a fiftieth, for places that are free between others
+
 }  // namespace
 
 Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool)
-    : config_(config), pool_(pool), prefix_cache_(pool, config.prefix_hash_key) {
+    : config_(config),
+      pool_(pool),
+      prefix_cache_(pool, config.prefix_hash_key),
+      tiers_(config.tiers, pool) {
   CHECK(config.max_num_seqs > 0 && config.max_num_batched_tokens > 0 && config.max_model_len > 0);
   CHECK(NumPagesFor(static_cast<size_t>(config.max_model_len)) <= pool.num_pages());
 }
@@ -23,6 +33,65 @@ Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool)
 size_t Scheduler::NumPagesFor(size_t num_tokens) const {
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
   return (num_tokens + page_tokens - 1) / page_tokens;
+}
+
+MovePlan Scheduler::ProposeMoves() {
+  std::vector<SequencePages> sequences;
+  for (const std::unique_ptr<Entry>& entry : running_) {
+    const Sequence& sequence = entry->sequence;
+    const int settled = std::max(0, sequence.num_computed - config_.tiers.window_tokens);
+    sequences.push_back({.pages = sequence.pages.ids(),
+                         .num_settled = static_cast<size_t>(settled / pool_.layout().page_tokens),
+                         .fidelity = FidelityOf(*entry)});
+  }
+  return tiers_.Propose(sequences, num_steps_, HotPagesWanted());
+}
+
+void Scheduler::EndMoves(std::span<const FinishedMove> finished) {
+  for (const PageId page : tiers_.End(finished, num_steps_)) {
+    pool_.Forget(page);
+    const auto reads_page = [&](const std::unique_ptr<Entry>& entry) {
+      const std::span<const PageId> pages = entry->sequence.pages.ids();
+      return std::find(pages.begin(), pages.end(), page) != pages.end();
+    };
+    for (auto it = running_.end(); it != running_.begin();) {
+      if (reads_page(*--it)) {
+        Preempt(it);
+        it = running_.end();
+      }
+    }
+  }
+}
+
+std::array<int, kNumTiers> Scheduler::TierTokens(const Sequence& sequence) const {
+  std::array<int, kNumTiers> tokens{};
+  const int page_tokens = pool_.layout().page_tokens;
+  for (size_t i = 0; i < sequence.pages.size(); ++i) {
+    const int left = sequence.num_computed - static_cast<int>(i) * page_tokens;
+    tokens[static_cast<size_t>(pool_.tier(sequence.pages[i]))] += std::clamp(left, 0, page_tokens);
+  }
+  return tokens;
+}
+
+// An upper bound of the hot pages that the next step takes: what running sequences need for their
+// next tokens, and the first of the waiting.
+size_t Scheduler::HotPagesWanted() const {
+  size_t num_pages = 0;
+  int budget = config_.max_num_batched_tokens;
+  const auto add = [&](const Sequence& sequence) {
+    const int num_tokens = std::min(sequence.num_wanted(), budget);
+    budget -= num_tokens;
+    const size_t needed = NumPagesFor(static_cast<size_t>(sequence.num_computed + num_tokens));
+    num_pages += needed - std::min(needed, sequence.pages.size());
+  };
+  for (const std::unique_ptr<Entry>& entry : running_) {
+    add(entry->sequence);
+  }
+  if (!waiting_.empty() && running_.size() < static_cast<size_t>(config_.max_num_seqs) &&
+      FitsProjected(*waiting_.front())) {
+    add(waiting_.front()->sequence);
+  }
+  return num_pages;
 }
 
 Status Scheduler::Add(const std::shared_ptr<const Request>& request) {
@@ -70,6 +139,7 @@ void Scheduler::Remove(RequestId id, std::optional<int> choice) {
 
 StepPlan Scheduler::Schedule() {
   StepPlan plan{.step = num_steps_++};
+  plan.sample_heat = tiers_.demotes() && plan.step % kHeatSamplePeriod == 0;
   int budget = config_.max_num_batched_tokens;
   ScheduleRunning(/*decoding=*/true, budget, plan);
   ScheduleRunning(/*decoding=*/false, budget, plan);
@@ -101,6 +171,16 @@ void Scheduler::ScheduleRunning(bool decoding, int& budget, StepPlan& plan) {
 }
 
 bool Scheduler::ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPlan& plan) {
+  if (tiers_.demotes() && num_tokens > 1) {
+    // A prompt takes what demotion has made room for; it preempts nobody unless it is the oldest.
+    num_tokens = std::min(num_tokens, TakeFreePages(entry, num_tokens));
+    if (num_tokens == 0) {
+      if (running_.front().get() != &entry) {
+        return true;
+      }
+      num_tokens = 1;
+    }
+  }
   const size_t num_pages =
       NumPagesFor(static_cast<size_t>(entry.sequence.num_computed + num_tokens));
   if (!GrowPages(entry, num_pages, budget, plan)) {
@@ -111,6 +191,21 @@ bool Scheduler::ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPl
   return true;
 }
 
+// Takes free pages for up to `num_tokens` more; how many of these have pages then.
+int Scheduler::TakeFreePages(Entry& entry, int num_tokens) {
+  Sequence& sequence = entry.sequence;
+  const size_t num_pages = NumPagesFor(static_cast<size_t>(sequence.num_computed + num_tokens));
+  while (sequence.pages.size() < num_pages) {
+    const std::optional<PageId> page = pool_.Allocate();
+    if (!page.has_value()) {
+      break;
+    }
+    sequence.pages.Append(*page);
+  }
+  const auto capacity = static_cast<int>(sequence.pages.size()) * pool_.layout().page_tokens;
+  return std::clamp(capacity - sequence.num_computed, 0, num_tokens);
+}
+
 bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan& plan) {
   while (entry.sequence.pages.size() < num_pages) {
     if (const std::optional<PageId> page = pool_.Allocate()) {
@@ -118,8 +213,19 @@ bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan&
       continue;
     }
     const bool is_newest = running_.back().get() == &entry;
-    // Alone it has every page there is, and these hold max_model_len.
-    CHECK(!is_newest || running_.size() > 1);
+    if (running_.size() == 1) {
+      // Alone it has every page there is, and all hot these hold max_model_len. Some of them cold
+      // may leave superblocks half empty.
+      if (const std::optional<PageId> last = pool_.AllocateFromReserve()) {
+        entry.sequence.pages.Append(*last);
+        continue;
+      }
+      if (pool_.num_moving() > 0) {
+        return false;  // moves in flight hold two places each
+      }
+      CHECK(!entry.stays_hot);
+      entry.stays_hot = true;
+    }
     PreemptNewest(budget, plan);
     if (is_newest) {
       return false;
@@ -129,13 +235,17 @@ bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan&
 }
 
 void Scheduler::PreemptNewest(int& budget, StepPlan& plan) {
-  std::unique_ptr<Entry> entry = std::move(running_.back());
-  running_.pop_back();
   std::erase_if(plan.sequences, [&](const ScheduledSequence& scheduled) {
-    const bool is_it = scheduled.sequence == &entry->sequence;
+    const bool is_it = scheduled.sequence == &running_.back()->sequence;
     budget += is_it ? scheduled.num_tokens : 0;
     return is_it;
   });
+  Preempt(std::prev(running_.end()));
+}
+
+void Scheduler::Preempt(Entries::iterator it) {
+  std::unique_ptr<Entry> entry = std::move(*it);
+  running_.erase(it);
   ReleasePages(*entry);
   entry->sequence.num_computed = 0;
   ++entry->sequence.num_preemptions;
@@ -168,7 +278,9 @@ void Scheduler::Admit(int& budget, StepPlan& plan) {
         waiting_.begin() + static_cast<std::ptrdiff_t>(i), waiting_.end(),
         [&](const std::unique_ptr<Entry>& other) { return !WaitsForSibling(other->sequence); });
     const int share = others ? (budget + 1) / 2 : budget;
-    ScheduleTokens(admitted, std::min(admitted.sequence.num_wanted(), share), budget, plan);
+    if (!ScheduleTokens(admitted, std::min(admitted.sequence.num_wanted(), share), budget, plan)) {
+      return;  // it found no page and waits again
+    }
   }
 }
 
@@ -176,9 +288,7 @@ bool Scheduler::TryAdmit(Entry& entry) {
   Sequence& sequence = entry.sequence;
   ContentHash chain;
   const std::vector<PageId> shared = SharedPages(entry, chain);
-  const size_t num_new = NumPagesFor(sequence.tokens.size()) - shared.size();
-  const size_t watermark = running_.empty() ? 0 : Watermark(pool_.num_pages());
-  if (num_new + NumReservedPages() + watermark > pool_.num_free() + pool_.num_evictable()) {
+  if (!HasRoomFor(entry, shared.size())) {
     for (auto page = shared.rbegin(); page != shared.rend(); ++page) {
       pool_.Release(*page);
     }
@@ -188,7 +298,9 @@ bool Scheduler::TryAdmit(Entry& entry) {
     sequence.pages.Append(page);
   }
   entry.chain = chain;
-  entry.num_hashed = shared.size();
+  entry.num_hashed = entry.num_full = shared.size();
+  sequence.reused_lossy |=
+      std::any_of(shared.begin(), shared.end(), [&](PageId page) { return pool_.is_lossy(page); });
   sequence.num_computed = static_cast<int>(shared.size()) * pool_.layout().page_tokens;
   if (!entry.was_admitted) {
     entry.was_admitted = true;
@@ -197,6 +309,10 @@ bool Scheduler::TryAdmit(Entry& entry) {
     stats_.prefix_hit_tokens += static_cast<uint64_t>(sequence.num_computed);
   }
   return true;
+}
+
+KvFidelity Scheduler::FidelityOf(const Entry& entry) {
+  return entry.stays_hot ? KvFidelity::kExact : entry.sequence.request->kv_fidelity;
 }
 
 bool Scheduler::WaitsForSibling(const Sequence& sequence) const {
@@ -225,7 +341,8 @@ std::vector<PageId> Scheduler::SharedPages(const Entry& entry, ContentHash& chai
   }
   std::vector<PageId> pages;
   if (config_.enable_prefix_caching) {
-    pages = prefix_cache_.Match(sequence.request->tenant, sequence.tokens, max_pages, chain);
+    pages = prefix_cache_.Match(sequence.request->tenant, sequence.tokens, max_pages,
+                                FidelityOf(entry), chain);
   }
   const auto leader =
       std::find_if(running_.begin(), running_.end(), [&](const std::unique_ptr<Entry>& other) {
@@ -242,6 +359,60 @@ std::vector<PageId> Scheduler::SharedPages(const Entry& entry, ContentHash& chai
     }
   }
   return pages;
+}
+
+bool Scheduler::HasRoomFor(const Entry& entry, size_t num_shared) const {
+  if (!tiers_.demotes()) {
+    const size_t num_new = NumPagesFor(entry.sequence.tokens.size()) - num_shared;
+    const size_t watermark = running_.empty() ? 0 : Watermark(pool_.num_pages());
+    return num_new + NumReservedPages() + watermark <= pool_.num_free() + pool_.num_evictable();
+  }
+  return running_.empty() || (NumPagesToBeHad() > 0 && FitsProjected(entry));
+}
+
+// Whether all that runs and `entry` fit once they are as cold as they may become.
+bool Scheduler::FitsProjected(const Entry& entry) const {
+  const Arena& arena = pool_.arena();
+  const uint64_t slack = (tiers_.num_reserved_superblocks() + kSlackSuperblocks) *
+                             arena.units_per_superblock() * kArenaUnitBytes +
+                         arena.num_units() / kSlackPart * kArenaUnitBytes;
+  uint64_t bytes = ProjectedBytes(entry) + slack;
+  for (const std::unique_ptr<Entry>& other : running_) {
+    bytes += ProjectedBytes(*other);
+  }
+  return bytes <= arena.num_units() * kArenaUnitBytes;
+}
+
+// What a sequence takes once all that may be demoted has been: the recent window, the page being
+// written and those of the chunk in work stay hot. Shared pages are counted for each.
+uint64_t Scheduler::ProjectedBytes(const Entry& entry) const {
+  const Sequence& sequence = entry.sequence;
+  const int left = std::max(0, sequence.request->stop.max_tokens - sequence.num_output());
+  const size_t num_tokens =
+      std::min(sequence.tokens.size() + static_cast<size_t>(std::min(left, kProjectedOutput)),
+               static_cast<size_t>(config_.max_model_len));
+  const size_t num_pages = NumPagesFor(num_tokens);
+  const int chunk = std::min(sequence.num_wanted(), config_.max_num_batched_tokens);
+  size_t num_hot = NumPagesFor(static_cast<size_t>(config_.tiers.window_tokens + chunk)) + 1;
+  Tier coldest = tiers_.coldest();
+  if (FidelityOf(entry) == KvFidelity::kExact) {
+    num_hot = num_pages;
+  } else if (FidelityOf(entry) == KvFidelity::kHigh) {
+    coldest = std::min(coldest, Tier::kWarm);
+  }
+  num_hot = std::min(num_hot, num_pages);
+  const size_t num_warm = std::min<size_t>(1, num_pages - num_hot);
+  const auto bytes = [&](Tier tier) {
+    return uint64_t{pool_.arena().units_per_page(tier)} * kArenaUnitBytes;
+  };
+  return num_hot * bytes(Tier::kHot) + num_warm * bytes(Tier::kWarm) +
+         (num_pages - num_hot - num_warm) * bytes(coldest);
+}
+
+// Hot pages, with the eviction of cold ones that nobody reads.
+size_t Scheduler::NumPagesToBeHad() const {
+  const uint64_t hot_bytes = pool_.arena().units_per_page(Tier::kHot) * kArenaUnitBytes;
+  return pool_.num_free() + pool_.cold_evictable_bytes() / hot_bytes;
 }
 
 // What admitted sequences will still take for tokens that they have.
@@ -263,9 +434,24 @@ void Scheduler::Update(const StepPlan& plan, const StepResult& result) {
     CHECK(entry != running_.end());
     sequence.num_computed += plan.sequences[i].num_tokens;
     CHECK(sequence.num_computed <= static_cast<int>(sequence.tokens.size()));
+    MarkFullPages(**entry);
     HashFullPages(**entry);
+    if (!result.heat.empty()) {
+      tiers_.Observe(sequence.pages.ids(), result.heat[i], plan.step);
+    }
     sequence.tokens.insert(sequence.tokens.end(), result.accepted[i].begin(),
                            result.accepted[i].end());
+  }
+}
+
+void Scheduler::MarkFullPages(Entry& entry) {
+  const Sequence& sequence = entry.sequence;
+  const auto num_full = static_cast<size_t>(sequence.num_computed / pool_.layout().page_tokens);
+  for (size_t& i = entry.num_full; i < num_full; ++i) {
+    const std::span<const PageId> before = sequence.pages.ids().first(i);
+    pool_.MarkFull(sequence.pages[i], std::any_of(before.begin(), before.end(), [&](PageId page) {
+                     return pool_.is_lossy(page);
+                   }));
   }
 }
 
@@ -292,7 +478,7 @@ void Scheduler::ReleasePages(Entry& entry) {
     pool_.Release(*page);
   }
   entry.sequence.pages.Clear();
-  entry.num_hashed = 0;
+  entry.num_hashed = entry.num_full = 0;
 }
 
 SchedulerStats Scheduler::stats() const {

@@ -12,6 +12,7 @@
 #include "scheduler/request.h"
 #include "scheduler/sequence.h"
 #include "scheduler/step_plan.h"
+#include "scheduler/tier_controller.h"
 
 namespace thermocline {
 
@@ -22,6 +23,7 @@ struct SchedulerConfig {
   int max_num_queued_reqs = 256;     // requests waiting for admission
   bool enable_prefix_caching = true;
   uint64_t prefix_hash_key = 0;  // random per process: see PrefixCache
+  TierConfig tiers;
 };
 
 // What the scheduler has done so far and holds now.
@@ -40,11 +42,12 @@ struct SchedulerStats {
 // in order of arrival while their whole prompt fits beside what running prompts have still to come.
 // Sequences that want one token (decoding) come first; what is left of the budget is split among
 // prompts, the oldest getting half while others wait beside it, so that a long one delays no other.
-// When a running sequence finds no page, the newest sequence is preempted: its pages are released,
-// num_computed becomes 0, and it waits at the head of the queue; its tokens are kept, so greedy
-// output continues as if nothing had happened.
-// Choices 1.. of a request wait until choice 0 has computed the prompt and then share its full
-// pages.
+// Where pages are demoted, admission counts what a sequence will take once its pages are cold, and
+// a step that will find too few hot places is preceded by moves that make them (ProposeMoves). When
+// a running sequence finds no page all the same, the newest sequence is preempted: its pages are
+// released, num_computed becomes 0, and it waits at the head of the queue; its tokens are kept, so
+// greedy output continues as if nothing had happened. Choices 1.. of a request wait until choice 0
+// has computed the prompt and then share its full pages.
 class Scheduler {
  public:
   // The pool holds at least one sequence of max_model_len, so that a sequence alone can always go
@@ -59,6 +62,17 @@ class Scheduler {
   // cache. Unknown ids are ignored (the sequence may just have ended).
   void Finish(RequestId id, int choice);
   void Cancel(RequestId id);
+
+  // Moves to start before the next step is scheduled. Each has to come back to EndMoves; with
+  // `wait`, before the next Schedule.
+  MovePlan ProposeMoves();
+  // Between steps. Sequences that read a page whose bytes were found corrupt are preempted: their
+  // tokens are computed again, on other pages.
+  void EndMoves(std::span<const FinishedMove> finished);
+  TierController& tiers() { return tiers_; }
+  const TierController& tiers() const { return tiers_; }
+  // Computed tokens of a running sequence by the tier that they are in now.
+  std::array<int, kNumTiers> TierTokens(const Sequence& sequence) const;
 
   // The next step; empty when nothing can run. Sequences in it stay valid until the next call of
   // any member but Update.
@@ -76,23 +90,34 @@ class Scheduler {
     Sequence sequence;
     ContentHash chain;      // of the last page that was offered to the prefix cache
     size_t num_hashed = 0;  // pages offered
+    size_t num_full = 0;    // pages that the pool knows to be full
     bool was_admitted = false;
+    bool stays_hot = false;  // alone in the arena it did not fit in part demoted; all hot it does
   };
   using Entries = std::vector<std::unique_ptr<Entry>>;
 
   size_t NumPagesFor(size_t num_tokens) const;
   void ScheduleRunning(bool decoding, int& budget, StepPlan& plan);
   // Adds tokens of one running sequence to the plan, preempting newer ones for pages. False when it
-  // was itself the newest and had to go.
+  // was itself the newest and had to go, or has to wait for moves.
   bool ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPlan& plan);
+  int TakeFreePages(Entry& entry, int num_tokens);
   bool GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan& plan);
   void PreemptNewest(int& budget, StepPlan& plan);
+  void Preempt(Entries::iterator it);
   void Admit(int& budget, StepPlan& plan);
   bool TryAdmit(Entry& entry);
   // Whether choice 0 has still to compute the prompt that `sequence` will share.
+  static KvFidelity FidelityOf(const Entry& entry);
   bool WaitsForSibling(const Sequence& sequence) const;
   std::vector<PageId> SharedPages(const Entry& entry, ContentHash& chain);
   size_t NumReservedPages() const;
+  bool HasRoomFor(const Entry& entry, size_t num_shared) const;
+  bool FitsProjected(const Entry& entry) const;
+  uint64_t ProjectedBytes(const Entry& entry) const;
+  size_t HotPagesWanted() const;
+  size_t NumPagesToBeHad() const;
+  void MarkFullPages(Entry& entry);
   void HashFullPages(Entry& entry);
   void ReleasePages(Entry& entry);
   void Remove(RequestId id, std::optional<int> choice);
@@ -100,6 +125,7 @@ class Scheduler {
   SchedulerConfig config_;
   PagePool& pool_;
   PrefixCache prefix_cache_;
+  TierController tiers_;
   Entries running_;                             // oldest first
   std::deque<std::unique_ptr<Entry>> waiting_;  // next first; preempted ones are at the head
   uint64_t num_arrived_ = 0;

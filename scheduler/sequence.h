@@ -21,6 +21,7 @@ struct Sequence {
   int num_cached =
       0;  // of the prompt, found in the prefix cache or in a sibling at first admission
   int num_preemptions = 0;
+  bool reused_lossy = false;  // it read pages of the prefix cache that had cooled
   PageTable pages;
 
   int num_prompt() const { return static_cast<int>(request->prompt.size()); }

@@ -22,13 +22,26 @@ struct ScheduledSequence {
 struct StepPlan {
   uint64_t step = 0;
   std::vector<ScheduledSequence> sequences;
-  std::vector<PageMove> moves;
+  // Whether page energies are to be collected: StepResult::heat.
+  bool sample_heat = false;
+};
+
+// A move whose copy has ended, well or not.
+struct FinishedMove {
+  PageMove move;
+  MoveResult result;
+};
+
+// How strongly the last queries of a step attended to one page: mass x largest weight, at most 1.
+struct PageHeat {
+  float peak = 0;  // the largest over sampled layers and heads
+  float mean = 0;  // over sampled layers and KV heads, of the largest inside each
 };
 
 struct StepResult {
   std::vector<std::vector<TokenId>>
-      accepted;  // one per scheduled sequence; empty when none sampled
-  std::vector<PageMove> finished_moves;
+      accepted;                             // one per scheduled sequence; empty when none sampled
+  std::vector<std::vector<PageHeat>> heat;  // by page, one list per scheduled sequence; or empty
 };
 
 }  // namespace thermocline

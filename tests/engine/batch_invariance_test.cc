@@ -23,6 +23,11 @@ class CountingRunner : public Runner {
     max_sequences = std::max(max_sequences, plan.sequences.size());
     return runner_.Run(plan);
   }
+  void StartMoves(std::span<const PageMove> moves) override { runner_.StartMoves(moves); }
+  std::vector<FinishedMove> FinishedMoves(bool wait) override {
+    return runner_.FinishedMoves(wait);
+  }
+  double move_seconds() const override { return runner_.move_seconds(); }
   size_t max_sequences = 0;
 
  private:

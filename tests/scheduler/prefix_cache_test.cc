@@ -28,7 +28,7 @@ std::vector<PageId> Fill(PagePool& pool, PrefixCache& cache, std::string_view te
 std::vector<PageId> MatchAll(PrefixCache& cache, std::string_view tenant,
                              const std::vector<TokenId>& tokens) {
   ContentHash chain;
-  return cache.Match(tenant, tokens, tokens.size() / 4, chain);
+  return cache.Match(tenant, tokens, tokens.size() / 4, KvFidelity::kBalanced, chain);
 }
 
 TEST(PrefixCache, FindsTheLongestRunOfKnownPages) {

@@ -28,7 +28,31 @@ TokenId Predict(uint64_t state, int choice, int vocab_size) {
 FakeRunner::FakeRunner(const PagePool& pool, int vocab_size)
     : pool_(pool),
       vocab_size_(vocab_size),
-      cache_(pool.page_map().size() * static_cast<size_t>(pool.layout().page_tokens)) {}
+      cache_(pool.arena().num_units() * static_cast<size_t>(pool.layout().page_tokens)) {}
+
+void FakeRunner::StartMoves(std::span<const PageMove> moves) {
+  moves_.insert(moves_.end(), moves.begin(), moves.end());
+}
+
+std::vector<FinishedMove> FakeRunner::FinishedMoves(bool wait) {
+  std::vector<FinishedMove> finished;
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  while (!moves_.empty() && (wait || Mix(num_moves_ + static_cast<size_t>(num_runs_)) % 3 > 0)) {
+    FinishedMove move{.move = moves_.front()};
+    moves_.pop_front();
+    ++num_moves_;
+    if (move_outcome) {
+      move.result.outcome = move_outcome(move.move);
+    }
+    const bool ok = move.result.outcome == MoveResult::Outcome::kOk;
+    for (size_t i = 0; i < page_tokens; ++i) {
+      cache_[move.move.to.unit() * page_tokens + i] =
+          ok ? cache_[move.move.from.unit() * page_tokens + i] : ~uint64_t{0};
+    }
+    finished.push_back(move);
+  }
+  return finished;
+}
 
 std::vector<TokenId> FakeRunner::ExpectedOutput(std::span<const TokenId> prompt, int choice,
                                                 int num_tokens, int vocab_size) {
@@ -78,14 +102,19 @@ TokenId FakeRunner::Compute(const ScheduledSequence& scheduled) {
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
   const auto slot = [&](size_t position) -> uint64_t& {
     const PageId page = sequence.pages[position / page_tokens];
-    CHECK(pool_.page_map()[page].tier() == Tier::kHot && pool_.num_refs(page) > 0);
-    return cache_[page * page_tokens + position % page_tokens];
+    CHECK(pool_.num_refs(page) > 0);
+    return cache_[pool_.page_map()[page].unit() * page_tokens + position % page_tokens];
   };
   const auto begin = static_cast<size_t>(sequence.num_computed);
   const size_t end = begin + static_cast<size_t>(scheduled.num_tokens);
+  // As attention does, every page is read: a page that has lost its bytes must not go unseen.
+  for (size_t i = 0; i < begin; ++i) {
+    CHECK(slot(i) == NextState(i == 0 ? 0 : slot(i - 1), sequence.tokens[i]));
+  }
   uint64_t state = begin == 0 ? 0 : slot(begin - 1);
   for (size_t i = begin; i < end; ++i) {
     state = NextState(state, sequence.tokens[i]);
+    CHECK(pool_.tier(sequence.pages[i / page_tokens]) == Tier::kHot);
     slot(i) = state;
   }
   return Predict(state, sequence.choice, vocab_size_);

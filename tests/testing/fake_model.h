@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <optional>
 #include <span>
@@ -14,13 +15,17 @@ namespace thermocline {
 // A model whose next token depends on every token before it, in order: a running hash. What it
 // writes for a position it writes into that position's place of the sequence's page, and it reads
 // what came before from there. So a page that is shared, freed, overwritten or found wrongly gives
-// another output than ExpectedOutput.
+// another output than ExpectedOutput. Moves copy what a page holds, in the order of StartMoves,
+// some of them only when a later step has run.
 class FakeRunner : public Runner {
  public:
   // `pool` outlives it.
   FakeRunner(const PagePool& pool, int vocab_size);
 
   Result<RunResult> Run(const StepPlan& plan) override;
+  void StartMoves(std::span<const PageMove> moves) override;
+  std::vector<FinishedMove> FinishedMoves(bool wait) override;
+  double move_seconds() const override { return 1e-9 * static_cast<double>(num_moves_); }
 
   // What a request with this prompt gives, whatever else runs.
   static std::vector<TokenId> ExpectedOutput(std::span<const TokenId> prompt, int choice,
@@ -31,6 +36,10 @@ class FakeRunner : public Runner {
   // When set, sequences for which it holds fail alone.
   std::function<bool(const Sequence&)> fails;
 
+  // When set, says how a move ends; one that does not end well leaves rubbish in the new place.
+  std::function<MoveResult::Outcome(const PageMove&)> move_outcome;
+
+  size_t num_moves() const { return num_moves_; }
   int num_runs() const { return num_runs_; }
   size_t max_sequences() const { return max_sequences_; }  // of one step so far
   int max_tokens() const { return max_tokens_; }           // of one step so far
@@ -40,7 +49,9 @@ class FakeRunner : public Runner {
 
   const PagePool& pool_;
   int vocab_size_;
-  std::vector<uint64_t> cache_;  // [num_pages, page_tokens], the state after each position
+  std::vector<uint64_t> cache_;  // [arena units, page_tokens], the state after each position
+  std::deque<PageMove> moves_;   // started
+  size_t num_moves_ = 0;         // ended
   int num_runs_ = 0;
   size_t max_sequences_ = 0;
   int max_tokens_ = 0;

@@ -1,0 +1,190 @@
+#include "scheduler/tier_controller.h"
+
+#include <algorithm>
+
+namespace thermocline {
+namespace {
+
+constexpr double kStartUse = 0.75;
+constexpr double kStopUse = 0.70;
+constexpr double kProportional = 4.0;  // moves per step for 1 % of the arena above kStopUse
+constexpr double kIntegral = 0.25;
+constexpr double kMaxRate = 64;    // moves per step
+constexpr size_t kMaxMoves = 256;  // in one call
+constexpr uint64_t kSuperblocksPerReserved = 64;
+constexpr uint64_t kMinSuperblocksToReserve = 4;
+constexpr size_t kMaxCompactionMoves = 64;
+
+std::unique_ptr<TierPolicy> MakePolicy(const TierConfig& config) {
+  switch (config.policy) {
+    case KvPolicy::kAdaptive:
+      return std::make_unique<AdaptivePolicy>(config.budget);
+    case KvPolicy::kWarm:
+      return std::make_unique<ForcedPolicy>(Tier::kWarm);
+    case KvPolicy::kCold:
+      return std::make_unique<ForcedPolicy>(Tier::kCold);
+    case KvPolicy::kHot:
+      break;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+TierController::TierController(const TierConfig& config, PagePool& pool)
+    : config_(config), pool_(pool), policy_(MakePolicy(config)) {
+  const uint64_t num_superblocks = pool.arena().num_empty_superblocks();
+  if (demotes() && num_superblocks >= kMinSuperblocksToReserve) {
+    num_reserved_ = std::max<uint64_t>(1, num_superblocks / kSuperblocksPerReserved);
+    pool.set_reserved_superblocks(num_reserved_);
+  }
+}
+
+Tier TierController::coldest() const {
+  switch (config_.policy) {
+    case KvPolicy::kHot:
+      return Tier::kHot;
+    case KvPolicy::kWarm:
+      return Tier::kWarm;
+    default:
+      return Tier::kCold;
+  }
+}
+
+MovePlan TierController::Propose(std::span<const SequencePages> sequences, uint64_t step,
+                                 size_t pages_wanted) {
+  MovePlan plan;
+  if (!demotes()) {
+    return plan;
+  }
+  TierDemand demand{.step = step};
+  if (config_.policy != KvPolicy::kAdaptive) {
+    Begin(policy_->Propose(pool_, sequences, demand), kMaxMoves, plan);
+    plan.wait = !plan.moves.empty();
+    Compact(plan);
+    return plan;
+  }
+  const uint64_t hot_bytes = pool_.arena().units_per_page(Tier::kHot) * kArenaUnitBytes;
+  size_t max_moves = 0;
+  if (const size_t num_free = pool_.num_free(); num_free < pages_wanted) {
+    if (pool_.num_moving() > 0) {
+      plan.wait = true;  // those in flight hold two places each
+      return plan;
+    }
+    // What is freed has to hold the pages that were moved as well: a superblock more.
+    const uint64_t superblock = pool_.arena().units_per_superblock() * kArenaUnitBytes;
+    demand.bytes_wanted = (pages_wanted - num_free) * hot_bytes + superblock;
+    demand.urgent = plan.wait = true;
+    max_moves = kMaxMoves;
+  } else {
+    credit_ = std::min(credit_ + BackgroundRate(), kMaxRate);
+    max_moves = static_cast<size_t>(credit_);
+    demand.bytes_wanted = max_moves * hot_bytes;
+  }
+  if (config_.budget > 0) {
+    demand.urgent = plan.wait = true;
+    max_moves = kMaxMoves;
+  }
+  if (max_moves > 0 && pool_.num_moving() < max_moves) {
+    Begin(policy_->Propose(pool_, sequences, demand), max_moves, plan);
+    if (!demand.urgent) {
+      credit_ -= static_cast<double>(plan.moves.size());
+    }
+  }
+  Compact(plan);
+  // Even moves in the background take places that the step wants, until they end.
+  plan.wait = (plan.wait || pool_.num_free() < pages_wanted) && !plan.moves.empty();
+  return plan;
+}
+
+// Of the arena; a cold page that nobody reads counts as free, for it can be evicted.
+double TierController::Use() const {
+  const Arena& arena = pool_.arena();
+  const auto total = static_cast<double>(arena.num_units() * kArenaUnitBytes);
+  return (total - static_cast<double>(arena.bytes_free() + pool_.cold_evictable_bytes())) / total;
+}
+
+double TierController::BackgroundRate() {
+  const double use = Use();
+  draining_ = use > (draining_ ? kStopUse : kStartUse);
+  if (!draining_) {
+    integral_ = 0;
+    return 0;
+  }
+  const double error = 100 * (use - kStopUse);
+  const double rate = kProportional * error + kIntegral * integral_;
+  const double max_rate = std::min(kMaxRate, max_background_moves_);
+  if (rate < max_rate) {
+    integral_ += error;  // else it would wind up while the bound holds
+  }
+  return std::clamp(rate, 0.0, max_rate);
+}
+
+void TierController::Begin(const std::vector<TierChange>& changes, size_t max_moves,
+                           MovePlan& plan) {
+  for (const TierChange& change : changes) {
+    if (plan.moves.size() >= max_moves) {
+      return;
+    }
+    if (const std::optional<PageMove> move = pool_.BeginMove(change.page, change.to)) {
+      plan.moves.push_back(*move);
+    }
+  }
+}
+
+// When only the reserve is empty, brings together the pages of sparse ones. Pages that
+// are being written move too: the next step waits.
+void TierController::Compact(MovePlan& plan) {
+  if (pool_.arena().num_empty_superblocks() > num_reserved_) {
+    return;
+  }
+  for (const Tier tier : {Tier::kHot, Tier::kWarm, Tier::kCold}) {
+    const std::vector<PageMove> moves = pool_.BeginCompaction(tier, kMaxCompactionMoves);
+    plan.moves.insert(plan.moves.end(), moves.begin(), moves.end());
+    plan.wait = plan.wait || !moves.empty();
+  }
+}
+
+std::vector<PageId> TierController::End(std::span<const FinishedMove> finished, uint64_t step) {
+  std::vector<PageId> corrupt;
+  for (const FinishedMove& move : finished) {
+    const PageId page = move.move.page;
+    const bool compaction = move.move.from.tier() == move.move.to.tier();
+    switch (move.result.outcome) {
+      case MoveResult::Outcome::kOk:
+        if (!compaction) {
+          pool_.heat(page).move_step = step;
+        }
+        ++stats_.moves[static_cast<size_t>(move.move.to.tier())];
+        stats_.compactions += compaction ? 1 : 0;
+        pool_.CommitMove(move.move, move.result.checksum);
+        continue;
+      case MoveResult::Outcome::kNotFinite:
+        ++stats_.not_finite;
+        pool_.Pin(page);
+        break;
+      case MoveResult::Outcome::kCorrupt:
+        ++stats_.corrupt;
+        pool_.Pin(page);
+        corrupt.push_back(page);
+        break;
+      case MoveResult::Outcome::kDeviceError:
+        ++stats_.device_errors;
+        break;
+    }
+    pool_.AbortMove(move.move);
+  }
+  return corrupt;
+}
+
+void TierController::Observe(std::span<const PageId> pages, std::span<const PageHeat> heat,
+                             uint64_t step) {
+  for (size_t i = 0; i < heat.size() && i < pages.size(); ++i) {
+    PagePool::Heat& known = pool_.heat(pages[i]);
+    known.peak = std::max(heat[i].peak, static_cast<float>(PeakAt(known, step)));
+    known.peak_step = step;
+    known.mean = heat[i].mean;
+  }
+}
+
+}  // namespace thermocline

@@ -1,0 +1,81 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/page_format.h"
+#include "scheduler/page_pool.h"
+#include "scheduler/step_plan.h"
+#include "scheduler/tier_policy.h"
+
+namespace thermocline {
+
+struct TierConfig {
+  KvPolicy policy = KvPolicy::kHot;
+  // kAdaptive only: the part of its all-hot bytes that a sequence may take; 0: as memory allows.
+  double budget = 0;
+  int window_tokens = kWindowTokens;
+};
+
+// Moves to start now. `wait`: they have to end before the next step is scheduled, which then finds
+// the room, or the forced tier, that they make.
+struct MovePlan {
+  std::vector<PageMove> moves;
+  bool wait = false;
+};
+
+struct TierStats {
+  std::array<uint64_t, kNumTiers> moves{};  // ended well, by the tier moved to
+  uint64_t compactions = 0;                 // of these, inside one tier
+  uint64_t not_finite = 0;                  // failed: by reason
+  uint64_t corrupt = 0;
+  uint64_t device_errors = 0;
+};
+
+// How many pages move and when; a TierPolicy says which. Under kAdaptive demotion starts when
+// kStartUse of the arena is in use and goes on in the background until kStopUse, at a rate that a
+// PI controller sets and the engine bounds (set_max_background_moves). When the next step would
+// find too few hot places, pages are demoted at once, before anything is preempted. A few
+// superblocks stay empty, so that a demotion always finds a place. Not thread-safe: the engine
+// thread's.
+class TierController {
+ public:
+  TierController(const TierConfig& config, PagePool& pool);
+
+  bool demotes() const { return policy_ != nullptr; }
+  // Whether under pressure all pages of such a request may become cold.
+  Tier coldest() const;
+  // `pages_wanted`: hot pages that the next step takes. Each move has to come back to End.
+  MovePlan Propose(std::span<const SequencePages> sequences, uint64_t step, size_t pages_wanted);
+  // Publishes what has been copied well; the rest stays where it was. Returns pages whose bytes are
+  // not what was written: nobody may read them any more.
+  std::vector<PageId> End(std::span<const FinishedMove> finished, uint64_t step);
+  // What the kernel saw of one sequence's pages in a step.
+  void Observe(std::span<const PageId> pages, std::span<const PageHeat> heat, uint64_t step);
+
+  // How many moves may be begun per call without being urgent: so that they take at most 5 % of the
+  // time.
+  void set_max_background_moves(double moves) { max_background_moves_ = moves; }
+  uint64_t num_reserved_superblocks() const { return num_reserved_; }
+  const TierStats& stats() const { return stats_; }
+
+ private:
+  double Use() const;
+  double BackgroundRate();
+  void Begin(const std::vector<TierChange>& changes, size_t max_moves, MovePlan& plan);
+  void Compact(MovePlan& plan);
+
+  TierConfig config_;
+  PagePool& pool_;
+  std::unique_ptr<TierPolicy> policy_;  // null: kHot
+  uint64_t num_reserved_ = 0;           // superblocks that are left empty
+  double integral_ = 0;
+  double credit_ = 0;  // of background moves, a fraction of one may be left over
+  bool draining_ = false;
+  double max_background_moves_ = 1;
+  TierStats stats_;
+};
+
+}  // namespace thermocline

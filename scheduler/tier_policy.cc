@@ -1,0 +1,275 @@
+#include "scheduler/tier_policy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <unordered_map>
+
+namespace thermocline {
+namespace {
+
+constexpr size_t kMaxIdlePages = 256;  // cached pages looked at in one call
+constexpr double kIdleValue = 1e-9;    // of a page that nobody reads
+constexpr double kRecencyValue = 1e-6;
+
+// A page with all who read it.
+struct Candidate {
+  PageId page = 0;
+  Tier coldest = Tier::kCold;
+  Tier tier = Tier::kHot;       // as planned so far
+  std::vector<size_t> readers;  // indices of sequences
+};
+
+class Candidates {
+ public:
+  Candidates(const PagePool& pool, std::span<const SequencePages> sequences) : pool_(pool) {
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const SequencePages& sequence = sequences[s];
+      for (size_t i = 0; i < sequence.pages.size(); ++i) {
+        Candidate& candidate = Get(sequence.pages[i]);
+        candidate.readers.push_back(s);
+        if (i >= sequence.num_settled || sequence.fidelity == KvFidelity::kExact) {
+          candidate.coldest = Tier::kHot;
+        } else if (i == 0) {
+          candidate.coldest = std::min(candidate.coldest, Tier::kWarm);
+        }
+      }
+    }
+  }
+
+  void AddIdle() {
+    for (const PageId page : pool_.OldestCached(kMaxIdlePages)) {
+      Get(page);
+    }
+  }
+
+  std::vector<Candidate>& all() { return all_; }
+  Candidate& Get(PageId page) {
+    const auto [it, added] = index_.emplace(page, all_.size());
+    if (added) {
+      const bool fixed = !pool_.is_full(page) || pool_.is_moving(page) || pool_.is_pinned(page);
+      all_.push_back(
+          {.page = page, .coldest = fixed ? Tier::kHot : Tier::kCold, .tier = pool_.tier(page)});
+    }
+    return all_[it->second];
+  }
+
+ private:
+  const PagePool& pool_;
+  std::vector<Candidate> all_;
+  std::unordered_map<PageId, size_t> index_;
+};
+
+uint64_t PageBytes(const PagePool& pool, Tier tier) {
+  return pool.arena().units_per_page(tier) * kArenaUnitBytes;
+}
+
+// One step down of one page.
+struct Edge {
+  double cost = 0;  // value x error, by byte
+  size_t candidate = 0;
+  Tier from = Tier::kHot;
+  Tier to = Tier::kWarm;
+};
+
+// Which edges are taken, what they free and what they cost the readers.
+class DemotionPlan {
+ public:
+  DemotionPlan(const PagePool& pool, std::span<const SequencePages> sequences,
+               const TierDemand& demand)
+      : pool_(pool),
+        sequences_(sequences),
+        demand_(demand),
+        candidates_(pool, sequences),
+        errors_(sequences.size(), 0.0) {
+    candidates_.AddIdle();
+    for (size_t i = 0; i < candidates_.all().size(); ++i) {
+      const Candidate& candidate = candidates_.all()[i];
+      for (const size_t reader : candidate.readers) {
+        errors_[reader] += Energy(candidate) * TierError(candidate.tier);
+      }
+      AddEdges(i);
+    }
+    std::sort(edges_.begin(), edges_.end(), [](const Edge& a, const Edge& b) {
+      return a.cost != b.cost
+                 ? a.cost < b.cost
+                 : (a.candidate != b.candidate ? a.candidate < b.candidate : a.from < b.from);
+    });
+  }
+
+  void Free(uint64_t bytes) {
+    uint64_t freed = 0;
+    for (size_t i = 0; i < edges_.size() && freed < bytes; ++i) {
+      freed += Fits(edges_[i]) ? Take(edges_[i]) : 0;
+    }
+  }
+
+  void FreeOf(size_t sequence, uint64_t bytes) {
+    uint64_t freed = 0;
+    for (size_t i = 0; i < edges_.size() && freed < bytes; ++i) {
+      const std::vector<size_t>& readers = candidates_.all()[edges_[i].candidate].readers;
+      if (std::find(readers.begin(), readers.end(), sequence) != readers.end()) {
+        freed += Take(edges_[i]);
+      }
+    }
+  }
+
+  uint64_t PlannedBytes(const SequencePages& sequence) {
+    uint64_t bytes = 0;
+    for (const PageId page : sequence.pages) {
+      bytes += PageBytes(pool_, candidates_.Get(page).tier);
+    }
+    return bytes;
+  }
+
+  std::vector<TierChange> Changes() {
+    std::vector<TierChange> changes;
+    for (const size_t index : taken_) {
+      const Candidate& candidate = candidates_.all()[index];
+      changes.push_back({candidate.page, candidate.tier});
+    }
+    return changes;
+  }
+
+ private:
+  double Energy(const Candidate& candidate) const { return pool_.heat(candidate.page).mean; }
+
+  double Value(const Candidate& candidate) const {
+    if (candidate.readers.empty()) {
+      return kIdleValue;
+    }
+    const PagePool::Heat& heat = pool_.heat(candidate.page);
+    const auto age = static_cast<double>(demand_.step - heat.peak_step);
+    return static_cast<double>(candidate.readers.size()) *
+           (PeakAt(heat, demand_.step) + kRecencyValue * std::exp2(-age / kHeatHalfLife));
+  }
+
+  void AddEdges(size_t index) {
+    const Candidate& candidate = candidates_.all()[index];
+    const bool dwells = !demand_.urgent && pool_.heat(candidate.page).move_step > 0 &&
+                        demand_.step < pool_.heat(candidate.page).move_step + kMinDwellSteps;
+    for (const auto& [from, to] :
+         {std::pair(Tier::kHot, Tier::kWarm), {Tier::kWarm, Tier::kCold}}) {
+      const bool possible =
+          PageBytes(pool_, to) > 0 && PageBytes(pool_, from) > PageBytes(pool_, to);
+      if (possible && !dwells && candidate.tier <= from && to <= candidate.coldest) {
+        const auto freed = static_cast<double>(PageBytes(pool_, from) - PageBytes(pool_, to));
+        edges_.push_back({.cost = Value(candidate) * (TierError(to) - TierError(from)) / freed,
+                          .candidate = index,
+                          .from = from,
+                          .to = to});
+      }
+    }
+  }
+
+  bool Fits(const Edge& edge) const {
+    const Candidate& candidate = candidates_.all()[edge.candidate];
+    const double more = Energy(candidate) * (TierError(edge.to) - TierError(edge.from));
+    return std::all_of(candidate.readers.begin(), candidate.readers.end(), [&](size_t reader) {
+      return errors_[reader] + more <= MaxError(sequences_[reader].fidelity);
+    });
+  }
+
+  // Bytes that it frees; 0 when the page is not where the edge begins.
+  uint64_t Take(const Edge& edge) {
+    Candidate& candidate = candidates_.all()[edge.candidate];
+    if (candidate.tier != edge.from) {
+      return 0;
+    }
+    if (candidate.tier == pool_.tier(candidate.page)) {
+      taken_.push_back(edge.candidate);
+    }
+    candidate.tier = edge.to;
+    for (const size_t reader : candidate.readers) {
+      errors_[reader] += Energy(candidate) * (TierError(edge.to) - TierError(edge.from));
+    }
+    return PageBytes(pool_, edge.from) - PageBytes(pool_, edge.to);
+  }
+
+  const PagePool& pool_;
+  std::span<const SequencePages> sequences_;
+  TierDemand demand_;
+  mutable Candidates candidates_;
+  std::vector<double> errors_;  // predicted, by sequence
+  std::vector<Edge> edges_;     // cheapest first
+  std::vector<size_t> taken_;   // candidates
+};
+
+}  // namespace
+
+double MaxError(KvFidelity fidelity) {
+  switch (fidelity) {
+    case KvFidelity::kExact:
+      return 0;
+    case KvFidelity::kHigh:
+      return 0.005;
+    case KvFidelity::kBalanced:
+      return 0.02;
+    case KvFidelity::kMax:
+      break;
+  }
+  return 0.08;
+}
+
+double TierError(Tier tier) {
+  switch (tier) {
+    case Tier::kHot:
+      return 0;
+    case Tier::kWarm:
+      return 4e-5;
+    default:
+      return 0.034;
+  }
+}
+
+bool MayReuse(KvFidelity fidelity, Tier tier, bool lossy) {
+  switch (fidelity) {
+    case KvFidelity::kExact:
+      return !lossy;
+    case KvFidelity::kHigh:
+      return tier <= Tier::kWarm;
+    default:
+      return true;
+  }
+}
+
+double PeakAt(const PagePool::Heat& heat, uint64_t step) {
+  const auto age = static_cast<double>(step - heat.peak_step);
+  return static_cast<double>(heat.peak) * std::exp2(-age / kHeatHalfLife);
+}
+
+std::vector<TierChange> ForcedPolicy::Propose(const PagePool& pool,
+                                              std::span<const SequencePages> sequences,
+                                              const TierDemand& /*demand*/) const {
+  std::vector<TierChange> changes;
+  Candidates candidates(pool, sequences);
+  for (const Candidate& candidate : candidates.all()) {
+    const Tier to = std::min(tier_, candidate.coldest);
+    if (candidate.tier < to) {
+      changes.push_back({candidate.page, to});
+    }
+  }
+  return changes;
+}
+
+std::vector<TierChange> AdaptivePolicy::Propose(const PagePool& pool,
+                                                std::span<const SequencePages> sequences,
+                                                const TierDemand& demand) const {
+  DemotionPlan plan(pool, sequences, demand);
+  if (budget_ > 0) {
+    for (size_t s = 0; s < sequences.size(); ++s) {
+      const auto all_hot =
+          static_cast<double>(sequences[s].pages.size() * PageBytes(pool, Tier::kHot));
+      const auto allowed = static_cast<uint64_t>(budget_ * all_hot);
+      const uint64_t planned = plan.PlannedBytes(sequences[s]);
+      if (planned > allowed) {
+        plan.FreeOf(s, planned - allowed);
+      }
+    }
+  }
+  if (demand.bytes_wanted > 0) {
+    plan.Free(demand.bytes_wanted);
+  }
+  return plan.Changes();
+}
+
+}  // namespace thermocline

@@ -1,0 +1,269 @@
+// Pages that cool while sequences run, through the whole engine core on a model that notices every
+// lost or misplaced byte (FakeRunner).
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <numeric>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "engine/engine_core.h"
+#include "tests/testing/fake_model.h"
+#include "tests/testing/fake_tokenizer.h"
+#include "tests/testing/page_pools.h"
+#include "tests/testing/recording_sink.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kVocab = 500;
+constexpr int kPageTokens = 4;
+constexpr int kHotUnits = 4;
+
+struct Options {
+  int num_units = 0;
+  TierConfig tiers;
+  int max_num_seqs = 8;
+  int max_model_len = 64;
+  int max_num_batched_tokens = 16;
+};
+
+class Rig {
+ public:
+  explicit Rig(const Options& options)
+      : tokenizer_(kVocab),
+        pool(MakeTieredPool(options.num_units)),
+        runner(*pool, kVocab),
+        core({.max_num_seqs = options.max_num_seqs,
+              .max_num_batched_tokens = options.max_num_batched_tokens,
+              .max_model_len = options.max_model_len,
+              .prefix_hash_key = 1,
+              .tiers = options.tiers},
+             *pool, runner, tokenizer_) {}
+
+  struct Submitted {
+    std::vector<TokenId> prompt;
+    int max_tokens = 0;
+    std::shared_ptr<Recording> recording;
+    void ExpectRight() const {
+      EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, max_tokens, kVocab));
+    }
+  };
+  Submitted Add(int num_prompt, TokenId first, int max_tokens, KvFidelity fidelity) {
+    Submitted submitted{.prompt = std::vector<TokenId>(static_cast<size_t>(num_prompt)),
+                        .max_tokens = max_tokens,
+                        .recording = std::make_shared<Recording>()};
+    std::iota(submitted.prompt.begin(), submitted.prompt.end(), first);
+    Request request;
+    request.id = next_id_++;
+    request.prompt = submitted.prompt;
+    request.stop = {.max_tokens = max_tokens, .ignore_eos = true};
+    request.kv_fidelity = fidelity;
+    core.Add(std::make_shared<const Request>(std::move(request)),
+             std::make_unique<RecordingSink>(submitted.recording));
+    return submitted;
+  }
+
+  void RunAll() {
+    for (int i = 0; core.has_work(); ++i) {
+      ASSERT_LT(i, 100000);
+      ASSERT_TRUE(core.Step().ok());
+      core.Deliver();
+    }
+  }
+
+ private:
+  FakeTokenizer tokenizer_;
+  RequestId next_id_ = 1;
+
+ public:
+  std::unique_ptr<PagePool> pool;
+  FakeRunner runner;
+  EngineCore core;
+};
+
+constexpr TierConfig Tiers(KvPolicy policy) {
+  return {.policy = policy, .budget = 0, .window_tokens = 2 * kPageTokens};
+}
+
+TEST(TieredEngine, ForcedPolicyLeavesTheFirstPageWarmAndTheWindowHot) {
+  for (const KvPolicy policy : {KvPolicy::kWarm, KvPolicy::kCold}) {
+    Rig rig({.num_units = 100, .tiers = Tiers(policy)});
+    const auto submitted = rig.Add(40, 0, 8, KvFidelity::kBalanced);
+    rig.RunAll();
+    submitted.ExpectRight();
+    const auto tokens = submitted.recording->usage().tier_tokens;
+    EXPECT_EQ(std::accumulate(tokens.begin(), tokens.end(), 0), 47);  // the last is not computed
+    const bool cold = policy == KvPolicy::kCold;
+    EXPECT_EQ(tokens[static_cast<size_t>(Tier::kWarm)], cold ? 4 : 36);
+    EXPECT_EQ(tokens[static_cast<size_t>(Tier::kCold)], cold ? 32 : 0);
+  }
+}
+
+TEST(TieredEngine, HotPolicyMovesNothing) {
+  Rig rig({.num_units = 100, .tiers = Tiers(KvPolicy::kHot)});
+  rig.Add(40, 0, 8, KvFidelity::kMax);
+  rig.RunAll();
+  EXPECT_EQ(rig.runner.num_moves(), 0U);
+}
+
+// Eight sequences' worth of hot pages, thirty-two sequences.
+TEST(TieredEngine, DemotionComesBeforePreemption) {
+  for (const bool adaptive : {true, false}) {
+    Rig rig({.num_units = 8 * 64 * kHotUnits,
+             .tiers = Tiers(adaptive ? KvPolicy::kAdaptive : KvPolicy::kHot),
+             .max_num_seqs = 32,
+             .max_model_len = 256,
+             .max_num_batched_tokens = 64});
+    std::vector<Rig::Submitted> all;
+    for (int i = 0; i < 32; ++i) {
+      all.push_back(rig.Add(120, static_cast<TokenId>(i), 136, KvFidelity::kBalanced));
+    }
+    int max_running = 0;
+    while (rig.core.has_work()) {
+      ASSERT_TRUE(rig.core.Step().ok());
+      rig.core.Deliver();
+      max_running = std::max(max_running, rig.core.stats().num_running);
+      ASSERT_TRUE(rig.pool->Audit().ok()) << rig.pool->Audit().message();
+    }
+    for (const Rig::Submitted& submitted : all) {
+      submitted.ExpectRight();
+    }
+    if (adaptive) {
+      EXPECT_EQ(rig.core.stats().num_preemptions, 0U);
+      EXPECT_GE(max_running, 20);
+    } else {
+      EXPECT_GT(rig.core.stats().num_preemptions, 0U);
+    }
+  }
+}
+
+TEST(TieredEngine, ExactRequestsNeitherCoolNorReadWhatHasCooled) {
+  Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kCold)});
+  rig.Add(40, 0, 4, KvFidelity::kBalanced);
+  rig.RunAll();
+  const auto lossy = rig.Add(40, 0, 4, KvFidelity::kBalanced);
+  rig.RunAll();
+  EXPECT_EQ(lossy.recording->usage().cached_prompt_tokens, 36);
+  EXPECT_TRUE(lossy.recording->usage().reused_lossy);
+  const auto high = rig.Add(40, 0, 4, KvFidelity::kHigh);
+  rig.RunAll();
+  EXPECT_EQ(high.recording->usage().cached_prompt_tokens, 4);  // the first page is warm
+  const auto exact = rig.Add(40, 0, 4, KvFidelity::kExact);
+  rig.RunAll();
+  exact.ExpectRight();
+  EXPECT_EQ(exact.recording->usage().cached_prompt_tokens, 0);
+  EXPECT_FALSE(exact.recording->usage().reused_lossy);
+  EXPECT_EQ(exact.recording->usage().tier_tokens[static_cast<size_t>(Tier::kHot)], 43);
+}
+
+// One in so many moves fails in each way there is.
+TEST(TieredEngine, FailedMovesLoseNothing) {
+  using Outcome = MoveResult::Outcome;
+  for (const Outcome outcome : {Outcome::kNotFinite, Outcome::kCorrupt, Outcome::kDeviceError}) {
+    for (const unsigned one_in : {1U, 7U}) {
+      Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kCold)});
+      unsigned count = 0;
+      rig.runner.move_outcome = [&](const PageMove& move) {
+        // Only what has a checksum can be found corrupt; for the others it is a failed device.
+        const bool fails = ++count % one_in == 0 && count < 200;
+        return fails ? (outcome == Outcome::kCorrupt && move.from.tier() == Tier::kHot
+                            ? Outcome::kDeviceError
+                            : outcome)
+                     : Outcome::kOk;
+      };
+      std::vector<Rig::Submitted> all;
+      for (int i = 0; i < 12; ++i) {
+        all.push_back(rig.Add(30, static_cast<TokenId>(i % 3), 20, KvFidelity::kMax));
+      }
+      rig.RunAll();
+      for (const Rig::Submitted& submitted : all) {
+        submitted.ExpectRight();
+      }
+      EXPECT_TRUE(rig.pool->Audit().ok());
+    }
+  }
+}
+
+TEST(TieredEngine, CorruptPageIsComputedAgain) {
+  Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kAdaptive)});
+  const auto submitted = rig.Add(40, 0, 10, KvFidelity::kMax);
+  for (int i = 0; i < 5; ++i) {
+    ASSERT_TRUE(rig.core.Step().ok());
+  }
+  const PageId page = 1;
+  ASSERT_TRUE(rig.pool->is_full(page));
+  rig.core.scheduler().EndMoves(
+      std::vector<FinishedMove>{{.move = rig.pool->BeginMove(page, Tier::kWarm).value(),
+                                 .result = {.outcome = MoveResult::Outcome::kCorrupt}}});
+  EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+  rig.RunAll();
+  submitted.ExpectRight();
+  EXPECT_EQ(rig.core.stats().tiers.corrupt, 1U);
+}
+
+TEST(TieredEngine, BudgetHoldsEachSequenceToItsPartOfTheBytes) {
+  TierConfig tiers = Tiers(KvPolicy::kAdaptive);
+  tiers.budget = 0.5;
+  Rig rig({.num_units = 400, .tiers = tiers});
+  const auto submitted = rig.Add(50, 0, 10, KvFidelity::kBalanced);
+  rig.RunAll();
+  submitted.ExpectRight();
+  const auto tokens = submitted.recording->usage().tier_tokens;
+  const double bytes = tokens[0] + tokens[1] / 2.0 + tokens[2] / 4.0;
+  EXPECT_LE(bytes, 0.5 * 60 + kPageTokens);
+  EXPECT_GE(bytes, 0.3 * 60);  // and takes what it may
+}
+
+TEST(TieredEngine, LongRandomHistoriesGiveTheRightTokens) {
+  for (uint32_t seed = 0; seed < 60; ++seed) {
+    std::mt19937 random(seed);
+    Options options{.num_units = 64 + static_cast<int>(random() % 200),
+                    .tiers = Tiers(static_cast<KvPolicy>(random() % 4)),
+                    .max_num_seqs = 1 + static_cast<int>(random() % 12)};
+    if (seed % 5 == 0) {
+      options.tiers.budget = 0.4;
+    }
+    Rig rig(options);
+    rig.runner.move_outcome = [&](const PageMove& move) {
+      const auto dice = random() % 40;
+      return dice == 0                                     ? MoveResult::Outcome::kNotFinite
+             : dice == 1                                   ? MoveResult::Outcome::kDeviceError
+             : dice == 2 && move.from.tier() != Tier::kHot ? MoveResult::Outcome::kCorrupt
+                                                           : MoveResult::Outcome::kOk;
+    };
+    std::vector<std::pair<Rig::Submitted, bool>> all;  // and whether it was cancelled
+    for (int step = 0; step < 400; ++step) {
+      if (random() % 8 == 0) {
+        const int num_prompt = static_cast<int>(random() % 50) + 1;
+        all.emplace_back(rig.Add(num_prompt, static_cast<TokenId>(random() % 3),
+                                 static_cast<int>(random() % (64 - num_prompt)) + 1,
+                                 static_cast<KvFidelity>(random() % 4)),
+                         false);
+      }
+      if (random() % 40 == 0 && !all.empty()) {
+        const size_t which = random() % all.size();
+        rig.core.Cancel(which + 1);
+        all[which].second = true;
+      }
+      if (rig.core.has_work()) {
+        ASSERT_TRUE(rig.core.Step().ok());
+      }
+      rig.core.Deliver();
+      const Status audit = rig.pool->Audit();
+      ASSERT_TRUE(audit.ok()) << "seed " << seed << ": " << audit.message();
+    }
+    rig.RunAll();
+    for (const auto& [submitted, cancelled] : all) {
+      if (!cancelled) {
+        submitted.ExpectRight();
+      }
+    }
+    EXPECT_EQ(rig.pool->num_moving(), 0U);
+  }
+}
+
+}  // namespace
+}  // namespace thermocline
