@@ -41,8 +41,8 @@ TEST(Arena, RoomGivenBackByOneTierServesAnother) {
 
 // A hot page of SmolLM2-135M has 360 units, a warm one 186, a cold one 74.
 TEST(Arena, SuperblocksWasteLittleOnAnyTier) {
-  constexpr std::array<uint32_t, kNumTiers> bytes = {360 * 4096, 186 * 4096, 74 * 4096, 0, 0};
-  const Arena arena(bytes, uint64_t{512} * 360 * 4096);
+  constexpr std::array<uint32_t, kNumTiers> kBytes = {360 * 4096, 186 * 4096, 74 * 4096, 0, 0};
+  const Arena arena(kBytes, uint64_t{512} * 360 * 4096);
   EXPECT_EQ(arena.num_places(Tier::kHot), 512U);
   EXPECT_GE(arena.num_places(Tier::kWarm), 512U * 360 / 186 * 95 / 100);
   EXPECT_GE(arena.num_places(Tier::kCold), 512U * 360 / 74 * 98 / 100);
