@@ -37,7 +37,13 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
   }
 
   batch_.Build(plan, cache_.layout().page_tokens);
-  model_.Forward(batch_.tokens(), batch_.view(), cache_.view(pool_.page_map()), *stream_);
+  const KvLayout& layout = cache_.layout();
+  const auto num_pages = static_cast<size_t>(batch_.view().page_starts[num_sequences]);
+  page_energy_.resize(plan.sample_heat ? static_cast<size_t>(layout.num_layers) * num_pages *
+                                             static_cast<size_t>(layout.num_kv_heads)
+                                       : 0);
+  model_.Forward(batch_.tokens(), batch_.view(), cache_.view(pool_.page_map()), *stream_,
+                 page_energy_);
   constexpr size_t kBlock = Transformer::kMaxLogitRows;
   std::span<const LogitRow> left = batch_.logit_rows();
   while (!left.empty()) {
@@ -55,7 +61,34 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
     }
   }
   RETURN_IF_ERROR(stream_->Sync());
+  if (plan.sample_heat) {
+    result.step.heat = FoldHeat();
+  }
   return result;
+}
+
+std::vector<std::vector<PageHeat>> ModelRunner::FoldHeat() const {
+  const BatchView batch = batch_.view();
+  const auto num_heads = static_cast<size_t>(cache_.layout().num_kv_heads);
+  const auto num_layers = static_cast<size_t>(cache_.layout().num_layers);
+  const auto num_pages = static_cast<size_t>(batch.page_starts[batch.num_sequences]);
+  std::vector<std::vector<PageHeat>> heat(static_cast<size_t>(batch.num_sequences));
+  for (int s = 0; s < batch.num_sequences; ++s) {
+    for (int page = batch.page_starts[s]; page < batch.page_starts[s + 1]; ++page) {
+      PageHeat page_heat;
+      for (size_t layer = 0; layer < num_layers; ++layer) {
+        const float* energies =
+            page_energy_.data() + (layer * num_pages + static_cast<size_t>(page)) * num_heads;
+        for (size_t h = 0; h < num_heads; ++h) {
+          page_heat.peak = std::max(page_heat.peak, energies[h]);
+          page_heat.mean += energies[h];
+        }
+      }
+      page_heat.mean /= static_cast<float>(num_layers * num_heads);
+      heat[static_cast<size_t>(s)].push_back(page_heat);
+    }
+  }
+  return heat;
 }
 
 void ModelRunner::ReadRow(const LogitRow& row, std::span<const float> all_logits,

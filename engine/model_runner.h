@@ -28,6 +28,8 @@ class ModelRunner : public Runner {
   double move_seconds() const override;
 
  private:
+  // StepResult::heat from what the last forward pass left in page_energy_.
+  std::vector<std::vector<PageHeat>> FoldHeat() const;
   void ReadRow(const LogitRow& row, std::span<const float> logits, const StepPlan& plan,
                RunResult& result);
 
@@ -38,6 +40,7 @@ class ModelRunner : public Runner {
   std::unique_ptr<Stream> stream_;
   Batch batch_;
   std::vector<int32_t> rows_;           // of one block of logits
+  std::vector<float> page_energy_;      // [num_layers, pages of the batch, num_kv_heads]
   std::unique_ptr<Migrator> migrator_;  // last: its thread reads the cache
 };
 

@@ -42,9 +42,16 @@ enum class Activation { kSilu, kGeluTanh };
 // To the basis that pages are kept in, or from it: kernels/core/hadamard.h.
 enum class Rotation { kForward, kBack };
 
+// The last tokens of a sequence in a batch whose attention page energies tell of.
+inline constexpr int kObservedTokens = 64;
+
 struct AttentionParams {
   int layer = 0;
   float scale = 0;  // of the scores before the softmax, usually 1/sqrt(head_dim)
+  // Unless null, [page_starts[num_sequences], num_kv_heads] on the host gets each page's energy:
+  // mass x largest weight, the greatest over the group's heads and the last kObservedTokens tokens
+  // of its sequence, from the (largest score, sum) that the loop has of each page anyway.
+  float* page_energy = nullptr;
 };
 
 // The closed list of transformer operations of one kind of device. All tensors are on that device,

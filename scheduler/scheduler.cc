@@ -139,11 +139,16 @@ void Scheduler::Remove(RequestId id, std::optional<int> choice) {
 
 StepPlan Scheduler::Schedule() {
   StepPlan plan{.step = num_steps_++};
-  plan.sample_heat = tiers_.demotes() && plan.step % kHeatSamplePeriod == 0;
   int budget = config_.max_num_batched_tokens;
   ScheduleRunning(/*decoding=*/true, budget, plan);
   ScheduleRunning(/*decoding=*/false, budget, plan);
   Admit(budget, plan);
+  // The end of a prompt has the first queries that have seen all of its pages.
+  plan.sample_heat =
+      tiers_.demotes() &&
+      (plan.step % kHeatSamplePeriod == 0 ||
+       std::any_of(plan.sequences.begin(), plan.sequences.end(),
+                   [](const ScheduledSequence& s) { return s.samples() && s.num_tokens > 1; }));
   return plan;
 }
 

@@ -167,7 +167,10 @@ Status Transformer::AllocateActivations(Device& device, int max_tokens) {
 }
 
 void Transformer::Forward(std::span<const TokenId> tokens, const BatchView& batch,
-                          const KvCacheView& kv, Stream& stream) {
+                          const KvCacheView& kv, Stream& stream, std::span<float> page_energy) {
+  const size_t layer_energies = static_cast<size_t>(batch.page_starts[batch.num_sequences]) *
+                                static_cast<size_t>(config_.num_kv_heads);
+  CHECK(page_energy.empty() || page_energy.size() == layers_.size() * layer_energies);
   CHECK(static_cast<int>(tokens.size()) == batch.num_tokens);
   CHECK(batch.num_tokens > 0 && batch.num_tokens <= max_tokens_);
   ComputeAngles(batch);
@@ -176,7 +179,11 @@ void Transformer::Forward(std::span<const TokenId> tokens, const BatchView& batc
                   sizeof(float));
   ops_.Embed(tokens, embedding_, View(hidden_, batch.num_tokens, config_.hidden_size), stream);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
-    RunLayer(layer, batch, kv, stream);
+    float* energy = page_energy.empty()
+                        ? nullptr
+                        : page_energy.data() + static_cast<size_t>(layer) * layer_energies;
+    RunAttention(layer, batch, kv, stream, energy);
+    RunMlp(layers_[static_cast<size_t>(layer)], batch.num_tokens, stream);
   }
 }
 
@@ -193,14 +200,8 @@ void Transformer::ComputeAngles(const BatchView& batch) {
   }
 }
 
-void Transformer::RunLayer(int layer, const BatchView& batch, const KvCacheView& kv,
-                           Stream& stream) {
-  RunAttention(layer, batch, kv, stream);
-  RunMlp(layers_[static_cast<size_t>(layer)], batch.num_tokens, stream);
-}
-
 void Transformer::RunAttention(int index, const BatchView& batch, const KvCacheView& kv,
-                               Stream& stream) {
+                               Stream& stream, float* page_energy) {
   const Layer& layer = layers_[static_cast<size_t>(index)];
   const int64_t rows = batch.num_tokens;
   const Tensor hidden = View(hidden_, rows, config_.hidden_size);
@@ -224,7 +225,8 @@ void Transformer::RunAttention(int index, const BatchView& batch, const KvCacheV
               Rotation::kForward, stream);
   ops_.AppendKv(qkv, k_column, v_column, batch, kv, index, stream);
   const AttentionParams params{.layer = index,
-                               .scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim))};
+                               .scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim)),
+                               .page_energy = page_energy};
   ops_.PagedAttention(qkv, config_.num_heads, batch, kv, params, attention, stream);
   ops_.Rotate(attention, config_.num_heads, rotation_signs_, Rotation::kBack, stream);
   ops_.MatMul(attention, *layer.output, hidden, MatMulMode::kAdd, stream);

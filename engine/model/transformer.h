@@ -29,9 +29,10 @@ class Transformer {
                                   const std::function<void(double)>& on_progress);
 
   // Runs `tokens` through all layers, writes their K and V into the cache and keeps the last hidden
-  // states for ComputeLogits.
+  // states for ComputeLogits. `page_energy`: AttentionParams::page_energy of every layer, one after
+  // the other, or empty: not wanted.
   void Forward(std::span<const TokenId> tokens, const BatchView& batch, const KvCacheView& kv,
-               Stream& stream);
+               Stream& stream, std::span<float> page_energy = {});
 
   // Logits of rows of the last Forward, at most kMaxLogitRows: [rows.size(), vocab_size], valid
   // until the next call. To be read after Stream::Sync.
@@ -61,8 +62,8 @@ class Transformer {
   Transformer(const ModelConfig& config, const Ops& ops);
   Status AllocateActivations(Device& device, int max_tokens);
   void ComputeAngles(const BatchView& batch);
-  void RunLayer(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream);
-  void RunAttention(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream);
+  void RunAttention(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream,
+                    float* page_energy);
   void RunMlp(const Layer& layer, int num_tokens, Stream& stream);
 
   int64_t q_width() const { return int64_t{config_.num_heads} * config_.head_dim; }

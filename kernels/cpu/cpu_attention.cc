@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <span>
 #include <vector>
 
 #include "kernels/base/check.h"
@@ -29,12 +30,14 @@ struct Item {
 struct State {
   std::vector<float> max;
   std::vector<float> sum;
-  std::vector<float> o;  // [num_rows, dim]
+  std::vector<float> o;           // [num_rows, dim]
+  std::vector<float> log_energy;  // [pages, num_rows]: of each page less twice the whole log sum
 
   void Reset(size_t num_rows, size_t dim) {
     max.assign(num_rows, -INFINITY);
     sum.assign(num_rows, 0.0F);
     o.assign(num_rows * dim, 0.0F);
+    log_energy.clear();
   }
 };
 
@@ -45,6 +48,8 @@ struct Scratch {
   std::vector<float> q;     // [num_rows, dim], scaled
   std::vector<float> bias;  // [num_rows], of coded pages
   std::vector<int32_t> num_valid;
+  std::vector<float> page_max;  // [num_rows]
+  std::vector<float> page_sum;
   State merged;
   State split;
 };
@@ -83,8 +88,8 @@ class PagedAttentionLoop {
 
   size_t NumRows(const Item& item) const { return static_cast<size_t>(item.num_tokens * group_); }
 
-  // All splits of an item, one after the other.
-  void RunItem(const Item& item, Scratch& scratch) const {
+  // All splits of an item, one after the other. `energy`: see FoldEnergy.
+  void RunItem(const Item& item, Scratch& scratch, std::vector<float>& energy) const {
     LoadQueries(item, scratch);
     scratch.merged.Reset(NumRows(item), Dim());
     for (int split = 0; split < NumSplits(item); ++split) {
@@ -92,6 +97,7 @@ class PagedAttentionLoop {
       Merge(scratch.split, scratch.merged);
     }
     StoreOutput(item, scratch.merged);
+    FoldEnergy(item, scratch.merged, energy);
   }
 
   // One split of an item, its state left in `state`.
@@ -100,12 +106,33 @@ class PagedAttentionLoop {
     RunSplit(item, split, scratch, state);
   }
 
-  void MergeSplits(const Item& item, const State* splits, Scratch& scratch) const {
+  void MergeSplits(const Item& item, const State* splits, Scratch& scratch,
+                   std::vector<float>& energy) const {
     scratch.merged.Reset(NumRows(item), Dim());
     for (int split = 0; split < NumSplits(item); ++split) {
       Merge(splits[split], scratch.merged);
     }
     StoreOutput(item, scratch.merged);
+    FoldEnergy(item, scratch.merged, energy);
+  }
+
+  bool observes() const { return params_.page_energy != nullptr; }
+
+  // The energies of the items' pages, several items of one sequence and head among them.
+  void StoreEnergies(std::span<const Item> items,
+                     std::span<const std::vector<float>> energies) const {
+    const auto num_kv_heads = static_cast<size_t>(kv_.layout.num_kv_heads);
+    const auto num_pages = static_cast<size_t>(batch_.page_starts[batch_.num_sequences]);
+    std::fill_n(params_.page_energy, num_pages * num_kv_heads, 0.0F);
+    for (size_t i = 0; i < items.size(); ++i) {
+      float* pages = params_.page_energy +
+                     static_cast<size_t>(batch_.page_starts[items[i].sequence]) * num_kv_heads +
+                     static_cast<size_t>(items[i].kv_head);
+      for (size_t page = 0; page < energies[i].size(); ++page) {
+        float& greatest = pages[page * num_kv_heads];
+        greatest = std::max(greatest, energies[i][page]);
+      }
+    }
   }
 
  private:
@@ -134,6 +161,32 @@ class PagedAttentionLoop {
     }
   }
 
+  // First row of the item that is observed; NumRows: none.
+  size_t FirstObservedRow(const Item& item) const {
+    const int first = batch_.sequence_starts[item.sequence + 1] - kObservedTokens;
+    return static_cast<size_t>(std::clamp(first - item.first_token, 0, item.num_tokens) * group_);
+  }
+
+  // With all pages merged the whole log sum is known: energy [pages] of the item.
+  void FoldEnergy(const Item& item, const State& merged, std::vector<float>& energy) const {
+    const size_t num_rows = NumRows(item);
+    energy.assign(merged.log_energy.size() / num_rows, 0.0F);
+    for (size_t r = FirstObservedRow(item); r < num_rows; ++r) {
+      const float twice_log_sum = 2 * (merged.max[r] + std::log(merged.sum[r]));
+      for (size_t page = 0; page < energy.size(); ++page) {
+        energy[page] = std::max(energy[page],
+                                std::exp(merged.log_energy[page * num_rows + r] - twice_log_sum));
+      }
+    }
+  }
+
+  void NoteEnergy(const Scratch& scratch, State& state) const {
+    for (size_t r = 0; r < state.max.size(); ++r) {
+      state.log_energy.push_back(state.max[r] + std::log(scratch.page_sum[r]) +
+                                 scratch.page_max[r]);
+    }
+  }
+
   void RunSplit(const Item& item, int split, Scratch& scratch, State& state) const {
     const int page_tokens = kv_.layout.page_tokens;
     const int last = batch_.positions[item.first_token + item.num_tokens - 1];
@@ -145,7 +198,12 @@ class PagedAttentionLoop {
         const int position = batch_.positions[item.first_token + static_cast<int>(r) / group_];
         scratch.num_valid[r] = std::clamp(position + 1 - page * page_tokens, 0, page_tokens);
       }
+      scratch.page_max.assign(NumRows(item), -INFINITY);
+      scratch.page_sum.assign(NumRows(item), 0.0F);
       AttendPage(item, page, std::min(page_tokens, last + 1 - page * page_tokens), scratch, state);
+      if (observes()) {
+        NoteEnergy(scratch, state);
+      }
     }
   }
 
@@ -168,11 +226,12 @@ class PagedAttentionLoop {
                       .dim = dim_,
                       .max = state.max.data(),
                       .sum = state.sum.data(),
-                      .o = state.o.data()});
+                      .o = state.o.data(),
+                      .page_max = scratch.page_max.data(),
+                      .page_sum = scratch.page_sum.data()});
   }
 
-  void AttendCoded(Codec codec, const std::byte* block, const Scratch& scratch,
-                   State& state) const {
+  void AttendCoded(Codec codec, const std::byte* block, Scratch& scratch, State& state) const {
     const KvLayout& layout = kv_.layout;
     const BlockLayout at = BlockLayoutOf(codec, layout);
     const auto* bytes = reinterpret_cast<const uint8_t*>(block);
@@ -198,7 +257,9 @@ class PagedAttentionLoop {
                             .dim = dim_,
                             .max = state.max.data(),
                             .sum = state.sum.data(),
-                            .o = state.o.data()});
+                            .o = state.o.data(),
+                            .page_max = scratch.page_max.data(),
+                            .page_sum = scratch.page_sum.data()});
   }
 
   // K and V of the first `num_written` positions of a hot page, as float32.
@@ -229,6 +290,7 @@ class PagedAttentionLoop {
       isa_.merge_state(from.max[r], from.sum[r], from.o.data() + r * Dim(), dim_, &to.max[r],
                        &to.sum[r], to.o.data() + r * Dim());
     }
+    to.log_energy.insert(to.log_energy.end(), from.log_energy.begin(), from.log_energy.end());
   }
 
   void StoreOutput(const Item& item, const State& state) const {
@@ -267,9 +329,20 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
   // One set per thread, kept so that a step allocates nothing once the sizes have been seen.
   thread_local std::vector<Item> items;
   thread_local std::vector<State> states;
+  thread_local std::vector<std::vector<float>> energies;
   loop.CollectItems(items);
   const std::vector<Item>& all = items;  // the caller's, for the pool's threads
   const auto num_items = static_cast<int64_t>(all.size());
+
+  if (energies.size() < all.size()) {
+    energies.resize(all.size());
+  }
+  std::vector<float>* item_energies = energies.data();
+  const auto store_energies = [&] {
+    if (loop.observes()) {
+      loop.StoreEnergies(all, std::span(item_energies, all.size()));
+    }
+  };
 
   int max_splits = 1;
   for (const Item& item : all) {
@@ -279,9 +352,10 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
     pool_.ParallelFor(num_items, 1, [&](int64_t begin, int64_t end) {
       thread_local Scratch scratch;
       for (int64_t i = begin; i < end; ++i) {
-        loop.RunItem(all[static_cast<size_t>(i)], scratch);
+        loop.RunItem(all[static_cast<size_t>(i)], scratch, item_energies[i]);
       }
     });
+    store_energies();
     return;
   }
   const size_t num_states = all.size() * static_cast<size_t>(max_splits);
@@ -302,9 +376,11 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
   pool_.ParallelFor(num_items, 4, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
     for (int64_t i = begin; i < end; ++i) {
-      loop.MergeSplits(all[static_cast<size_t>(i)], split_states + i * max_splits, scratch);
+      loop.MergeSplits(all[static_cast<size_t>(i)], split_states + i * max_splits, scratch,
+                       item_energies[i]);
     }
   });
+  store_energies();
 }
 
 }  // namespace thermocline

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 #include <numbers>
 #include <vector>
 
@@ -220,6 +221,26 @@ void ReferenceOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchV
   }
 }
 
+namespace {
+
+// `weights` / sum are one row's; energies, `stride` apart, are by page.
+void AddEnergies(const std::vector<float>& weights, float sum, int page_tokens, float* energies,
+                 int stride) {
+  for (size_t first = 0; first < weights.size(); first += static_cast<size_t>(page_tokens)) {
+    float mass = 0;
+    float largest = 0;
+    for (size_t p = first; p < std::min(weights.size(), first + static_cast<size_t>(page_tokens));
+         ++p) {
+      mass += weights[p] / sum;
+      largest = std::max(largest, weights[p] / sum);
+    }
+    *energies = std::max(*energies, mass * largest);
+    energies += stride;
+  }
+}
+
+}  // namespace
+
 void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
                                   const KvCacheView& kv, const AttentionParams& params, Tensor out,
                                   Stream& /*stream*/) const {
@@ -227,6 +248,7 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
   const int dim = layout.head_dim;
   const int group = num_heads / layout.num_kv_heads;
   CHECK(num_heads % layout.num_kv_heads == 0);
+  std::mutex mutex;  // guards params.page_energy
   const auto attend = [&](int s, int t, int h) {
     const int length = batch.positions[t] + 1;
     const float* q = qkv.f32() + t * qkv.dim(1) + int64_t{h} * dim;
@@ -251,7 +273,17 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
         o[i] += scores[static_cast<size_t>(p)] / sum * v[static_cast<size_t>(p * dim + i)];
       }
     }
+    const std::lock_guard lock(mutex);
+    if (params.page_energy != nullptr && t >= batch.sequence_starts[s + 1] - kObservedTokens) {
+      AddEnergies(scores, sum, layout.page_tokens,
+                  params.page_energy + batch.page_starts[s] * layout.num_kv_heads + h / group,
+                  layout.num_kv_heads);
+    }
   };
+  if (params.page_energy != nullptr) {
+    std::fill_n(params.page_energy, batch.page_starts[batch.num_sequences] * layout.num_kv_heads,
+                0.0F);
+  }
   for (int s = 0; s < batch.num_sequences; ++s) {
     const int first = batch.sequence_starts[s];
     const int64_t count = int64_t{batch.sequence_starts[s + 1] - first} * num_heads;

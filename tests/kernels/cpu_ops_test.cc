@@ -209,6 +209,7 @@ struct PagedCase {
   std::vector<PageId> page_ids;
   std::vector<float> qkv;        // [num_tokens, width]
   std::vector<float> mean_keys;  // [num_kv_heads, head_dim], or empty
+  std::vector<float> energy;     // of the last Run: [page_starts.back(), num_kv_heads]
 
   PagedCase(int heads, int kv_heads, int head_dim, int num_pages)
       : num_heads(heads), layout{1, kv_heads, head_dim, kPageTokens} {
@@ -288,8 +289,11 @@ struct PagedCase {
     ops.AppendKv(rows, k_column, k_column + layout.num_kv_heads * layout.head_dim, batch, kv, 0,
                  stream);
     std::vector<float> out(static_cast<size_t>(num_tokens * num_heads * layout.head_dim));
+    energy.assign(page_ids.size() * static_cast<size_t>(layout.num_kv_heads), -1.0F);
     ops.PagedAttention(rows, num_heads, batch, kv,
-                       {.layer = 0, .scale = 1 / std::sqrt(static_cast<float>(layout.head_dim))},
+                       {.layer = 0,
+                        .scale = 1 / std::sqrt(static_cast<float>(layout.head_dim)),
+                        .page_energy = energy.data()},
                        Tensor(out.data(), {num_tokens, num_heads * layout.head_dim}), stream);
     return out;
   }
@@ -301,6 +305,13 @@ std::vector<PageId> Pages(int first, int count) {
     pages.push_back(static_cast<PageId>(first + i));
   }
   return pages;
+}
+
+void ExpectNearEnergies(const std::vector<float>& got, const std::vector<float>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < want.size(); ++i) {
+    ASSERT_NEAR(got[i], want[i], 2e-4F * want[i] + 1e-9F) << "page x head " << i;
+  }
 }
 
 struct AttentionShape {
@@ -327,6 +338,7 @@ TEST_P(CpuOpsTest, AttentionEqualsTheReferenceAtPageEdges) {
         ASSERT_NEAR(got[i], want[i], 1e-5F)
             << "head_dim " << shape.head_dim << " length " << length;
       }
+      ExpectNearEnergies(actual.energy, expected.energy);
     }
   }
 }
@@ -404,7 +416,9 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
         paged.ClearBatch();
         paged.Add(length - count, count, Pages(0, num_pages), rows);
         const std::vector<float> want = paged.Run(reference->ops(), *stream_);
+        const std::vector<float> want_energy = paged.energy;
         const std::vector<float> got = paged.Run(device_->ops(), *stream_);
+        ExpectNearEnergies(paged.energy, want_energy);
         double lossy = 0;
         double size = 0;
         for (size_t i = 0; i < want.size(); ++i) {

@@ -104,6 +104,8 @@ void AttendRows(const PageAttention& page, int32_t first, int32_t num_rows) {
     const float sum = WeightRow(max, num_valid, scores);
     page.sum[row] = page.sum[row] * scales[r] + sum;
     page.max[row] = max;
+    page.page_max[row] = largest;
+    page.page_sum[row] = sum;
   }
   float* o = page.o + int64_t{first} * page.dim;
   switch (num_rows) {

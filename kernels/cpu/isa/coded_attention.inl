@@ -166,9 +166,11 @@ void AttendCodedRows(const CodedPageAttention& page, int32_t first) {
     float scale_lanes[16];
     Simd::Store(scale_lanes, Exp(Simd::Set(old_max - max)));
     scales[r] = old_max == kNoScore ? 0.0F : scale_lanes[0];
-    page.sum[first + r] =
-        page.sum[first + r] * scales[r] + WeightRow(max, page.page_tokens, scores);
+    const float sum = WeightRow(max, page.page_tokens, scores);
+    page.sum[first + r] = page.sum[first + r] * scales[r] + sum;
     page.max[first + r] = max;
+    page.page_max[first + r] = page_max;
+    page.page_sum[first + r] = sum;
     for (int t = 0; t < page.page_tokens; t += 16) {
       const F scaled = Simd::Mul(Simd::Load(scores + t), Simd::LoadHalf(page.v_scales + t));
       Simd::Store(scores + t, scaled);

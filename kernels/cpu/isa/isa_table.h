@@ -66,9 +66,11 @@ struct PageAttention {
       num_valid;  // [num_rows]: leading positions of the page that a row sees, 0 for none
   int32_t num_rows;
   int32_t dim;
-  float* max;  // [num_rows] online-softmax state: largest score,
-  float* sum;  // [num_rows] sum of exp(score - max),
-  float* o;    // [num_rows, dim] and the values weighted by the same
+  float* max;       // [num_rows] online-softmax state: largest score,
+  float* sum;       // [num_rows] sum of exp(score - max),
+  float* o;         // [num_rows, dim] and the values weighted by the same
+  float* page_max;  // [num_rows] of this page alone; rows that see none of it are left alone
+  float* page_sum;  // [num_rows] of this page alone, with the state's new max
 };
 
 // The same of a page in codes (docs/page_format.md), which is read as it lies. Its K was coded less
@@ -92,6 +94,8 @@ struct CodedPageAttention {
   float* max;
   float* sum;
   float* o;
+  float* page_max;
+  float* page_sum;
 };
 
 struct IsaTable {
