@@ -23,6 +23,10 @@ Status ValidateEngineConfig(const EngineConfig& config) {
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", config.max_num_batched_tokens, 1, 65536));
   RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", config.max_num_queued_reqs, 1, 1 << 20));
   RETURN_IF_ERROR(CheckRange("--threads", config.num_threads, 0, 1024));
+  if (config.kv_budget < 0 || config.kv_budget > 1) {
+    return InvalidArgument("--kv-budget is {}, but must be from 0 (no budget) to 1",
+                           config.kv_budget);
+  }
   if (config.block_size != 64) {
     return InvalidArgument("--block-size is {}, but only 64 is supported", config.block_size);
   }

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "kernels/base/status.h"
+#include "scheduler/tier_policy.h"
 
 namespace thermocline {
 
@@ -20,8 +21,11 @@ struct EngineConfig {
   std::optional<uint64_t> kv_cache_memory_bytes;  // nothing: see ResolveKvBytes
   int block_size = 64;                            // tokens per page; only 64
   bool enable_prefix_caching = true;
-  int num_threads = 0;        // 0: the cores this process may use
-  std::string chat_template;  // Jinja source; empty: the model's own
+  KvPolicy kv_policy = KvPolicy::kAdaptive;
+  KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
+  double kv_budget = 0;                            // see TierConfig::budget
+  int num_threads = 0;                             // 0: the cores this process may use
+  std::string chat_template;                       // Jinja source; empty: the model's own
 
   // Called on the loading thread with a phase's name and a fraction in [0, 1].
   std::function<void(std::string_view phase, double fraction)> on_progress;

@@ -112,7 +112,8 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
                      .max_model_len = *max_model_len,
                      .max_num_queued_reqs = config.max_num_queued_reqs,
                      .enable_prefix_caching = config.enable_prefix_caching,
-                     .prefix_hash_key = RandomBits()};
+                     .prefix_hash_key = RandomBits(),
+                     .tiers = {.policy = config.kv_policy, .budget = config.kv_budget}};
   parts.budget = {
       .weight_bytes = weight_bytes,
       .kv_arena_bytes = *arena_bytes,

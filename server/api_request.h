@@ -18,8 +18,9 @@ struct ApiContext {
   InferenceService& service;
   std::vector<std::string> model_names;  // the first is the one that answers carry
   std::function<int64_t()> unix_seconds;
-  std::function<std::string()> new_id;  // unique, hexadecimal
-  int64_t created = 0;                  // when the model was loaded
+  std::function<std::string()> new_id;             // unique, hexadecimal
+  int64_t created = 0;                             // when the model was loaded
+  KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
 };
 
 // A chat or completion request, checked and tokenised.

@@ -82,6 +82,7 @@ class Conversation {
     request.sampling.temperature = options_.temperature;
     request.sampling.top_p = options_.top_p;
     request.sampling.seed = options_.seed;
+    request.kv_fidelity = options_.engine.kv_fidelity;
     return request;
   }
 

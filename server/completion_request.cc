@@ -88,6 +88,7 @@ std::optional<ApiError> ParseCompletionRequest(const ApiContext& context, std::s
   common.sampling = ReadSampling(fields, error, vocab_size);
   common.sampling.num_logprobs = ReadCompletionLogprobs(fields);
   common.stop = ReadStop(fields, vocab_size);
+  common.kv_fidelity = ReadKvFidelity(context, fields);
   const bool echo = fields.Bool("echo", false);
   common.num_prompt_logprobs = ReadPromptLogprobs(fields, request.stream);
   request.prompt_logprobs = common.num_prompt_logprobs >= 0;

@@ -6,6 +6,7 @@
 #include <array>
 #include <charconv>
 #include <limits>
+#include <utility>
 
 namespace thermocline {
 namespace {
@@ -159,6 +160,25 @@ StopParams ReadStop(FieldReader& fields, int vocab_size) {
   stop.ignore_eos = fields.Bool("ignore_eos", false);
   stop.include_stop_string = fields.Bool("include_stop_str_in_output", false);
   return stop;
+}
+
+KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields) {
+  constexpr std::array<std::pair<std::string_view, KvFidelity>, 4> kNames = {
+      {{"exact", KvFidelity::kExact},
+       {"high", KvFidelity::kHigh},
+       {"balanced", KvFidelity::kBalanced},
+       {"max", KvFidelity::kMax}}};
+  const std::string name = fields.String("kv_fidelity", "", 16);
+  if (name.empty()) {
+    return context.kv_fidelity;
+  }
+  const auto found = std::find_if(kNames.begin(), kNames.end(),
+                                  [&](const auto& known) { return known.first == name; });
+  if (found == kNames.end()) {
+    fields.Fail("kv_fidelity", "must be `exact`, `high`, `balanced` or `max`");
+    return context.kv_fidelity;
+  }
+  return found->second;
 }
 
 int ReadPromptLogprobs(FieldReader& fields, bool stream) {

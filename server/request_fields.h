@@ -21,6 +21,8 @@ void ReadStream(FieldReader& fields, std::optional<ApiError>& error, ApiRequest&
 SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error, int vocab_size);
 // Everything about when output ends, but max_tokens.
 StopParams ReadStop(FieldReader& fields, int vocab_size);
+// `kv_fidelity`: exact, high, balanced or max; the server's own when absent.
+KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields);
 // -1 when absent.
 int ReadPromptLogprobs(FieldReader& fields, bool stream);
 // Fields that change what the answer means and that are not supported: better an error than another

@@ -153,7 +153,8 @@ int RunServe(const ServeOptions& options, const std::string& version) {
                            .model_names = ModelNames(options),
                            .unix_seconds = &UnixSeconds,
                            .new_id = [&ids] { return ids.Next(); },
-                           .created = UnixSeconds()};
+                           .created = UnixSeconds(),
+                           .kv_fidelity = options.engine.kv_fidelity};
   OpenAiApi api(context, version, options.http.num_threads);
   Router router({.allowed_origins = options.allowed_origins, .new_request_id = context.new_id});
   api.AddRoutes(router);

@@ -77,6 +77,7 @@ class Rig {
     config.max_num_seqs = std::min(16, options.max_num_batched_tokens);
     config.max_model_len = options.max_model_len;
     config.kv_cache_memory_bytes = options.kv_bytes;
+    config.kv_policy = KvPolicy::kHot;  // bits are promised while no page cools
     config.num_threads = 2;
     return LoadEngineParts(config).value();
   }

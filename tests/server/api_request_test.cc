@@ -56,6 +56,7 @@ TEST(ApiRequest, DefaultsAreOpenAis) {
   EXPECT_EQ(request.sampling.top_p, 1);
   EXPECT_EQ(request.sampling.top_k, 0);
   EXPECT_EQ(request.sampling.num_logprobs, -1);
+  EXPECT_EQ(request.kv_fidelity, KvFidelity::kBalanced);
   EXPECT_EQ(request.stop.max_tokens, 4096 - static_cast<int>(request.prompt.size()));
   EXPECT_EQ(ParseCompletion(R"({"prompt":"a"})").request.prompts[0].stop.max_tokens, 16);
 }
@@ -67,9 +68,10 @@ TEST(ApiRequest, EveryFieldReachesTheEngine) {
       R"("n":8,"max_completion_tokens":9,"min_tokens":3,"ignore_eos":true,"stop":["a","b"],)"
       R"("stop_token_ids":[1,299],"include_stop_str_in_output":true,"logprobs":true,)"
       R"("top_logprobs":20,"prompt_logprobs":0,"user":"u","metadata":{"a":"b"},"store":false,)"
-      R"("service_tier":"auto","response_format":{"type":"text"},"no_such_field":[1])");
+      R"("service_tier":"auto","kv_fidelity":"high","response_format":{"type":"text"},"no_such_field":[1])");
   ASSERT_FALSE(parsed.error) << parsed.error->message;
   const Request& request = parsed.request.prompts[0];
+  EXPECT_EQ(request.kv_fidelity, KvFidelity::kHigh);
   EXPECT_EQ(request.sampling.temperature, 0.5F);
   EXPECT_EQ(request.sampling.top_p, 0.25F);
   EXPECT_EQ(request.sampling.top_k, 7);
