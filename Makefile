@@ -4,7 +4,7 @@ MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help serve test build lint sanitize bench soak format
+.PHONY: help serve test build calibrate lint sanitize bench soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -21,8 +21,11 @@ build:  ## build everything, tests included
 test:  ## set up, build, check and test
 	@scripts/setup test
 	@scripts/check-format
-	@$(MAKE) --no-print-directory build lint sanitize
+	@$(MAKE) --no-print-directory build calibrate lint sanitize
 	@ctest --test-dir build/release --output-on-failure --no-tests=error
+
+calibrate: build  ## what cold pages do to MODEL, layer by layer; measured once, then kept
+	@build/release/thermocline calibrate "$(MODEL)"
 
 lint:  ## clang-tidy on what is ours, after a build
 	@scripts/lint

@@ -25,7 +25,10 @@ struct EngineConfig {
   KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
   double kv_budget = 0;                            // see TierConfig::budget
   int num_threads = 0;                             // 0: the cores this process may use
-  std::string chat_template;                       // Jinja source; empty: the model's own
+  std::string calibration_dir;                     // where calibrations are kept; empty: nowhere
+  bool calibrate_every_layer = false;  // see Calibrate; a kept one without that is not enough
+  bool calibrate_afresh = false;       // whatever is kept
+  std::string chat_template;           // Jinja source; empty: the model's own
 
   // Called on the loading thread with a phase's name and a fraction in [0, 1].
   std::function<void(std::string_view phase, double fraction)> on_progress;

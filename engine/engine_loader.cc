@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/available_memory.h"
+#include "engine/calibration_file.h"
 #include "engine/engine_parts.h"
 #include "engine/kv_cache.h"
 #include "engine/loader/gguf.h"
@@ -67,8 +68,49 @@ uint64_t RandomBits() {
   return uint64_t{device()} << 32 | device();
 }
 
+// From the directory where calibrations are kept, or measured now and put there. Nothing to measure
+// where no page cools.
+Status LoadCalibration(const EngineConfig& config, std::span<const std::byte> model_file,
+                       int max_model_len, const KvLayout& layout, Transformer& model,
+                       EngineParts& parts) {
+  parts.calibration.formats = DefaultKvFormats(layout);
+  if (config.kv_policy == KvPolicy::kHot) {
+    return {};
+  }
+  const std::vector<TokenId> tokens =
+      CalibrationTokens(*parts.tokenizer, layout.page_tokens, max_model_len);
+  const CalibrationKey key = CalibrationKeyOf(model_file, tokens, layout);
+  const std::string path = CalibrationPath(config.calibration_dir, key);
+  const bool is_kept = !config.calibration_dir.empty();
+  if (is_kept && !config.calibrate_afresh) {
+    Result<Calibration> kept = ReadCalibration(path, key, layout);
+    if (kept.ok() && (kept->measures_layers() || !config.calibrate_every_layer)) {
+      parts.calibration = *std::move(kept);
+      return {};
+    }
+  }
+  const auto report = [&](double fraction) {
+    if (config.on_progress) {
+      config.on_progress("calibration", fraction);
+    }
+  };
+  report(0);
+  Result<Calibration> calibration =
+      Calibrate(model, *parts.device, layout, tokens, config.calibrate_every_layer, report);
+  if (!calibration.ok()) {
+    return calibration.status();
+  }
+  parts.calibration = *std::move(calibration);
+  if (is_kept) {
+    const Status written = WriteCalibration(path, key, layout, parts.calibration);
+    parts.budget.calibration_warning = written.message();
+  }
+  return {};
+}
+
 // The model's weights and the cache: what takes the time and the memory.
-Status LoadModel(const EngineConfig& config, const ModelConfig& model, EngineParts& parts) {
+Status LoadModel(const EngineConfig& config, const ModelConfig& model,
+                 std::span<const std::byte> model_file, EngineParts& parts) {
   const auto report = [&](std::string_view phase, double fraction) {
     if (config.on_progress) {
       config.on_progress(phase, fraction);
@@ -87,9 +129,12 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   }
   const uint64_t weight_bytes = transformer->weight_bytes();
 
-  report("cache", 0);
   const KvLayout layout = MakeKvLayout(model, config.block_size);
-  const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout);
+  RETURN_IF_ERROR(LoadCalibration(config, model_file, *max_model_len, layout, *transformer, parts));
+  const KvFormats& formats = parts.calibration.formats;
+
+  report("cache", 0);
+  const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
   const KvMemory memory{.page_bytes = page_bytes[static_cast<size_t>(Tier::kHot)],
                         .max_model_len = *max_model_len,
                         .available_bytes = AvailableMemoryBytes("/")};
@@ -97,16 +142,17 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   if (!arena_bytes.ok()) {
     return arena_bytes.status();
   }
-  Result<KvCache> cache = KvCache::Create(*parts.device, layout, *arena_bytes);
+  Result<KvCache> cache = KvCache::Create(*parts.device, layout, formats, *arena_bytes);
   if (!cache.ok()) {
     return cache.status();
   }
   report("cache", 1);
 
   parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes);
-  parts.runner = std::make_unique<ModelRunner>(
-      *std::move(transformer), *std::move(cache),
-      Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device);
+  parts.runner =
+      std::make_unique<ModelRunner>(*std::move(transformer), *std::move(cache),
+                                    Sampler(model.vocab_size, EndTokens(*parts.tokenizer)),
+                                    *parts.pool, *parts.device, parts.calibration.probe_layers);
   parts.scheduler = {.max_num_seqs = config.max_num_seqs,
                      .max_num_batched_tokens = config.max_num_batched_tokens,
                      .max_model_len = *max_model_len,
@@ -114,12 +160,14 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
                      .enable_prefix_caching = config.enable_prefix_caching,
                      .prefix_hash_key = RandomBits(),
                      .tiers = {.policy = config.kv_policy, .budget = config.kv_budget}};
-  parts.budget = {
-      .weight_bytes = weight_bytes,
-      .kv_arena_bytes = *arena_bytes,
-      .page_bytes = memory.page_bytes,
-      .num_kv_tokens = parts.pool->num_pages() * static_cast<uint64_t>(layout.page_tokens),
-      .max_model_len = *max_model_len};
+  MemoryBudget& budget = parts.budget;
+  budget.weight_bytes = weight_bytes;
+  budget.kv_arena_bytes = *arena_bytes;
+  budget.page_bytes = memory.page_bytes;
+  budget.num_kv_tokens = parts.pool->num_pages() * static_cast<uint64_t>(layout.page_tokens);
+  budget.max_model_len = *max_model_len;
+  budget.cold_page_bytes = page_bytes[static_cast<size_t>(Tier::kCold)];
+  budget.cold_kl = parts.calibration.cold_kl;
   return {};
 }
 
@@ -150,6 +198,7 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
     return in_file(chat_template.status());
   }
   parts.chat_template = *std::move(chat_template);
+  const std::span<const std::byte> bytes = (*file)->bytes();
   parts.checkpoint = *std::move(file);
 
   const int num_threads = config.num_threads > 0
@@ -161,7 +210,7 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   }
   parts.device = *std::move(device);
   parts.draw_seed = RandomBits;
-  RETURN_IF_ERROR(LoadModel(config, *model, parts));
+  RETURN_IF_ERROR(LoadModel(config, *model, bytes, parts));
   return parts;
 }
 

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 
+#include "engine/calibration.h"
 #include "engine/engine.h"
 #include "engine/engine_config.h"
 #include "engine/loader/checkpoint.h"
@@ -27,6 +28,7 @@ struct EngineParts {
   std::unique_ptr<Runner> runner;
   SchedulerConfig scheduler;
   MemoryBudget budget;
+  Calibration calibration;              // of the default formats where no page ever cools
   std::function<uint64_t()> draw_seed;  // for requests without a seed; calls are serialised
 };
 

@@ -2,19 +2,46 @@
 
 #include <utility>
 
+#include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
 
 namespace thermocline {
 namespace {
 
-struct TierCodec {
-  Tier tier;
-  Codec codec;
-};
-constexpr TierCodec kTierCodecs[] = {
-    {Tier::kHot, Codec::kNative}, {Tier::kWarm, Codec::kInt8}, {Tier::kCold, Codec::kTurbo3}};
+constexpr Tier kCodedTiers[] = {Tier::kHot, Tier::kWarm, Tier::kCold};
+
+Codec CodecOf(Tier tier, size_t layer, const KvFormats& formats) {
+  switch (tier) {
+    case Tier::kHot:
+      return Codec::kNative;
+    case Tier::kWarm:
+      return Codec::kInt8;
+    default:
+      return formats.cold[layer];
+  }
+}
+
+// [num_layers], and the bytes of all of them.
+std::pair<std::vector<LayerFormat>, uint64_t> LayersOf(Tier tier, const KvLayout& layout,
+                                                       const KvFormats& formats) {
+  CHECK(formats.cold.size() == static_cast<size_t>(layout.num_layers));
+  std::vector<LayerFormat> layers;
+  uint64_t bytes = 0;
+  for (size_t layer = 0; layer < formats.cold.size(); ++layer) {
+    const Codec codec = CodecOf(tier, layer, formats);
+    const uint32_t head_bytes = BlockLayoutOf(codec, layout).bytes;
+    layers.push_back(
+        {.codec = codec, .layer_offset = static_cast<uint32_t>(bytes), .head_stride = head_bytes});
+    bytes += uint64_t{head_bytes} * static_cast<uint64_t>(layout.num_kv_heads);
+  }
+  return {std::move(layers), bytes};
+}
 
 }  // namespace
+
+KvFormats DefaultKvFormats(const KvLayout& layout) {
+  return {.cold = std::vector<Codec>(static_cast<size_t>(layout.num_layers), Codec::kTurbo3)};
+}
 
 KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
   return {.num_layers = config.num_layers,
@@ -23,46 +50,45 @@ KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
           .page_tokens = page_tokens};
 }
 
-std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout) {
+std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout, const KvFormats& formats) {
   std::array<uint32_t, kNumTiers> bytes{};
-  for (const TierCodec& tier : kTierCodecs) {
-    const uint64_t payload = uint64_t{BlockLayoutOf(tier.codec, layout).bytes} *
-                             static_cast<uint64_t>(layout.num_kv_heads) *
-                             static_cast<uint64_t>(layout.num_layers);
+  for (const Tier tier : kCodedTiers) {
+    const uint64_t payload = LayersOf(tier, layout, formats).second;
     const uint64_t units = (payload + kArenaUnitBytes - 1) / kArenaUnitBytes;
-    bytes[static_cast<size_t>(tier.tier)] = static_cast<uint32_t>(units * kArenaUnitBytes);
+    bytes[static_cast<size_t>(tier)] = static_cast<uint32_t>(units * kArenaUnitBytes);
   }
   return bytes;
 }
 
-Result<KvCache> KvCache::Create(Device& device, const KvLayout& layout, uint64_t arena_bytes) {
+Result<KvCache> KvCache::Create(Device& device, const KvLayout& layout, KvFormats formats,
+                                uint64_t arena_bytes) {
   Result<Buffer> arena = device.Allocate(arena_bytes, Placement::kDevice);
   if (!arena.ok()) {
     return ResourceExhausted("a KV cache of {} bytes cannot be allocated: {}", arena_bytes,
                              arena.status().message());
   }
-  return KvCache(layout, std::move(*arena));
+  return KvCache(layout, std::move(formats), std::move(*arena));
 }
 
-KvCache::KvCache(const KvLayout& layout, Buffer arena)
+KvCache::KvCache(const KvLayout& layout, KvFormats formats, Buffer arena)
     : layout_(layout),
       arena_(std::move(arena)),
       formats_(static_cast<size_t>(layout.num_layers) * kNumTiers) {
-  for (const TierCodec& tier : kTierCodecs) {
-    const uint32_t head_bytes = BlockLayoutOf(tier.codec, layout).bytes;
-    const uint32_t layer_bytes = head_bytes * static_cast<uint32_t>(layout.num_kv_heads);
-    for (uint32_t layer = 0; layer < static_cast<uint32_t>(layout.num_layers); ++layer) {
-      formats_[layer * kNumTiers + static_cast<uint32_t>(tier.tier)] = {
-          .codec = tier.codec, .layer_offset = layer * layer_bytes, .head_stride = head_bytes};
+  for (const Tier tier : kCodedTiers) {
+    const std::vector<LayerFormat> layers = LayersOf(tier, layout, formats).first;
+    for (size_t layer = 0; layer < layers.size(); ++layer) {
+      formats_[layer * kNumTiers + static_cast<size_t>(tier)] = layers[layer];
     }
   }
+  mean_keys_ = std::move(formats.mean_keys);
 }
 
 KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
   return {.arena = arena_.data(),
           .page_map = page_map.data(),
           .formats = formats_.data(),
-          .layout = layout_};
+          .layout = layout_,
+          .mean_keys = mean_keys_.empty() ? nullptr : mean_keys_.data()};
 }
 
 }  // namespace thermocline

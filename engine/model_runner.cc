@@ -1,6 +1,7 @@
 #include "engine/model_runner.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "engine/logprobs.h"
@@ -9,13 +10,19 @@
 namespace thermocline {
 
 ModelRunner::ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
-                         Device& device)
+                         Device& device, std::vector<int> probe_layers)
     : model_(std::move(model)),
       cache_(std::move(cache)),
       sampler_(std::move(sampler)),
       pool_(pool),
+      probe_layers_(std::move(probe_layers)),
       stream_(device.NewStream()),
-      migrator_(std::make_unique<Migrator>(device, cache_.view(pool.page_map()))) {}
+      migrator_(std::make_unique<Migrator>(device, cache_.view(pool.page_map()))) {
+  if (probe_layers_.empty()) {
+    probe_layers_.resize(static_cast<size_t>(cache_.layout().num_layers));
+    std::iota(probe_layers_.begin(), probe_layers_.end(), 0);
+  }
+}
 
 void ModelRunner::StartMoves(std::span<const PageMove> moves) { migrator_->Start(moves); }
 
@@ -70,21 +77,21 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
 std::vector<std::vector<PageHeat>> ModelRunner::FoldHeat() const {
   const BatchView batch = batch_.view();
   const auto num_heads = static_cast<size_t>(cache_.layout().num_kv_heads);
-  const auto num_layers = static_cast<size_t>(cache_.layout().num_layers);
   const auto num_pages = static_cast<size_t>(batch.page_starts[batch.num_sequences]);
   std::vector<std::vector<PageHeat>> heat(static_cast<size_t>(batch.num_sequences));
   for (int s = 0; s < batch.num_sequences; ++s) {
     for (int page = batch.page_starts[s]; page < batch.page_starts[s + 1]; ++page) {
       PageHeat page_heat;
-      for (size_t layer = 0; layer < num_layers; ++layer) {
+      for (const int layer : probe_layers_) {
         const float* energies =
-            page_energy_.data() + (layer * num_pages + static_cast<size_t>(page)) * num_heads;
+            page_energy_.data() +
+            (static_cast<size_t>(layer) * num_pages + static_cast<size_t>(page)) * num_heads;
         for (size_t h = 0; h < num_heads; ++h) {
           page_heat.peak = std::max(page_heat.peak, energies[h]);
           page_heat.mean += energies[h];
         }
       }
-      page_heat.mean /= static_cast<float>(num_layers * num_heads);
+      page_heat.mean /= static_cast<float>(probe_layers_.size() * num_heads);
       heat[static_cast<size_t>(s)].push_back(page_heat);
     }
   }

@@ -19,8 +19,9 @@ namespace thermocline {
 class ModelRunner : public Runner {
  public:
   // `device` and `pool` outlive it. `sampler` sees as many leading logits as its vocabulary has.
+  // `probe_layers`: whose attention page heats are of; empty: all.
   ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
-              Device& device);
+              Device& device, std::vector<int> probe_layers);
 
   Result<RunResult> Run(const StepPlan& plan) override;
   void StartMoves(std::span<const PageMove> moves) override;
@@ -37,6 +38,7 @@ class ModelRunner : public Runner {
   KvCache cache_;
   Sampler sampler_;
   const PagePool& pool_;
+  std::vector<int> probe_layers_;
   std::unique_ptr<Stream> stream_;
   Batch batch_;
   std::vector<int32_t> rows_;           // of one block of logits

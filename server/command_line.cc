@@ -74,6 +74,9 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
   app.add_option("--kv-budget", engine.kv_budget,
                  "Hold each sequence to this part of its all-hot bytes (default: as memory allows)")
       ->check(CLI::Range(0.0, 1.0));
+  app.add_option("--calibration-dir", engine.calibration_dir,
+                 "Where calibrations of models are kept (default: thermocline/calibration in the "
+                 "user's cache)");
   app.add_option("--chat-template", line.chat_template_path,
                  "A Jinja file instead of the model's own chat template")
       ->check(CLI::ExistingFile);
@@ -189,6 +192,14 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   AddCommonOptions(*serve_command, serve.engine, line);
   AddServeOptions(*serve_command, serve);
   AddEnvironment(*serve_command);
+  CalibrateOptions calibrate;
+  calibrate.engine.calibrate_every_layer = true;
+  CLI::App* calibrate_command = app.add_subcommand(
+      "calibrate", "Measure what cold pages do to a model, layer by layer, and keep the result");
+  AddCommonOptions(*calibrate_command, calibrate.engine, line);
+  calibrate_command->add_flag("--afresh", calibrate.engine.calibrate_afresh,
+                              "Measure again what has been measured before");
+  AddEnvironment(*calibrate_command);
   CLI::App* chat_command = app.add_subcommand("chat", "Chat with a model in this terminal");
   AddCommonOptions(*chat_command, chat.engine, line);
   AddChatOptions(*chat_command, chat);
@@ -200,6 +211,8 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   }
   if (serve_command->parsed()) {
     line.command = std::move(serve);
+  } else if (calibrate_command->parsed()) {
+    line.command = std::move(calibrate);
   } else {
     chat.engine.max_num_seqs = 1;
     line.command = std::move(chat);

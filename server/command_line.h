@@ -29,8 +29,12 @@ struct ChatOptions {
   int max_tokens = 0;  // of one answer; 0: what the context holds
 };
 
+struct CalibrateOptions {
+  EngineConfig engine;
+};
+
 struct CommandLine {
-  std::variant<ServeOptions, ChatOptions> command;
+  std::variant<ServeOptions, ChatOptions, CalibrateOptions> command;
   std::string log_level = "info";
   std::string chat_template_path;  // empty: the model's own
 };

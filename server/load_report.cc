@@ -68,6 +68,10 @@ std::string FormatBudget(const MemoryBudget& budget) {
   add("  page", FormatByteSize(budget.page_bytes));
   add("  pages", fmt::format("{}", num_pages));
   add("  tokens", fmt::format("{}", budget.num_kv_tokens));
+  if (budget.cold_kl > 0) {
+    add("  cold page", FormatByteSize(budget.cold_page_bytes));
+    add("  all cold, mean KL", fmt::format("{:.4f}", budget.cold_kl));
+  }
   add("max model length", fmt::format("{}", budget.max_model_len));
   add("full-length sequences", fmt::format("{:.1f}", sequences));
   return table;

@@ -10,6 +10,7 @@
 #include <string>
 #include <variant>
 
+#include "server/calibrate_command.h"
 #include "server/chat_command.h"
 #include "server/command_line.h"
 #include "server/serve_command.h"
@@ -28,6 +29,19 @@ Result<std::string> ReadFile(const std::string& path) {
   return text;
 }
 
+// Empty, so that nothing is kept, where there is no home.
+std::string DefaultCalibrationDirectory() {
+  const auto variable = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value == nullptr ? "" : value);
+  };
+  std::string cache = variable("XDG_CACHE_HOME");
+  if (cache.empty() && !variable("HOME").empty()) {
+    cache = variable("HOME") + "/.cache";
+  }
+  return cache.empty() ? cache : cache + "/thermocline/calibration";
+}
+
 void StartLog(const std::string& level) {
   auto logger = spdlog::stderr_color_mt("thermocline");
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
@@ -43,6 +57,13 @@ int Main(int argc, const char* const* argv) {
   auto& line = std::get<CommandLine>(parsed);
   StartLog(line.log_level);
   std::signal(SIGPIPE, SIG_IGN);  // a client that has gone is an error code
+  std::visit(
+      [](auto& options) {
+        if (options.engine.calibration_dir.empty()) {
+          options.engine.calibration_dir = DefaultCalibrationDirectory();
+        }
+      },
+      line.command);
   if (!line.chat_template_path.empty()) {
     Result<std::string> source = ReadFile(line.chat_template_path);
     if (!source.ok()) {
@@ -54,6 +75,9 @@ int Main(int argc, const char* const* argv) {
   }
   if (const auto* serve = std::get_if<ServeOptions>(&line.command)) {
     return RunServe(*serve, kVersion);
+  }
+  if (const auto* calibrate = std::get_if<CalibrateOptions>(&line.command)) {
+    return RunCalibrate(*calibrate);
   }
   return RunChat(std::get<ChatOptions>(line.command));
 }

@@ -145,6 +145,9 @@ int RunServe(const ServeOptions& options, const std::string& version) {
     return Fail(engine.status());
   }
   spdlog::info("loaded {}\n{}", options.engine.model_path, FormatBudget((*engine)->budget()));
+  if (const std::string& warning = (*engine)->budget().calibration_warning; !warning.empty()) {
+    spdlog::warn("the calibration is not kept: {}", warning);
+  }
 
   EngineService service(**engine);
   std::random_device entropy;

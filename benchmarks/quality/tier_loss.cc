@@ -38,8 +38,9 @@ class Reader {
       : model_(model),
         device_(device),
         stream_(device.NewStream()),
-        page_bytes_(PageBytes(layout)),
-        cache_(KvCache::Create(device, layout, ArenaBytes(num_pages)).value()) {
+        page_bytes_(PageBytes(layout, DefaultKvFormats(layout))),
+        cache_(KvCache::Create(device, layout, DefaultKvFormats(layout), ArenaBytes(num_pages))
+                   .value()) {
     for (int i = 0; i < num_pages; ++i) {
       page_map_.push_back(Place(Tier::kHot, i));
       page_ids_.push_back(static_cast<PageId>(i));

@@ -81,7 +81,11 @@ Result<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
 }
 
 Result<std::unique_ptr<GgufFile>> GgufFile::Parse(std::span<const std::byte> bytes) {
-  return GgufParser(bytes).Parse();
+  Result<std::unique_ptr<GgufFile>> file = GgufParser(bytes).Parse();
+  if (file.ok()) {
+    (*file)->bytes_ = bytes;
+  }
+  return file;
 }
 
 Result<const GgufValue*> GgufFile::Find(std::string_view key, bool array) const {

@@ -58,6 +58,7 @@ class GgufFile final : public Checkpoint {
   Result<std::vector<double>> ReadFloats(std::string_view key) const override;
   const CheckpointTensor* FindTensor(std::string_view name) const override;
   const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
+  std::span<const std::byte> bytes() const { return bytes_; }  // the whole file
 
  private:
   friend class GgufParser;
@@ -66,6 +67,7 @@ class GgufFile final : public Checkpoint {
   Result<const GgufValue*> Find(std::string_view key, bool array) const;
 
   std::optional<MappedFile> file_;
+  std::span<const std::byte> bytes_;
   std::unordered_map<std::string_view, GgufValue> metadata_;  // keys lie in the file
   std::vector<CheckpointTensor> tensors_;
   std::unordered_map<std::string_view, size_t> tensor_indices_;  // keys lie in the file

@@ -39,6 +39,7 @@ class Transformer {
   Tensor ComputeLogits(std::span<const int32_t> rows, Stream& stream);
 
   const ModelConfig& config() const { return config_; }
+  int max_tokens() const { return max_tokens_; }
   size_t weight_bytes() const;
 
  private:

@@ -108,6 +108,10 @@ Status Internal(fmt::format_string<Args...> format, Args&&... args) {
   return {StatusCode::kInternal, fmt::format(format, std::forward<Args>(args)...)};
 }
 template <typename... Args>
+Status DataLoss(fmt::format_string<Args...> format, Args&&... args) {
+  return {StatusCode::kDataLoss, fmt::format(format, std::forward<Args>(args)...)};
+}
+template <typename... Args>
 Status Unavailable(fmt::format_string<Args...> format, Args&&... args) {
   return {StatusCode::kUnavailable, fmt::format(format, std::forward<Args>(args)...)};
 }

@@ -30,10 +30,12 @@ int main(int argc, char** argv) {
   Transformer model =
       Transformer::Load(config, *file, *device, device->ops(), num_tokens, {}).value();
   const KvLayout layout = MakeKvLayout(config, 64);
-  const uint32_t page_bytes = PageBytes(layout)[static_cast<size_t>(Tier::kHot)];
+  const KvFormats formats = DefaultKvFormats(layout);
+  const uint32_t page_bytes = PageBytes(layout, formats)[static_cast<size_t>(Tier::kHot)];
   const int num_pages = (num_tokens + 63) / 64;
   const KvCache cache =
-      KvCache::Create(*device, layout, static_cast<uint64_t>(num_pages) * page_bytes).value();
+      KvCache::Create(*device, layout, formats, static_cast<uint64_t>(num_pages) * page_bytes)
+          .value();
   std::vector<PageEntry> page_map;
   std::vector<PageId> pages;
   for (int i = 0; i < num_pages; ++i) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <iterator>
 #include <map>
 #include <memory>
 #include <string>
@@ -22,13 +23,14 @@ class FakeCheckpoint final : public Checkpoint {
     strings_[key] = std::move(value);
     return *this;
   }
-  // A float32 vector.
-  FakeCheckpoint& SetTensor(const std::string& name, std::vector<float> values) {
+  // A float32 vector, or with `cols` a matrix of rows of so many.
+  FakeCheckpoint& SetTensor(const std::string& name, std::vector<float> values, int64_t cols = 0) {
     const std::vector<float>& kept =
         *values_.emplace_back(std::make_shared<const std::vector<float>>(std::move(values)));
     tensors_.push_back({.name = name,
                         .type = WeightType::kF32,
-                        .dims = {static_cast<int64_t>(kept.size())},
+                        .dims = cols == 0 ? std::vector<int64_t>{std::ssize(kept)}
+                                          : std::vector<int64_t>{cols, std::ssize(kept) / cols},
                         .data = reinterpret_cast<const std::byte*>(kept.data()),
                         .num_bytes = kept.size() * sizeof(float)});
     return *this;

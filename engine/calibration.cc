@@ -1,0 +1,269 @@
+#include "engine/calibration.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "engine/calibration_pass.h"
+#include "engine/calibration_text.h"
+#include "kernels/base/check.h"
+#include "scheduler/tier_policy.h"
+
+namespace thermocline {
+namespace {
+
+constexpr size_t kMaxTextTokens = 1024;  // before it is repeated
+constexpr size_t kMaxProbeLayers = 8;
+// The error of a 4-bit key beside that of a 3-bit one; what is left is the value's.
+constexpr double kK4V3Part = 0.6;
+
+// What all passes share: the text and the distributions with hot pages.
+class Calibrator {
+ public:
+  Calibrator(Transformer& model, Device& device, const KvLayout& layout,
+             std::span<const TokenId> tokens, const std::function<void(double)>& on_progress)
+      : model_(model),
+        device_(device),
+        layout_(layout),
+        tokens_(tokens),
+        num_pages_(static_cast<int>(tokens.size()) / layout.page_tokens),
+        first_page_(kWindowTokens / layout.page_tokens + 2),
+        on_progress_(on_progress) {
+    CHECK(num_pages_ > first_page_);
+  }
+
+  void set_num_passes(int passes) { num_passes_ = passes; }
+  int num_passes_done() const { return num_passes_done_; }
+
+  // The pass with hot pages: distributions, mean keys, probe layers.
+  Status ReadHot(Calibration& calibration) {
+    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(DefaultKvFormats(layout_));
+    if (!pass.ok()) {
+      return pass.status();
+    }
+    std::vector<double> copy_scores(static_cast<size_t>(layout_.num_layers), 0.0);
+    for (int page = 0; page < num_pages_; ++page) {
+      std::vector<float> energy(static_cast<size_t>(layout_.num_layers) *
+                                static_cast<size_t>(page + 1) *
+                                static_cast<size_t>(layout_.num_kv_heads));
+      Result<std::vector<float>> read = (*pass)->ReadPage(tokens_, page, Tier::kHot, energy);
+      if (!read.ok()) {
+        return read.status();
+      }
+      AddCopyScores(energy, page, copy_scores);
+      hot_.push_back(page >= first_page_ ? *std::move(read) : std::vector<float>());
+      Report(page);
+    }
+    ++num_passes_done_;
+    calibration.formats.mean_keys = (*pass)->MeanKeys(num_pages_);
+    calibration.probe_layers = Greatest(copy_scores, kMaxProbeLayers);
+    return {};
+  }
+
+  // Mean KL with the settled pages in `tier`.
+  Result<double> Measure(const KvFormats& formats, Tier tier) {
+    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(formats);
+    if (!pass.ok()) {
+      return pass.status();
+    }
+    double sum = 0;
+    size_t count = 0;
+    for (int page = 0; page < num_pages_; ++page) {
+      const Result<std::vector<float>> read = (*pass)->ReadPage(tokens_, page, tier);
+      if (!read.ok()) {
+        return read.status();
+      }
+      const std::vector<float>& hot = hot_[static_cast<size_t>(page)];
+      for (size_t i = 0; i < hot.size(); ++i) {
+        sum += static_cast<double>(std::exp(hot[i]) * (hot[i] - (*read)[i]));
+      }
+      count += hot.size() / static_cast<size_t>(model_.config().vocab_size);
+      Report(page);
+    }
+    ++num_passes_done_;
+    return sum / static_cast<double>(count);
+  }
+
+ private:
+  Result<std::unique_ptr<CalibrationPass>> NewPass(const KvFormats& formats) {
+    return CalibrationPass::Create(model_, device_, layout_, formats, num_pages_);
+  }
+
+  // How strongly the repeated page attends to where it stood first.
+  void AddCopyScores(std::span<const float> energy, int page, std::vector<double>& scores) const {
+    const int half = num_pages_ / 2;
+    if (page < half) {
+      return;
+    }
+    const auto num_heads = static_cast<size_t>(layout_.num_kv_heads);
+    for (size_t layer = 0; layer < scores.size(); ++layer) {
+      const size_t at =
+          (layer * static_cast<size_t>(page + 1) + static_cast<size_t>(page - half)) * num_heads;
+      const auto heads = energy.subspan(at, num_heads);
+      scores[layer] += static_cast<double>(*std::max_element(heads.begin(), heads.end()));
+    }
+  }
+
+  static std::vector<int> Greatest(const std::vector<double>& scores, size_t count) {
+    std::vector<int> layers(scores.size());
+    std::iota(layers.begin(), layers.end(), 0);
+    std::stable_sort(layers.begin(), layers.end(), [&](int a, int b) {
+      return scores[static_cast<size_t>(a)] > scores[static_cast<size_t>(b)];
+    });
+    layers.resize(std::min(layers.size(), count));
+    std::sort(layers.begin(), layers.end());
+    return layers;
+  }
+
+  void Report(int page) const {
+    if (on_progress_) {
+      const double done = num_passes_done_ + static_cast<double>(page + 1) / num_pages_;
+      on_progress_(std::min(1.0, done / num_passes_));
+    }
+  }
+
+  Transformer& model_;
+  Device& device_;
+  KvLayout layout_;
+  std::span<const TokenId> tokens_;
+  int num_pages_;
+  int first_page_;  // that reads a page outside the window
+  const std::function<void(double)>& on_progress_;
+  int num_passes_ = 1;
+  int num_passes_done_ = 0;
+  std::vector<std::vector<float>> hot_;  // by page
+};
+
+double ColdRatio(const KvLayout& layout, const KvFormats& formats) {
+  const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, formats);
+  return static_cast<double>(bytes[static_cast<size_t>(Tier::kHot)]) /
+         bytes[static_cast<size_t>(Tier::kCold)];
+}
+
+// Layers from the most sensitive on get 4-bit keys: those that the page's last arena unit holds
+// anyway, then as many as bring the predicted divergence to the target while the page stays small.
+// True when something was changed.
+bool Upgrade(const KvLayout& layout, double measured_kl, Calibration& calibration) {
+  std::vector<size_t> order(calibration.layer_kl.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return calibration.layer_kl[a] > calibration.layer_kl[b];
+  });
+  KvFormats& formats = calibration.formats;
+  double sum = 0;
+  for (size_t layer = 0; layer < order.size(); ++layer) {
+    sum += static_cast<double>(calibration.layer_kl[layer]) *
+           (formats.cold[layer] == Codec::kTurbo3 ? 1.0 : kK4V3Part);
+  }
+  double predicted = measured_kl;
+  bool changed = false;
+  for (const size_t layer : order) {
+    if (formats.cold[layer] != Codec::kTurbo3) {
+      continue;
+    }
+    KvFormats better = formats;
+    better.cold[layer] = Codec::kTurboK4V3;
+    const double ratio = ColdRatio(layout, better);
+    const bool free = ratio == ColdRatio(layout, formats);
+    if (!free && (predicted <= kColdKlTarget || ratio < kMinColdRatio)) {
+      break;
+    }
+    predicted -= measured_kl * (1 - kK4V3Part) * static_cast<double>(calibration.layer_kl[layer]) /
+                 std::max(sum, 1e-12);
+    formats = std::move(better);
+    changed = true;
+  }
+  return changed;
+}
+
+}  // namespace
+
+std::vector<TokenId> CalibrationTokens(const Tokenizer& tokenizer, int page_tokens,
+                                       int max_model_len) {
+  std::vector<TokenId> tokens = tokenizer.Encode(kCalibrationText, SpecialTokens::kPlain);
+  const size_t half = std::min(
+      {tokens.size(), kMaxTextTokens, static_cast<size_t>(std::max(0, max_model_len)) / 2});
+  tokens.resize(half / static_cast<size_t>(page_tokens) * static_cast<size_t>(page_tokens));
+  const std::vector<TokenId> copy = tokens;
+  tokens.insert(tokens.end(), copy.begin(), copy.end());
+  return tokens;
+}
+
+Result<Calibration> Calibrate(Transformer& model, Device& device, const KvLayout& layout,
+                              std::span<const TokenId> tokens, bool every_layer,
+                              const std::function<void(double)>& on_progress) {
+  Calibration calibration{.formats = DefaultKvFormats(layout)};
+  if (static_cast<int>(tokens.size()) / layout.page_tokens <=
+      kWindowTokens / layout.page_tokens + 2) {
+    return calibration;  // no page of such short sequences ever cools
+  }
+  Calibrator calibrator(model, device, layout, tokens, on_progress);
+  calibrator.set_num_passes(every_layer ? layout.num_layers + 5 : 3);
+  RETURN_IF_ERROR(calibrator.ReadHot(calibration));
+  const auto measure = [&](Tier tier, double& kl) {
+    Result<double> measured = calibrator.Measure(calibration.formats, tier);
+    if (measured.ok()) {
+      kl = *measured;
+    }
+    return measured.status();
+  };
+  RETURN_IF_ERROR(measure(Tier::kWarm, calibration.warm_kl));
+  RETURN_IF_ERROR(measure(Tier::kCold, calibration.uniform_kl));
+  calibration.cold_kl = calibration.uniform_kl;
+  if (!every_layer && calibration.uniform_kl <= kColdKlTarget) {
+    return calibration;
+  }
+  calibrator.set_num_passes(calibrator.num_passes_done() + layout.num_layers + 2);
+  for (int layer = 0; layer < layout.num_layers; ++layer) {
+    KvFormats formats = calibration.formats;
+    std::fill(formats.cold.begin(), formats.cold.end(), Codec::kNative);
+    formats.cold[static_cast<size_t>(layer)] = Codec::kTurbo3;
+    const Result<double> kl = calibrator.Measure(formats, Tier::kCold);
+    if (!kl.ok()) {
+      return kl.status();
+    }
+    calibration.layer_kl.push_back(static_cast<float>(*kl));
+  }
+  // The prediction is rough, so what it leads to is measured, and gone on from once.
+  for (int round = 0; round < 2 && Upgrade(layout, calibration.cold_kl, calibration); ++round) {
+    RETURN_IF_ERROR(measure(Tier::kCold, calibration.cold_kl));
+  }
+  return calibration;
+}
+
+std::string FormatCalibration(const Calibration& calibration, const KvLayout& layout) {
+  std::string text;
+  if (calibration.measures_layers()) {
+    text += "layer  alone at 3 bits, KL (nats)  cold codec  watched\n";
+    const float greatest =
+        *std::max_element(calibration.layer_kl.begin(), calibration.layer_kl.end());
+    for (size_t layer = 0; layer < calibration.layer_kl.size(); ++layer) {
+      const float kl = calibration.layer_kl[layer];
+      const bool watched = std::count(calibration.probe_layers.begin(),
+                                      calibration.probe_layers.end(), static_cast<int>(layer)) > 0;
+      const auto width = static_cast<int>(16 * kl / std::max(greatest, 1e-12F));
+      text += fmt::format("{:5}  {:9.6f} {:<18}  {:<10}  {}\n", layer, kl,
+                          std::string(static_cast<size_t>(std::max(width, 0)), '#'),
+                          calibration.formats.cold[layer] == Codec::kTurboK4V3 ? "K4V3" : "3 bit",
+                          watched ? "yes" : "");
+    }
+  }
+  const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, calibration.formats);
+  const auto ratio = [&](Tier tier) {
+    return static_cast<double>(bytes[static_cast<size_t>(Tier::kHot)]) /
+           bytes[static_cast<size_t>(tier)];
+  };
+  text += fmt::format("all pages warm: {:.2f}x smaller, mean KL {:.6f} nats\n", ratio(Tier::kWarm),
+                      calibration.warm_kl);
+  text += fmt::format(
+      "all pages cold: {:.2f}x smaller, mean KL {:.6f} nats ({:.6f} with 3 bits in "
+      "every layer; target {})\n",
+      ratio(Tier::kCold), calibration.cold_kl, calibration.uniform_kl, kColdKlTarget);
+  return text;
+}
+
+}  // namespace thermocline

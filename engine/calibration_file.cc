@@ -1,0 +1,194 @@
+#include "engine/calibration_file.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <type_traits>
+#include <vector>
+
+namespace thermocline {
+namespace {
+
+constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '1'};
+constexpr uintmax_t kMaxFileBytes = uintmax_t{64} << 20;
+
+class Writer {
+ public:
+  template <typename T>
+  void Add(const T& value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    const auto* begin = static_cast<const char*>(static_cast<const void*>(&value));
+    bytes.append(begin, sizeof(T));
+  }
+  template <typename T>
+  void AddAll(const std::vector<T>& values) {
+    Add(static_cast<uint32_t>(values.size()));
+    for (const T& value : values) {
+      Add(value);
+    }
+  }
+  std::string bytes;
+};
+
+// Past the end it reads zeros and is no longer good().
+class Reader {
+ public:
+  explicit Reader(std::string_view bytes) : left_(bytes) {}
+  template <typename T>
+  T Take() {
+    T value{};
+    if (left_.size() < sizeof(T)) {
+      good_ = false;
+      return value;
+    }
+    std::memcpy(&value, left_.data(), sizeof(T));
+    left_.remove_prefix(sizeof(T));
+    return value;
+  }
+  template <typename T>
+  std::vector<T> TakeAll() {
+    const auto count = Take<uint32_t>();
+    good_ = good_ && count <= left_.size() / sizeof(T);
+    std::vector<T> values;
+    for (uint32_t i = 0; good_ && i < count; ++i) {
+      values.push_back(Take<T>());
+    }
+    return values;
+  }
+  bool good() const { return good_; }
+  bool at_end() const { return left_.empty(); }
+
+ private:
+  std::string_view left_;
+  bool good_ = true;
+};
+
+std::string Payload(const CalibrationKey& key, const KvLayout& layout,
+                    const Calibration& calibration) {
+  Writer writer;
+  writer.bytes.append(kMagic, sizeof(kMagic));
+  writer.Add(key);
+  writer.Add(layout);
+  writer.AddAll(calibration.formats.cold);
+  writer.AddAll(calibration.formats.mean_keys);
+  writer.AddAll(calibration.probe_layers);
+  writer.Add(calibration.warm_kl);
+  writer.Add(calibration.cold_kl);
+  writer.Add(calibration.uniform_kl);
+  writer.AddAll(calibration.layer_kl);
+  return std::move(writer.bytes);
+}
+
+// What a reader of pages relies on.
+bool IsSound(const Calibration& calibration, const KvLayout& layout) {
+  const auto num_layers = static_cast<size_t>(layout.num_layers);
+  const size_t num_means =
+      num_layers * static_cast<size_t>(layout.num_kv_heads) * static_cast<size_t>(layout.head_dim);
+  const KvFormats& formats = calibration.formats;
+  return formats.cold.size() == num_layers &&
+         std::all_of(formats.cold.begin(), formats.cold.end(),
+                     [](Codec codec) {
+                       return codec == Codec::kInt8 || codec == Codec::kTurbo3 ||
+                              codec == Codec::kTurboK4V3;
+                     }) &&
+         (formats.mean_keys.empty() || formats.mean_keys.size() == num_means) &&
+         std::all_of(formats.mean_keys.begin(), formats.mean_keys.end(),
+                     [](float x) { return std::isfinite(x); }) &&
+         std::all_of(calibration.probe_layers.begin(), calibration.probe_layers.end(),
+                     [&](int layer) { return layer >= 0 && layer < layout.num_layers; }) &&
+         (calibration.layer_kl.empty() || calibration.layer_kl.size() == num_layers);
+}
+
+}  // namespace
+
+CalibrationKey CalibrationKeyOf(std::span<const std::byte> model_file,
+                                std::span<const TokenId> tokens, const KvLayout& layout) {
+  const XXH128_hash_t file = XXH3_128bits(model_file.data(), model_file.size());
+  Writer writer;
+  writer.Add(file.low64);
+  writer.Add(file.high64);
+  writer.Add(layout);
+  for (const TokenId token : tokens) {
+    writer.Add(token);
+  }
+  const XXH128_hash_t key = XXH3_128bits(writer.bytes.data(), writer.bytes.size());
+  return {.low = key.low64, .high = key.high64};
+}
+
+std::string CalibrationPath(const std::string& directory, const CalibrationKey& key) {
+  return (std::filesystem::path(directory) /
+          fmt::format("calibration-{:016x}{:016x}.bin", key.high, key.low))
+      .string();
+}
+
+Result<Calibration> ReadCalibration(const std::string& path, const CalibrationKey& key,
+                                    const KvLayout& layout) {
+  std::error_code error;
+  const uintmax_t size = std::filesystem::file_size(path, error);
+  if (error) {
+    return NotFound("there is no calibration at {}", path);
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (size > kMaxFileBytes || !file) {
+    return DataLoss("{} cannot be read as a calibration", path);
+  }
+  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const size_t payload = bytes.size() < sizeof(uint64_t) ? 0 : bytes.size() - sizeof(uint64_t);
+  Reader tail(std::string_view(bytes).substr(payload));
+  if (tail.Take<uint64_t>() != XXH3_64bits(bytes.data(), payload) || !tail.good()) {
+    return DataLoss("{} is damaged: its checksum is wrong", path);
+  }
+  Reader reader(std::string_view(bytes).substr(0, payload));
+  const auto magic = reader.Take<std::array<char, sizeof(kMagic)>>();
+  const auto file_key = reader.Take<CalibrationKey>();
+  const auto file_layout = reader.Take<KvLayout>();
+  if (!std::equal(magic.begin(), magic.end(), kMagic) || !(file_key == key) ||
+      std::memcmp(&file_layout, &layout, sizeof(layout)) != 0) {
+    return DataLoss("{} is of another model or version", path);
+  }
+  Calibration calibration;
+  calibration.formats.cold = reader.TakeAll<Codec>();
+  calibration.formats.mean_keys = reader.TakeAll<float>();
+  calibration.probe_layers = reader.TakeAll<int>();
+  calibration.warm_kl = reader.Take<double>();
+  calibration.cold_kl = reader.Take<double>();
+  calibration.uniform_kl = reader.Take<double>();
+  calibration.layer_kl = reader.TakeAll<float>();
+  if (!reader.good() || !reader.at_end() || !IsSound(calibration, layout)) {
+    return DataLoss("{} holds no sound calibration", path);
+  }
+  return calibration;
+}
+
+Status WriteCalibration(const std::string& path, const CalibrationKey& key, const KvLayout& layout,
+                        const Calibration& calibration) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  fs::create_directories(fs::path(path).parent_path(), error);
+  const std::string beside = fmt::format("{}.{}.tmp", path, getpid());
+  std::string bytes = Payload(key, layout, calibration);
+  Writer checksum;
+  checksum.Add(static_cast<uint64_t>(XXH3_64bits(bytes.data(), bytes.size())));
+  bytes += checksum.bytes;
+  std::ofstream file(beside, std::ios::binary | std::ios::trunc);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  file.close();
+  if (file) {
+    fs::rename(beside, path, error);
+  }
+  if (!file || error) {
+    std::error_code ignored;
+    fs::remove(beside, ignored);
+    return Unavailable("cannot write {}", path);
+  }
+  return {};
+}
+
+}  // namespace thermocline
