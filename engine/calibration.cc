@@ -17,27 +17,49 @@ namespace thermocline {
 namespace {
 
 constexpr size_t kMaxTextTokens = 1024;  // before it is repeated
+constexpr int kLayerPages = 16;          // of the shorter text that layers are measured on
+constexpr int kMaxPasses = 5;  // over the whole text: hot, warm, cold, cold improved twice
 constexpr size_t kMaxProbeLayers = 8;
 // The error of a 4-bit key beside that of a 3-bit one; what is left is the value's.
 constexpr double kK4V3Part = 0.6;
 
-// What all passes share: the text and the distributions with hot pages.
+// Pages read so far, of those that a whole calibration reads.
+class Progress {
+ public:
+  Progress(int num_pages, const std::function<void(double)>& report)
+      : num_pages_(num_pages), report_(report) {}
+  void PageRead() {
+    ++num_read_;
+    Report(std::min(1.0, static_cast<double>(num_read_) / num_pages_));
+  }
+  void End() { Report(1); }
+
+ private:
+  void Report(double fraction) const {
+    if (report_) {
+      report_(fraction);
+    }
+  }
+
+  int num_pages_;
+  int num_read_ = 0;
+  const std::function<void(double)>& report_;
+};
+
+// What all passes over one text share: the text and the distributions with hot pages.
 class Calibrator {
  public:
   Calibrator(Transformer& model, Device& device, const KvLayout& layout,
-             std::span<const TokenId> tokens, const std::function<void(double)>& on_progress)
+             std::span<const TokenId> tokens, Progress& progress)
       : model_(model),
         device_(device),
         layout_(layout),
         tokens_(tokens),
         num_pages_(static_cast<int>(tokens.size()) / layout.page_tokens),
         first_page_(kWindowTokens / layout.page_tokens + 2),
-        on_progress_(on_progress) {
+        progress_(progress) {
     CHECK(num_pages_ > first_page_);
   }
-
-  void set_num_passes(int passes) { num_passes_ = passes; }
-  int num_passes_done() const { return num_passes_done_; }
 
   // The pass with hot pages: distributions, mean keys, probe layers.
   Status ReadHot(Calibration& calibration) {
@@ -56,9 +78,8 @@ class Calibrator {
       }
       AddCopyScores(energy, page, copy_scores);
       hot_.push_back(page >= first_page_ ? *std::move(read) : std::vector<float>());
-      Report(page);
+      progress_.PageRead();
     }
-    ++num_passes_done_;
     calibration.formats.mean_keys = (*pass)->MeanKeys(num_pages_);
     calibration.probe_layers = Greatest(copy_scores, kMaxProbeLayers);
     return {};
@@ -82,9 +103,8 @@ class Calibrator {
         sum += static_cast<double>(std::exp(hot[i]) * (hot[i] - (*read)[i]));
       }
       count += hot.size() / static_cast<size_t>(model_.config().vocab_size);
-      Report(page);
+      progress_.PageRead();
     }
-    ++num_passes_done_;
     return sum / static_cast<double>(count);
   }
 
@@ -119,24 +139,45 @@ class Calibrator {
     return layers;
   }
 
-  void Report(int page) const {
-    if (on_progress_) {
-      const double done = num_passes_done_ + static_cast<double>(page + 1) / num_pages_;
-      on_progress_(std::min(1.0, done / num_passes_));
-    }
-  }
-
   Transformer& model_;
   Device& device_;
   KvLayout layout_;
   std::span<const TokenId> tokens_;
   int num_pages_;
   int first_page_;  // that reads a page outside the window
-  const std::function<void(double)>& on_progress_;
-  int num_passes_ = 1;
-  int num_passes_done_ = 0;
+  Progress& progress_;
   std::vector<std::vector<float>> hot_;  // by page
 };
+
+// The start of the text and the same of its copy.
+std::vector<TokenId> Shortened(std::span<const TokenId> tokens, size_t page_tokens) {
+  const size_t half = tokens.size() / 2;
+  const size_t kept = std::min(half, kLayerPages / 2 * page_tokens);
+  std::vector<TokenId> fewer(tokens.begin(), tokens.begin() + static_cast<std::ptrdiff_t>(kept));
+  fewer.insert(fewer.end(), tokens.begin() + static_cast<std::ptrdiff_t>(half),
+               tokens.begin() + static_cast<std::ptrdiff_t>(half + kept));
+  return fewer;
+}
+
+// Each layer alone at 3 bits, all others hot.
+Status MeasureLayers(Transformer& model, Device& device, const KvLayout& layout,
+                     std::span<const TokenId> tokens, Progress& progress,
+                     Calibration& calibration) {
+  Calibrator calibrator(model, device, layout, tokens, progress);
+  Calibration ignored;
+  RETURN_IF_ERROR(calibrator.ReadHot(ignored));
+  for (int layer = 0; layer < layout.num_layers; ++layer) {
+    KvFormats formats = calibration.formats;
+    std::fill(formats.cold.begin(), formats.cold.end(), Codec::kNative);
+    formats.cold[static_cast<size_t>(layer)] = Codec::kTurbo3;
+    const Result<double> kl = calibrator.Measure(formats, Tier::kCold);
+    if (!kl.ok()) {
+      return kl.status();
+    }
+    calibration.layer_kl.push_back(static_cast<float>(*kl));
+  }
+  return {};
+}
 
 double ColdRatio(const KvLayout& layout, const KvFormats& formats) {
   const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, formats);
@@ -201,8 +242,13 @@ Result<Calibration> Calibrate(Transformer& model, Device& device, const KvLayout
       kWindowTokens / layout.page_tokens + 2) {
     return calibration;  // no page of such short sequences ever cools
   }
-  Calibrator calibrator(model, device, layout, tokens, on_progress);
-  calibrator.set_num_passes(every_layer ? layout.num_layers + 5 : 3);
+  const auto page_tokens = static_cast<size_t>(layout.page_tokens);
+  const std::vector<TokenId> fewer = Shortened(tokens, page_tokens);
+  const auto num_pages = static_cast<int>(tokens.size() / page_tokens);
+  Progress progress(kMaxPasses * num_pages +
+                        (layout.num_layers + 1) * static_cast<int>(fewer.size() / page_tokens),
+                    on_progress);
+  Calibrator calibrator(model, device, layout, tokens, progress);
   RETURN_IF_ERROR(calibrator.ReadHot(calibration));
   const auto measure = [&](Tier tier, double& kl) {
     Result<double> measured = calibrator.Measure(calibration.formats, tier);
@@ -215,23 +261,15 @@ Result<Calibration> Calibrate(Transformer& model, Device& device, const KvLayout
   RETURN_IF_ERROR(measure(Tier::kCold, calibration.uniform_kl));
   calibration.cold_kl = calibration.uniform_kl;
   if (!every_layer && calibration.uniform_kl <= kColdKlTarget) {
+    progress.End();
     return calibration;
   }
-  calibrator.set_num_passes(calibrator.num_passes_done() + layout.num_layers + 2);
-  for (int layer = 0; layer < layout.num_layers; ++layer) {
-    KvFormats formats = calibration.formats;
-    std::fill(formats.cold.begin(), formats.cold.end(), Codec::kNative);
-    formats.cold[static_cast<size_t>(layer)] = Codec::kTurbo3;
-    const Result<double> kl = calibrator.Measure(formats, Tier::kCold);
-    if (!kl.ok()) {
-      return kl.status();
-    }
-    calibration.layer_kl.push_back(static_cast<float>(*kl));
-  }
+  RETURN_IF_ERROR(MeasureLayers(model, device, layout, fewer, progress, calibration));
   // The prediction is rough, so what it leads to is measured, and gone on from once.
   for (int round = 0; round < 2 && Upgrade(layout, calibration.cold_kl, calibration); ++round) {
     RETURN_IF_ERROR(measure(Tier::kCold, calibration.cold_kl));
   }
+  progress.End();
   return calibration;
 }
 
