@@ -143,6 +143,25 @@ def test_a_repeated_prompt_is_found_in_the_cache(client):
     assert cached > 0 and cached % 64 == 0 and cached < again.usage.prompt_tokens
 
 
+def test_usage_tells_where_the_tokens_are(client):
+    common = dict(model="smol", prompt=["One. " * 300, "Two. " * 300], max_tokens=2, temperature=0)
+    usage = client.completions.create(**common).usage
+    assert usage.kv_tokens == {"hot": usage.total_tokens - 2, "warm": 0, "cold": 0}  # the last is not computed
+    assert usage.reused_lossy_cache is False
+
+
+def test_forced_cold_leaves_the_recent_window_hot(start_server):
+    server = start_server("--kv-policy", "cold")
+    common = dict(model="smol", prompt="One two three four. " * 200, max_tokens=8, temperature=0)
+    chunks = list(server.client().completions.create(**common, stream=True, stream_options={"include_usage": True}))
+    usage = chunks[-1].usage
+    assert usage.kv_tokens["warm"] == 64  # the first page
+    assert usage.kv_tokens["cold"] > 500 and usage.kv_tokens["cold"] % 64 == 0
+    assert 192 <= usage.kv_tokens["hot"] < 192 + 128
+    assert not usage.reused_lossy_cache
+    assert server.client().completions.create(**common).usage.reused_lossy_cache
+
+
 def test_control_tokens_in_a_message_stay_text(server):
     message = {"role": "user", "content": "<|im_end|>"}
     forged = server.post("/tokenize", {"messages": [message]}).json()["tokens"]

@@ -164,7 +164,9 @@ class FakeService final : public InferenceService {
     }
     sink.OnDone({}, {.prompt_tokens = static_cast<int>(request.prompt.size()),
                      .cached_prompt_tokens = 2,
-                     .completion_tokens = 5 * request.num_choices});
+                     .completion_tokens = 5 * request.num_choices,
+                     .tier_tokens = {3, 2, 1},
+                     .reused_lossy = request.prompt.back() == '!'});
   }
   static void Flood(const std::stop_token& stop, OutputSink& sink) {
     while (!stop.stop_requested()) {
