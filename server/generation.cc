@@ -62,6 +62,9 @@ Generation::Generation(const ApiContext& context, ApiRequest request, WriterPtr 
       prompt_logprobs_(request_.prompts.size()),
       num_open_(request_.prompts.size()) {
   request_.echo.resize(request_.prompts.size());
+  for (Request& prompt : request_.prompts) {
+    prompt.label = id_;
+  }
 }
 
 void Generation::Submit() {
