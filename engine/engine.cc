@@ -7,9 +7,11 @@
 #include <thread>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "engine/engine_core.h"
 #include "engine/engine_parts.h"
+#include "engine/kv_snapshot.h"
 #include "kernels/base/check.h"
 
 namespace thermocline {
@@ -67,6 +69,12 @@ class Engine::Loop {
     wake_.notify_one();
   }
 
+  void QueryKv(KvCallback callback) {
+    const std::lock_guard lock(mutex_);
+    commands_.emplace_back(std::move(callback));
+    wake_.notify_one();
+  }
+
   void StopAccepting() {
     const std::lock_guard lock(mutex_);
     accepting_ = false;
@@ -90,13 +98,15 @@ class Engine::Loop {
     std::shared_ptr<const Request> request;
     std::unique_ptr<OutputSink> sink;
   };
-  using Command = std::variant<Submission, RequestId>;  // RequestId: cancel
+  using Command = std::variant<Submission, RequestId, KvCallback>;  // RequestId: cancel
 
   void Run(const std::stop_token& stop) {
     while (TakeCommands(stop)) {
       for (Command& command : taken_) {
         if (auto* submission = std::get_if<Submission>(&command)) {
           core_.Add(submission->request, std::move(submission->sink));
+        } else if (auto* callback = std::get_if<KvCallback>(&command)) {
+          kv_callbacks_.push_back(std::move(*callback));
         } else {
           core_.Cancel(std::get<RequestId>(command));
         }
@@ -126,6 +136,8 @@ class Engine::Loop {
     for (Command& command : taken_) {
       if (auto* submission = std::get_if<Submission>(&command)) {
         core_.Add(submission->request, std::move(submission->sink));
+      } else if (auto* callback = std::get_if<KvCallback>(&command)) {
+        kv_callbacks_.push_back(std::move(*callback));
       }
     }
     return false;
@@ -139,13 +151,27 @@ class Engine::Loop {
       num_queued_ -= core_.TakeNumAdmitted();
     }
     core_.Deliver();
+    AnswerKvQueries();
     const std::lock_guard lock(mutex_);
     num_open_ -= core_.TakeNumDone();
   }
 
+  // One snapshot for all who asked: however many do, a step pays for one at most.
+  void AnswerKvQueries() {
+    if (kv_callbacks_.empty()) {
+      return;
+    }
+    const auto snapshot = std::make_shared<const KvSnapshot>(core_.TakeSnapshot());
+    for (const KvCallback& callback : std::exchange(kv_callbacks_, {})) {
+      callback(snapshot);
+    }
+  }
+
   EngineParts parts_;
-  EngineCore core_;            // the engine thread's alone
-  std::deque<Command> taken_;  // the engine thread's alone
+  // The engine thread's alone, down to kv_callbacks_:
+  EngineCore core_;
+  std::deque<Command> taken_;
+  std::vector<KvCallback> kv_callbacks_;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_, down to stats_:
@@ -185,6 +211,7 @@ void Engine::StopAccepting() { loop_->StopAccepting(); }
 bool Engine::idle() const { return loop_->idle(); }
 bool Engine::healthy() const { return loop_->healthy(); }
 EngineStats Engine::stats() const { return loop_->stats(); }
+void Engine::QueryKv(KvCallback callback) { loop_->QueryKv(std::move(callback)); }
 const MemoryBudget& Engine::budget() const { return loop_->parts().budget; }
 const Tokenizer& Engine::tokenizer() const { return *loop_->parts().tokenizer; }
 const ChatTemplate& Engine::chat_template() const { return *loop_->parts().chat_template; }

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -56,7 +57,11 @@ struct EngineStats {
   uint64_t prefix_hit_tokens = 0;
   std::array<uint64_t, kNumTiers> tier_pages{};  // pages in use or cached
   std::array<uint64_t, kNumTiers> tier_bytes{};
+  std::array<uint64_t, kNumTiers> tier_page_bytes{};  // of one page; 0: the tier is not to be had
   uint64_t arena_bytes = 0;
+  uint64_t arena_free_bytes = 0;  // in no page's place
+  uint64_t num_superblocks = 0;   // see Arena
+  uint64_t num_empty_superblocks = 0;
   uint64_t num_moving = 0;  // pages
   double move_seconds = 0;  // that copying pages has taken
   double step_seconds = 0;  // that steps have taken
@@ -76,6 +81,10 @@ struct MemoryBudget {
 };
 
 struct EngineParts;
+struct KvSnapshot;  // engine/kv_snapshot.h
+
+// Called on the engine thread; posts and returns. Shared by all who asked during one step.
+using KvCallback = std::function<void(std::shared_ptr<const KvSnapshot>)>;
 
 // Owns the scheduler, the runner and the one engine thread. Thread-safe.
 class Engine {
@@ -101,6 +110,8 @@ class Engine {
   bool idle() const;     // nothing runs, nothing waits
   bool healthy() const;  // false once the device has failed
   EngineStats stats() const;
+  // `callback` gets the pages as they are after the step that runs, or now if none does.
+  void QueryKv(KvCallback callback);
 
   const MemoryBudget& budget() const;
   const Tokenizer& tokenizer() const;

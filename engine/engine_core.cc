@@ -240,6 +240,9 @@ EngineStats EngineCore::stats() const {
                     .prefix_query_tokens = scheduler.prefix_query_tokens,
                     .prefix_hit_tokens = scheduler.prefix_hit_tokens,
                     .arena_bytes = uint64_t{pool_.arena().num_units()} * kArenaUnitBytes,
+                    .arena_free_bytes = pool_.arena().bytes_free(),
+                    .num_superblocks = pool_.arena().num_superblocks(),
+                    .num_empty_superblocks = pool_.arena().num_empty_superblocks(),
                     .num_moving = pool_.num_moving(),
                     .move_seconds = runner_.move_seconds(),
                     .step_seconds = total_step_seconds_,
@@ -247,8 +250,16 @@ EngineStats EngineCore::stats() const {
   for (size_t tier = 0; tier < kNumTiers; ++tier) {
     stats.tier_pages[tier] = pool_.arena().num_used(static_cast<Tier>(tier));
     stats.tier_bytes[tier] = pool_.arena().bytes_used(static_cast<Tier>(tier));
+    stats.tier_page_bytes[tier] =
+        uint64_t{pool_.arena().units_per_page(static_cast<Tier>(tier))} * kArenaUnitBytes;
   }
   return stats;
+}
+
+KvSnapshot EngineCore::TakeSnapshot() const {
+  KvSnapshot snapshot = TakeKvSnapshot(scheduler_, pool_);
+  snapshot.stats = stats();
+  return snapshot;
 }
 
 }  // namespace thermocline

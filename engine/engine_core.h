@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/engine.h"
+#include "engine/kv_snapshot.h"
 #include "engine/output.h"
 #include "engine/runner.h"
 #include "engine/text/tokenizer.h"
@@ -39,6 +40,8 @@ class EngineCore {
   // False while nothing runs and nothing can: until the next Add or Cancel, Step would do nothing.
   bool has_work() const { return (scheduler_.has_work() && !stalled_) || num_moving_ > 0; }
   EngineStats stats() const;
+  // As stats(), page by page.
+  KvSnapshot TakeSnapshot() const;
   Scheduler& scheduler() { return scheduler_; }
   // How many requests have left the waiting queue for the first time (to run, or ended) since the
   // last call.

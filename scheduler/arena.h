@@ -44,6 +44,7 @@ class Arena {
   // Pages of `tier` that would fit now if only that tier were asked for.
   uint64_t num_free_places(Tier tier, uint64_t keep_empty = 0) const;
   uint64_t num_places(Tier tier) const;  // the same of an empty arena
+  uint64_t num_superblocks() const { return superblocks_.size(); }
   uint64_t num_empty_superblocks() const { return empty_.size(); }
 
   // The superblock of the tier with the fewest pages, when these fit into free places of the tier's

@@ -42,6 +42,7 @@ struct StopParams {
 // sequences and the engine's output state outlive each other in either order.
 struct Request {
   RequestId id = 0;
+  std::string label;               // what the client calls it; only ever shown: see KvSnapshot
   std::string tenant = "default";  // salts the prefix cache: tenants never share pages
   std::vector<TokenId> prompt;     // at least one token
   int num_choices = 1;             // `n`: sequences that share the prompt's pages

@@ -73,6 +73,15 @@ std::array<int, kNumTiers> Scheduler::TierTokens(const Sequence& sequence) const
   return tokens;
 }
 
+std::vector<const Sequence*> Scheduler::RunningSequences() const {
+  std::vector<const Sequence*> sequences;
+  sequences.reserve(running_.size());
+  for (const std::unique_ptr<Entry>& entry : running_) {
+    sequences.push_back(&entry->sequence);
+  }
+  return sequences;
+}
+
 // An upper bound of the hot pages that the next step takes: what running sequences need for their
 // next tokens, and the first of the waiting.
 size_t Scheduler::HotPagesWanted() const {

@@ -73,6 +73,9 @@ class Scheduler {
   const TierController& tiers() const { return tiers_; }
   // Computed tokens of a running sequence by the tier that they are in now.
   std::array<int, kNumTiers> TierTokens(const Sequence& sequence) const;
+  // Those with pages, oldest first; valid as the sequences of a plan.
+  std::vector<const Sequence*> RunningSequences() const;
+  uint64_t num_steps() const { return num_steps_; }
 
   // The next step; empty when nothing can run. Sequences in it stay valid until the next call of
   // any member but Update.

@@ -3,25 +3,16 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
-#include <map>
 #include <memory>
 #include <string>
 
 #include "server/byte_size.h"
+#include "server/kv_names.h"
 
 namespace thermocline {
 namespace {
 
 constexpr int kMaxInt = 1 << 30;
-
-const std::map<std::string, KvPolicy> kKvPolicies = {{"adaptive", KvPolicy::kAdaptive},
-                                                     {"hot", KvPolicy::kHot},
-                                                     {"warm", KvPolicy::kWarm},
-                                                     {"cold", KvPolicy::kCold}};
-const std::map<std::string, KvFidelity> kKvFidelities = {{"exact", KvFidelity::kExact},
-                                                         {"high", KvFidelity::kHigh},
-                                                         {"balanced", KvFidelity::kBalanced},
-                                                         {"max", KvFidelity::kMax}};
 
 CLI::Validator ByteSize() {
   return CLI::Validator(
@@ -49,6 +40,18 @@ void AddSeconds(CLI::App& app, const std::string& name, std::chrono::millisecond
       ->default_str(std::to_string(value.count() / 1000));
 }
 
+// One of a table's names.
+template <typename T, size_t size>
+void AddChoice(CLI::App& app, const std::string& name, const Named<T> (&table)[size], T& value,
+               const std::string& help) {
+  app.add_option_function<std::string>(
+         name,
+         [&table, &value](const std::string& choice) { value = FindNamed(table, choice).value(); },
+         help)
+      ->check(CLI::IsMember(AllNames(table)))
+      ->default_str(std::string(NameOf(table, value)));
+}
+
 void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
   app.add_option("-m,--model,MODEL", engine.model_path, "The model: a GGUF file")
       ->required()
@@ -60,17 +63,12 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
          "--kv-cache-memory-bytes", engine.kv_cache_memory_bytes,
          "Memory for the KV cache, e.g. 2G (default: what the model and this machine suggest)")
       ->transform(ByteSize());
-  app.add_option(
-         "--kv-policy", engine.kv_policy,
-         "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
-         "least first), hot (never), warm or cold (all but the first and the recent, at once)")
-      ->transform(CLI::CheckedTransformer(kKvPolicies))
-      ->default_str("adaptive");
-  app.add_option("--kv-fidelity", engine.kv_fidelity,
-                 "How much a request that does not say gives up for memory: exact (nothing), high, "
-                 "balanced or max")
-      ->transform(CLI::CheckedTransformer(kKvFidelities))
-      ->default_str("balanced");
+  AddChoice(app, "--kv-policy", kKvPolicyNames, engine.kv_policy,
+            "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
+            "least first), hot (never), warm or cold (all but the first and the recent, at once)");
+  AddChoice(app, "--kv-fidelity", kKvFidelityNames, engine.kv_fidelity,
+            "How much a request that does not say gives up for memory: exact (nothing), high, "
+            "balanced or max");
   app.add_option("--kv-budget", engine.kv_budget,
                  "Hold each sequence to this part of its all-hot bytes (default: as memory allows)")
       ->check(CLI::Range(0.0, 1.0));

@@ -18,6 +18,7 @@ class EngineService final : public InferenceService {
   void Cancel(RequestId id) override { engine_.Cancel(id); }
   bool healthy() const override { return engine_.healthy(); }
   EngineStats stats() const override { return engine_.stats(); }
+  void QueryKv(KvCallback callback) override { engine_.QueryKv(std::move(callback)); }
   int max_model_len() const override { return engine_.budget().max_model_len; }
   const Tokenizer& tokenizer() const override { return engine_.tokenizer(); }
   const ChatTemplate& chat_template() const override { return engine_.chat_template(); }

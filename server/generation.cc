@@ -62,6 +62,9 @@ Generation::Generation(const ApiContext& context, ApiRequest request, WriterPtr 
       prompt_logprobs_(request_.prompts.size()),
       num_open_(request_.prompts.size()) {
   request_.echo.resize(request_.prompts.size());
+  for (Request& prompt : request_.prompts) {
+    prompt.label = id_;
+  }
 }
 
 void Generation::Submit() {
@@ -213,7 +216,7 @@ void Generation::StreamDelta(size_t prompt, Choice& choice, size_t index, Output
   StreamChunk(Json::array({std::move(entry)}), usage);
 }
 
-// While it runs the prompts are known and the cached part is not.
+// While it runs the prompts are known; what of them was cached, and the tiers, are not.
 Usage Generation::UsageSoFar() const {
   Usage usage = usage_;
   usage.prompt_tokens = 0;
@@ -236,6 +239,10 @@ void Generation::OnDone(size_t /*prompt*/, const Status& status, const Usage& us
   usage_.prompt_tokens += usage.prompt_tokens;
   usage_.cached_prompt_tokens += usage.cached_prompt_tokens;
   usage_.completion_tokens += usage.completion_tokens;
+  for (size_t tier = 0; tier < kNumTiers; ++tier) {
+    usage_.tier_tokens[tier] += usage.tier_tokens[tier];
+  }
+  usage_.reused_lossy |= usage.reused_lossy;
   if (--num_open_ > 0) {
     return;
   }

@@ -15,6 +15,7 @@ class InferenceService {
   virtual void Cancel(RequestId id) = 0;
   virtual bool healthy() const = 0;
   virtual EngineStats stats() const = 0;
+  virtual void QueryKv(KvCallback callback) = 0;
   virtual int max_model_len() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const ChatTemplate& chat_template() const = 0;

@@ -8,6 +8,8 @@
 
 #include "server/generation.h"
 #include "server/json.h"
+#include "server/kv_json.h"
+#include "server/metrics.h"
 #include "server/text_endpoints.h"
 
 namespace thermocline {
@@ -60,6 +62,9 @@ void OpenAiApi::AddRoutes(Router& router) {
   add_get("/health", [this](const HttpRequest&) { return Health(); });
   add_get("/live", [](const HttpRequest&) { return JsonResponse(R"({"status":"live"})"); });
   add_get("/load", [this](const HttpRequest&) { return Load(); });
+  add_get("/metrics", [this](const HttpRequest&) { return MetricsResponse(context_); });
+  router.Add("GET", "/v1/kv",
+             [this](const RequestPtr& /*request*/, const WriterPtr& writer) { AnswerKv(writer); });
   add_get("/version", [this](const HttpRequest&) {
     return JsonResponse(DumpJson(Json{{"version", version_}}));
   });
@@ -160,6 +165,14 @@ HttpResponse OpenAiApi::Health() const {
     return ErrorResponse(error);
   }
   return JsonResponse(R"({"status":"ok"})");
+}
+
+void OpenAiApi::AnswerKv(const WriterPtr& writer) {
+  context_.service.QueryKv([this, writer](std::shared_ptr<const KvSnapshot> snapshot) {
+    writer->Post([this, writer, snapshot = std::move(snapshot)] {
+      writer->Respond(JsonResponse(DumpJson(KvJson(context_, *snapshot))));
+    });
+  });
 }
 
 HttpResponse OpenAiApi::Load() const {

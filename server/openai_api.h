@@ -24,6 +24,8 @@ namespace thermocline {
 //   GET  /health   200 when a request would be taken, 503 when stopping or the device has failed
 //   GET  /live     200 while the process answers
 //   GET  /load     {server_load, num_running, num_waiting, num_pages, num_free_pages, ...}
+//   GET  /v1/kv    the KV cache's tiers, moves and energies, and each running sequence's pages
+//   GET  /metrics  for Prometheus
 //   GET  /version
 class OpenAiApi {
  public:
@@ -46,6 +48,7 @@ class OpenAiApi {
   void Generate(Parser parse, const RequestPtr& request, const WriterPtr& writer);
   void AnswerText(TextHandler handle, const RequestPtr& request, const WriterPtr& writer);
   void Remember(const std::shared_ptr<Generation>& generation);
+  void AnswerKv(const WriterPtr& writer);
   HttpResponse Models() const;
   HttpResponse Model(const std::string& id) const;
   HttpResponse Health() const;

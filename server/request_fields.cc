@@ -8,6 +8,8 @@
 #include <limits>
 #include <utility>
 
+#include "server/kv_names.h"
+
 namespace thermocline {
 namespace {
 
@@ -163,22 +165,16 @@ StopParams ReadStop(FieldReader& fields, int vocab_size) {
 }
 
 KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields) {
-  constexpr std::array<std::pair<std::string_view, KvFidelity>, 4> kNames = {
-      {{"exact", KvFidelity::kExact},
-       {"high", KvFidelity::kHigh},
-       {"balanced", KvFidelity::kBalanced},
-       {"max", KvFidelity::kMax}}};
   const std::string name = fields.String("kv_fidelity", "", 16);
   if (name.empty()) {
     return context.kv_fidelity;
   }
-  const auto found = std::find_if(kNames.begin(), kNames.end(),
-                                  [&](const auto& known) { return known.first == name; });
-  if (found == kNames.end()) {
-    fields.Fail("kv_fidelity", "must be `exact`, `high`, `balanced` or `max`");
-    return context.kv_fidelity;
+  const std::optional<KvFidelity> fidelity = FindNamed(kKvFidelityNames, name);
+  if (!fidelity) {
+    fields.Fail("kv_fidelity",
+                fmt::format("must be one of {}", fmt::join(AllNames(kKvFidelityNames), ", ")));
   }
-  return found->second;
+  return fidelity.value_or(context.kv_fidelity);
 }
 
 int ReadPromptLogprobs(FieldReader& fields, bool stream) {

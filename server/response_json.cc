@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "engine/text/utf8.h"
+#include "server/kv_names.h"
 
 namespace thermocline {
 namespace {
@@ -127,6 +128,10 @@ Json UsageJson(const Usage& usage) {
   result["completion_tokens"] = usage.completion_tokens;
   result["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
   result["prompt_tokens_details"]["cached_tokens"] = usage.cached_prompt_tokens;
+  for (const Named<Tier>& tier : kTierNames) {
+    result["kv_tokens"][tier.name] = usage.tier_tokens[static_cast<size_t>(tier.value)];
+  }
+  result["reused_lossy_cache"] = usage.reused_lossy;
   return result;
 }
 

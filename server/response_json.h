@@ -42,6 +42,7 @@ class CompletionLogprobs {
 // vLLM's `prompt_logprobs`: null for the first token, then {id: {logprob, rank, decoded_token}}.
 Json PromptLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs);
 
+// OpenAI's, and ours: `kv_tokens`, by the tier that they ended in, and `reused_lossy_cache`.
 Json UsageJson(const Usage& usage);
 // Null while the choice goes on.
 Json FinishReasonJson(const std::optional<FinishReason>& reason);

@@ -157,7 +157,9 @@ int RunServe(const ServeOptions& options, const std::string& version) {
                            .unix_seconds = &UnixSeconds,
                            .new_id = [&ids] { return ids.Next(); },
                            .created = UnixSeconds(),
-                           .kv_fidelity = options.engine.kv_fidelity};
+                           .kv_fidelity = options.engine.kv_fidelity,
+                           .kv_policy = options.engine.kv_policy,
+                           .kv_budget = options.engine.kv_budget};
   OpenAiApi api(context, version, options.http.num_threads);
   Router router({.allowed_origins = options.allowed_origins, .new_request_id = context.new_id});
   api.AddRoutes(router);

@@ -5,6 +5,7 @@ import json
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 QUESTION = [{"role": "user", "content": "What is the capital of France? Answer in one sentence."}]
 
@@ -141,6 +142,74 @@ def test_a_repeated_prompt_is_found_in_the_cache(client):
     again = client.chat.completions.create(**common)
     cached = again.usage.prompt_tokens_details.cached_tokens
     assert cached > 0 and cached % 64 == 0 and cached < again.usage.prompt_tokens
+
+
+def test_usage_tells_where_the_tokens_are(client):
+    common = dict(model="smol", prompt=["One. " * 300, "Two. " * 300], max_tokens=2, temperature=0)
+    usage = client.completions.create(**common).usage
+    assert usage.kv_tokens == {"hot": usage.total_tokens - 2, "warm": 0, "cold": 0}  # the last is not computed
+    assert usage.reused_lossy_cache is False
+
+
+def test_forced_cold_leaves_the_recent_window_hot(start_server):
+    server = start_server("--kv-policy", "cold")
+    common = dict(model="smol", prompt="One two three four. " * 200, max_tokens=8, temperature=0)
+    chunks = list(server.client().completions.create(**common, stream=True, stream_options={"include_usage": True}))
+    usage = chunks[-1].usage
+    assert usage.kv_tokens["warm"] == 64  # the first page
+    assert usage.kv_tokens["cold"] > 500 and usage.kv_tokens["cold"] % 64 == 0
+    assert 192 <= usage.kv_tokens["hot"] < 192 + 128
+    assert not usage.reused_lossy_cache
+    assert server.client().completions.create(**common).usage.reused_lossy_cache
+
+
+def test_kv_shows_the_pages_of_an_answer_that_streams(start_server):
+    server = start_server("--kv-policy", "cold", "--kv-budget", "0.5")
+    secret = "The password is swordfish. "
+    stream = server.client().completions.create(
+        model="smol", prompt=secret * 100, max_tokens=300, temperature=0, stream=True, extra_body={"ignore_eos": True})
+    first = next(stream)
+    answer = server.get("/v1/kv")
+    kv = answer.json()
+    (sequence,) = kv["sequences"]
+    assert sequence["id"] == first.id and sequence["choice"] == 0
+    pages = sequence["pages"]
+    assert len(pages) == -(-sequence["tokens"] // kv["page_tokens"])
+    assert pages.startswith("wcc") and pages.endswith("hhh")
+    assert "swordfish" not in answer.text
+    assert (kv["policy"], kv["fidelity"], kv["budget"]) == ("cold", "balanced", 0.5)
+    assert kv["moves"]["ended"]["cold"] >= pages.count("c")
+    tiers = kv["tiers"]
+    assert tiers["cold"]["pages"] >= pages.count("c")
+    assert all(tier["bytes"] == tier["pages"] * tier["page_bytes"] for tier in tiers.values())
+    assert kv["arena"]["bytes"] == kv["arena"]["free_bytes"] + sum(tier["bytes"] for tier in tiers.values())
+    for tier, buckets in kv["energy_log2"].items():
+        assert sum(buckets.values()) == tiers[tier]["pages"]
+    stream.close()
+    server.wait_for_load(lambda load: load["num_running"] == 0)
+    assert server.get("/v1/kv").json()["sequences"] == []
+
+
+def test_metrics_agree_with_what_was_done(start_server):
+    server = start_server("--kv-policy", "warm")
+    usage = server.client().completions.create(model="smol", prompt="a b c " * 200, max_tokens=5, temperature=0).usage
+    answer = server.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    def value(name, **labels):
+        wanted = {"model_name": "smol", **labels}
+        return next(s.value for family in families.values() for s in family.samples
+                    if s.name == "thermocline_" + name and s.labels == wanted)
+    assert all(name.startswith("thermocline_") and families[name].documentation for name in families)
+    assert families["thermocline_kv_moves"].type == "counter"
+    assert families["thermocline_kv_pages"].type == "gauge"
+    assert value("prompt_tokens_total") == usage.prompt_tokens
+    assert value("generation_tokens_total") == usage.completion_tokens
+    assert value("kv_moves_total", tier="warm") == usage.kv_tokens["warm"] / 64
+    assert value("kv_pages", tier="warm") == usage.kv_tokens["warm"] / 64
+    assert value("kv_move_failures_total", reason="corrupt") == 0
+    assert value("kv_move_seconds_total") > 0 and value("step_seconds_total") > 0
+    assert value("num_requests_running") == value("num_requests_waiting") == 0
 
 
 def test_control_tokens_in_a_message_stay_text(server):

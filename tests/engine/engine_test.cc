@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <latch>
 #include <numeric>
 #include <random>
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "engine/engine_parts.h"
+#include "engine/kv_snapshot.h"
 #include "tests/testing/fake_model.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/page_pools.h"
@@ -149,6 +151,50 @@ TEST(Engine, CancelledWhileItsPromptIsComputed) {
   EXPECT_EQ(submitted.recording->Wait().code(), StatusCode::kCancelled);
   EXPECT_EQ(rig.runner->num_runs(), 1);
   rig.ExpectNoPageInUse();
+}
+
+std::shared_ptr<const KvSnapshot> Ask(Engine& engine) {
+  std::promise<std::shared_ptr<const KvSnapshot>> promise;
+  engine.QueryKv([&promise](std::shared_ptr<const KvSnapshot> snapshot) {
+    promise.set_value(std::move(snapshot));
+  });
+  return promise.get_future().get();
+}
+
+TEST(Engine, AnIdleEngineAnswersWhatItsPagesAre) {
+  const Rig rig;
+  EXPECT_TRUE(Ask(*rig.engine)->sequences.empty());
+  ASSERT_TRUE(rig.Submit(MakeRequest(Counting(30), 2)).recording->Wait().ok());
+  const auto snapshot = Ask(*rig.engine);
+  EXPECT_TRUE(snapshot->sequences.empty());
+  EXPECT_EQ(snapshot->stats.num_cached_pages, 7U);  // of four tokens
+  EXPECT_EQ(snapshot->energy[0].num_unseen, 7U);
+}
+
+TEST(Engine, ManyWhoAskDuringAStepShareOneSnapshot) {
+  Gate gate;
+  const Rig rig;
+  gate.Install(*rig.runner);
+  Request request = MakeRequest(Counting(10), 50);
+  request.label = "mine";
+  const auto submitted = rig.Submit(std::move(request));
+  gate.started.acquire();
+  std::vector<std::promise<std::shared_ptr<const KvSnapshot>>> promises(3);
+  for (auto& promise : promises) {
+    rig.engine->QueryKv([&promise](std::shared_ptr<const KvSnapshot> snapshot) {
+      promise.set_value(std::move(snapshot));
+    });
+  }
+  gate.permits.release(2);
+  const auto snapshot = promises[0].get_future().get();
+  EXPECT_EQ(promises[1].get_future().get(), snapshot);
+  EXPECT_EQ(promises[2].get_future().get(), snapshot);
+  ASSERT_EQ(snapshot->sequences.size(), 1U);
+  EXPECT_EQ(snapshot->sequences[0].label, "mine");
+  EXPECT_EQ(snapshot->sequences[0].pages.size(), 3U);
+  EXPECT_EQ(snapshot->sequences[0].num_tokens, 11);
+  gate.permits.release(1000);
+  EXPECT_TRUE(submitted.recording->Wait().ok());
 }
 
 TEST(Engine, CancelledWhileDecoding) {

@@ -102,6 +102,27 @@ TEST(TieredEngine, ForcedPolicyLeavesTheFirstPageWarmAndTheWindowHot) {
   }
 }
 
+TEST(TieredEngine, ASnapshotShowsTheTiersOfARunningSequence) {
+  Rig rig({.num_units = 100, .tiers = Tiers(KvPolicy::kCold)});
+  rig.Add(40, 0, 8, KvFidelity::kBalanced);
+  while (rig.core.stats().generated_tokens < 4) {
+    ASSERT_TRUE(rig.core.Step().ok());
+  }
+  const KvSnapshot snapshot = rig.core.TakeSnapshot();
+  ASSERT_EQ(snapshot.sequences.size(), 1U);
+  const std::vector<Tier>& pages = snapshot.sequences[0].pages;
+  EXPECT_EQ(snapshot.page_tokens, kPageTokens);
+  ASSERT_EQ(pages.size(), 11U);
+  EXPECT_EQ(pages[0], Tier::kWarm);
+  EXPECT_EQ(pages[1], Tier::kCold);
+  EXPECT_EQ(pages[10], Tier::kHot);
+  std::array<uint64_t, kNumTiers> counted{};
+  for (const Tier tier : pages) {
+    ++counted[static_cast<size_t>(tier)];
+  }
+  EXPECT_EQ(snapshot.stats.tier_pages, counted);
+}
+
 TEST(TieredEngine, HotPolicyMovesNothing) {
   Rig rig({.num_units = 100, .tiers = Tiers(KvPolicy::kHot)});
   rig.Add(40, 0, 8, KvFidelity::kMax);

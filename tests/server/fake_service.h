@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/kv_snapshot.h"
 #include "server/api_request.h"
 #include "server/inference_service.h"
 
@@ -119,7 +120,12 @@ class FakeService final : public InferenceService {
     }
   }
   bool healthy() const override { return is_healthy; }
-  EngineStats stats() const override { return {.num_running = 3, .num_pages = 7}; }
+  EngineStats stats() const override { return engine_stats; }
+  void QueryKv(KvCallback callback) override {
+    KvSnapshot snapshot{.stats = engine_stats, .page_tokens = 64, .sequences = sequences};
+    snapshot.energy[0] = {.buckets = {0, 0, 5}, .num_unseen = 2};
+    callback(std::make_shared<const KvSnapshot>(std::move(snapshot)));
+  }
   int max_model_len() const override { return 4096; }
   const Tokenizer& tokenizer() const override { return tokenizer_; }
   const ChatTemplate& chat_template() const override { return template_; }
@@ -132,6 +138,8 @@ class FakeService final : public InferenceService {
   std::atomic<FakeMode> mode = FakeMode::kAnswer;
   std::atomic<bool> is_healthy = true;
   std::atomic<int> num_cancelled = 0;
+  EngineStats engine_stats = {.num_running = 3, .num_pages = 7};
+  std::vector<KvSnapshot::Sequence> sequences;
 
  private:
   static OutputDelta Text(int choice, const std::string& text) {
@@ -164,7 +172,9 @@ class FakeService final : public InferenceService {
     }
     sink.OnDone({}, {.prompt_tokens = static_cast<int>(request.prompt.size()),
                      .cached_prompt_tokens = 2,
-                     .completion_tokens = 5 * request.num_choices});
+                     .completion_tokens = 5 * request.num_choices,
+                     .tier_tokens = {3, 2, 1},
+                     .reused_lossy = request.prompt.back() == '!'});
   }
   static void Flood(const std::stop_token& stop, OutputSink& sink) {
     while (!stop.stop_requested()) {

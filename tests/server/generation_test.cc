@@ -68,6 +68,13 @@ TEST_F(GenerationTest, AChatIsAnsweredInOpenAisForm) {
   EXPECT_EQ(body["usage"]["prompt_tokens_details"]["cached_tokens"], 2);
 }
 
+TEST_F(GenerationTest, UsageAddsUpTheTiersOfAllPrompts) {
+  const Json usage = Body(*Run(false, R"({"prompt":["a","b!","c"]})"))["usage"];
+  EXPECT_EQ(usage["kv_tokens"], Json({{"hot", 9}, {"warm", 6}, {"cold", 3}}));
+  EXPECT_EQ(usage["reused_lossy_cache"], true);
+  EXPECT_EQ(Body(*Run(false, R"({"prompt":"a"})"))["usage"]["reused_lossy_cache"], false);
+}
+
 TEST_F(GenerationTest, AStreamStartsWithTheRoleAndEndsWithTheUsage) {
   const auto writer = Run(true, R"({"messages":[{"role":"user","content":"a"}],"stream":true,)"
                                 R"("stream_options":{"include_usage":true}})");

@@ -1,0 +1,96 @@
+#include "server/kv_json.h"
+
+#include <string>
+#include <utility>
+
+#include "server/kv_names.h"
+
+namespace thermocline {
+namespace {
+
+Json TiersJson(const EngineStats& stats) {
+  Json tiers = Json::object();
+  for (const Named<Tier>& tier : kTierNames) {
+    const auto i = static_cast<size_t>(tier.value);
+    tiers[tier.name] = {{"pages", stats.tier_pages[i]},
+                        {"bytes", stats.tier_bytes[i]},
+                        {"page_bytes", stats.tier_page_bytes[i]}};
+  }
+  return tiers;
+}
+
+Json MovesJson(const EngineStats& stats) {
+  Json ended = Json::object();
+  for (const Named<Tier>& tier : kTierNames) {
+    ended[tier.name] = stats.tiers.moves[static_cast<size_t>(tier.value)];
+  }
+  Json moves = Json::object();
+  moves["ended"] = std::move(ended);
+  moves["compactions"] = stats.tiers.compactions;
+  moves["failed"] = {{"not_finite", stats.tiers.not_finite},
+                     {"corrupt", stats.tiers.corrupt},
+                     {"device", stats.tiers.device_errors}};
+  moves["in_flight"] = stats.num_moving;
+  moves["seconds"] = stats.move_seconds;
+  moves["share_of_step_time"] =
+      stats.step_seconds > 0 ? stats.move_seconds / stats.step_seconds : 0.0;
+  return moves;
+}
+
+// Only what is not zero: {"0": pages with an energy of 1, "-3": of 1/8 up to 1/4, "unseen": none}.
+Json EnergyJson(const EnergyHistogram& histogram) {
+  Json buckets = Json::object();
+  for (size_t i = 0; i < histogram.buckets.size(); ++i) {
+    if (histogram.buckets[i] > 0) {
+      buckets[std::to_string(-static_cast<int>(i))] = histogram.buckets[i];
+    }
+  }
+  if (histogram.num_unseen > 0) {
+    buckets["unseen"] = histogram.num_unseen;
+  }
+  return buckets;
+}
+
+Json SequenceJson(const KvSnapshot::Sequence& sequence) {
+  std::string pages;
+  pages.reserve(sequence.pages.size());
+  for (const Tier tier : sequence.pages) {
+    pages += NameOf(kTierNames, tier).front();
+  }
+  return {{"id", sequence.label.empty() ? std::to_string(sequence.request) : sequence.label},
+          {"choice", sequence.choice},
+          {"tokens", sequence.num_tokens},
+          {"pages", std::move(pages)}};
+}
+
+}  // namespace
+
+Json KvJson(const ApiContext& context, const KvSnapshot& snapshot) {
+  const EngineStats& stats = snapshot.stats;
+  Json root = Json::object();
+  root["object"] = "kv";
+  root["policy"] = NameOf(kKvPolicyNames, context.kv_policy);
+  root["fidelity"] = NameOf(kKvFidelityNames, context.kv_fidelity);
+  root["budget"] = context.kv_budget > 0 ? Json(context.kv_budget) : Json();
+  root["page_tokens"] = snapshot.page_tokens;
+  root["arena"] = {{"bytes", stats.arena_bytes},
+                   {"free_bytes", stats.arena_free_bytes},
+                   {"superblocks", stats.num_superblocks},
+                   {"empty_superblocks", stats.num_empty_superblocks}};
+  root["tiers"] = TiersJson(stats);
+  root["moves"] = MovesJson(stats);
+  root["preemptions"] = stats.num_preemptions;
+  Json energy = Json::object();
+  for (const Named<Tier>& tier : kTierNames) {
+    energy[tier.name] = EnergyJson(snapshot.energy[static_cast<size_t>(tier.value)]);
+  }
+  root["energy_log2"] = std::move(energy);
+  root["num_waiting"] = stats.num_waiting;
+  root["sequences"] = Json::array();
+  for (const KvSnapshot::Sequence& sequence : snapshot.sequences) {
+    root["sequences"].push_back(SequenceJson(sequence));
+  }
+  return root;
+}
+
+}  // namespace thermocline

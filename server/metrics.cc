@@ -1,0 +1,121 @@
+#include "server/metrics.h"
+
+#include <prometheus/metric_family.h>
+#include <prometheus/text_serializer.h>
+
+#include <array>
+#include <string_view>
+#include <utility>
+
+#include "server/kv_names.h"
+
+namespace thermocline {
+namespace {
+
+using prometheus::ClientMetric;
+using prometheus::MetricFamily;
+using prometheus::MetricType;
+
+// One sample: the value of the family's second label, if it has one, and the value.
+struct Sample {
+  std::string_view label;
+  double value = 0;
+};
+
+class FamilyList {
+ public:
+  explicit FamilyList(std::string model_name) : model_name_(std::move(model_name)) {}
+
+  void Gauge(const std::string& name, const std::string& help, double value) {
+    Add(MetricType::Gauge, name, help, "", {{"", value}});
+  }
+  // The text format wants counters to end in `_total`.
+  void Counter(const std::string& name, const std::string& help, double value) {
+    Add(MetricType::Counter, name, help, "", {{"", value}});
+  }
+  void Add(MetricType type, const std::string& name, const std::string& help,
+           const std::string& label_name, const std::vector<Sample>& samples) {
+    MetricFamily family{.name = "thermocline_" + name, .help = help, .type = type, .metric = {}};
+    for (const Sample& sample : samples) {
+      ClientMetric metric;
+      metric.label.push_back({"model_name", model_name_});
+      if (!label_name.empty()) {
+        metric.label.push_back({label_name, std::string(sample.label)});
+      }
+      (type == MetricType::Counter ? metric.counter.value : metric.gauge.value) = sample.value;
+      family.metric.push_back(std::move(metric));
+    }
+    families_.push_back(std::move(family));
+  }
+  std::vector<MetricFamily> Take() { return std::move(families_); }
+
+ private:
+  std::string model_name_;
+  std::vector<MetricFamily> families_;
+};
+
+std::vector<Sample> ByTier(const std::array<uint64_t, kNumTiers>& values) {
+  std::vector<Sample> samples;
+  for (const Named<Tier>& tier : kTierNames) {
+    samples.push_back({tier.name, static_cast<double>(values[static_cast<size_t>(tier.value)])});
+  }
+  return samples;
+}
+
+double Count(uint64_t count) { return static_cast<double>(count); }
+
+void AddRequests(const EngineStats& stats, FamilyList& list) {
+  list.Gauge("num_requests_running", "Sequences that hold pages.", stats.num_running);
+  list.Gauge("num_requests_waiting", "Sequences that wait for room.", stats.num_waiting);
+  list.Counter("num_preemptions_total", "Sequences that lost their pages to others and wait again.",
+               Count(stats.num_preemptions));
+  list.Counter("prompt_tokens_total", "Tokens of admitted prompts.", Count(stats.prompt_tokens));
+  list.Counter("generation_tokens_total", "Tokens generated.", Count(stats.generated_tokens));
+  list.Counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
+               Count(stats.prefix_query_tokens));
+  list.Counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
+               Count(stats.prefix_hit_tokens));
+  list.Counter("steps_total", "Forward passes.", Count(stats.num_steps));
+  list.Counter("step_seconds_total", "Seconds that steps took.", stats.step_seconds);
+}
+
+void AddKvCache(const EngineStats& stats, FamilyList& list) {
+  list.Gauge("kv_arena_bytes", "Bytes of the KV cache.", Count(stats.arena_bytes));
+  list.Gauge("kv_arena_free_bytes", "Bytes of the KV cache in no page.",
+             Count(stats.arena_free_bytes));
+  list.Gauge("kv_cached_pages", "Pages that only the prefix cache holds.",
+             Count(stats.num_cached_pages));
+  list.Add(MetricType::Gauge, "kv_pages", "Pages in use or cached.", "tier",
+           ByTier(stats.tier_pages));
+  list.Add(MetricType::Gauge, "kv_bytes", "Bytes of pages in use or cached.", "tier",
+           ByTier(stats.tier_bytes));
+  list.Add(MetricType::Counter, "kv_moves_total", "Page moves that ended well, by tier moved to.",
+           "tier", ByTier(stats.tiers.moves));
+  list.Counter("kv_compactions_total", "Of the moves, those inside one tier.",
+               Count(stats.tiers.compactions));
+  list.Add(MetricType::Counter, "kv_move_failures_total", "Page moves that failed.", "reason",
+           {{"not_finite", Count(stats.tiers.not_finite)},
+            {"corrupt", Count(stats.tiers.corrupt)},
+            {"device", Count(stats.tiers.device_errors)}});
+  list.Gauge("kv_moves_in_flight", "Page moves that have not ended.", Count(stats.num_moving));
+  list.Counter("kv_move_seconds_total", "Seconds that copying pages took.", stats.move_seconds);
+}
+
+}  // namespace
+
+std::vector<MetricFamily> EngineMetrics::Collect() const {
+  const EngineStats stats = context_.service.stats();
+  FamilyList list(context_.model_names.front());
+  AddRequests(stats, list);
+  AddKvCache(stats, list);
+  return list.Take();
+}
+
+HttpResponse MetricsResponse(const ApiContext& context) {
+  HttpResponse response;
+  response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+  response.body = prometheus::TextSerializer().Serialize(EngineMetrics(context).Collect());
+  return response;
+}
+
+}  // namespace thermocline

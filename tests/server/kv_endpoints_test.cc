@@ -1,0 +1,116 @@
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+
+#include "server/openai_api.h"
+#include "server/router.h"
+#include "tests/server/fake_service.h"
+#include "tests/server/recording_writer.h"
+
+namespace thermocline {
+namespace {
+
+EngineStats SomeStats() {
+  EngineStats stats{.num_running = 2, .num_waiting = 1, .num_preemptions = 4};
+  stats.generated_tokens = 1234567890123;
+  stats.tier_pages = {5, 3, 2};
+  stats.tier_bytes = {500, 160, 20};
+  stats.tier_page_bytes = {100, 52, 10};
+  stats.arena_bytes = 1000;
+  stats.arena_free_bytes = 320;
+  stats.num_superblocks = 4;
+  stats.num_empty_superblocks = 1;
+  stats.num_moving = 1;
+  stats.move_seconds = 0.5;
+  stats.step_seconds = 20;
+  stats.tiers = {.moves = {1, 8, 6}, .compactions = 3, .not_finite = 7, .corrupt = 9};
+  return stats;
+}
+
+class KvEndpointsTest : public testing::Test {
+ protected:
+  KvEndpointsTest() { service_.engine_stats = SomeStats(); }
+
+  HttpResponse Get(const std::string& path) {
+    OpenAiApi api(context_, "1.2.3", 1);
+    Router router({.allowed_origins = {}, .new_request_id = [] { return std::string("id"); }});
+    api.AddRoutes(router);
+    auto request = std::make_shared<HttpRequest>();
+    request->method = "GET";
+    request->path = path;
+    const auto writer = std::make_shared<RecordingWriter>();
+    router.Handle(request, writer);
+    return writer->response;
+  }
+
+  FakeService service_;
+  ApiContext context_ = FakeContext(service_);
+};
+
+TEST_F(KvEndpointsTest, KvTellsTiersMovesAndEnergies) {
+  context_.kv_policy = KvPolicy::kCold;
+  context_.kv_fidelity = KvFidelity::kMax;
+  const Json kv = *ParseJson(Get("/v1/kv").body);
+  EXPECT_EQ(kv["policy"], "cold");
+  EXPECT_EQ(kv["fidelity"], "max");
+  EXPECT_TRUE(kv["budget"].is_null());
+  EXPECT_EQ(kv["page_tokens"], 64);
+  EXPECT_EQ(kv["arena"]["free_bytes"], 320);
+  EXPECT_EQ(kv["tiers"]["warm"], Json({{"pages", 3}, {"bytes", 160}, {"page_bytes", 52}}));
+  EXPECT_EQ(kv["moves"]["ended"], Json({{"hot", 1}, {"warm", 8}, {"cold", 6}}));
+  EXPECT_EQ(kv["moves"]["failed"], Json({{"not_finite", 7}, {"corrupt", 9}, {"device", 0}}));
+  EXPECT_EQ(kv["moves"]["in_flight"], 1);
+  EXPECT_EQ(kv["moves"]["share_of_step_time"], 0.025);
+  EXPECT_EQ(kv["preemptions"], 4);
+  EXPECT_EQ(kv["energy_log2"]["hot"], Json({{"-2", 5}, {"unseen", 2}}));
+  EXPECT_EQ(kv["energy_log2"]["cold"], Json::object());
+}
+
+TEST_F(KvEndpointsTest, KvShowsEachSequencesPagesInOrder) {
+  service_.sequences = {
+      {.request = 7,
+       .choice = 1,
+       .label = "chatcmpl-1",
+       .num_tokens = 200,
+       .pages = {Tier::kWarm, Tier::kCold, Tier::kCold, Tier::kHot}},
+      {.request = 8, .choice = 0, .label = "", .num_tokens = 1, .pages = {Tier::kHot}}};
+  const Json kv = *ParseJson(Get("/v1/kv").body);
+  EXPECT_EQ(kv["sequences"][0],
+            Json({{"id", "chatcmpl-1"}, {"choice", 1}, {"tokens", 200}, {"pages", "wcch"}}));
+  EXPECT_EQ(kv["sequences"][1]["id"], "8");
+}
+
+TEST_F(KvEndpointsTest, MetricsAreInPrometheusTextFormat) {
+  const HttpResponse response = Get("/metrics");
+  EXPECT_EQ(response.content_type, "text/plain; version=0.0.4; charset=utf-8");
+  for (const char* line : {
+           "# TYPE thermocline_num_requests_running gauge\n",
+           "thermocline_num_requests_running{model_name=\"fake\"} 2\n",
+           "# TYPE thermocline_num_preemptions_total counter\n",
+           "thermocline_generation_tokens_total{model_name=\"fake\"} 1234567890123\n",
+           "thermocline_kv_pages{model_name=\"fake\",tier=\"warm\"} 3\n",
+           "thermocline_kv_bytes{model_name=\"fake\",tier=\"cold\"} 20\n",
+           "# TYPE thermocline_kv_moves_total counter\n",
+           "thermocline_kv_moves_total{model_name=\"fake\",tier=\"cold\"} 6\n",
+           "thermocline_kv_move_failures_total{model_name=\"fake\",reason=\"corrupt\"} 9\n",
+           "thermocline_kv_move_seconds_total{model_name=\"fake\"} 0.5\n",
+           "thermocline_kv_arena_bytes{model_name=\"fake\"} 1000\n",
+       }) {
+    EXPECT_NE(response.body.find(line), std::string::npos) << line << response.body;
+  }
+}
+
+TEST_F(KvEndpointsTest, ResponseIdsReachTheEngineAsLabels) {
+  ApiRequest request;
+  ASSERT_FALSE(ParseCompletionRequest(context_, R"({"prompt":["a","b"]})", request));
+  const auto writer = std::make_shared<RecordingWriter>();
+  Generation::Start(context_, std::move(request), writer);
+  const std::string id = (*ParseJson(writer->response.body))["id"];
+  ASSERT_EQ(service_.requests().size(), 2U);
+  EXPECT_EQ(service_.requests()[0].label, id);
+  EXPECT_EQ(service_.requests()[1].label, id);
+}
+
+}  // namespace
+}  // namespace thermocline
