@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "benchmarks/kernels/machine_peak.h"
@@ -111,6 +112,58 @@ void Attention(benchmark::State& state, const Peaks& peaks, Codec codec) {
   state.counters["read_peak"] = peaks.read_bytes;
 }
 
+// One page of SmolLM2-135M from one tier to another: pages follow each other in 24 MiB of hot ones.
+void Transcode(benchmark::State& state, const Peaks& peaks, Tier from, Tier to) {
+  constexpr uint32_t kPages = 16;
+  const KvLayout layout{.num_layers = 30, .num_kv_heads = 3, .head_dim = 64, .page_tokens = 64};
+  const auto device = CpuDevice::Create({.num_threads = 1}).value();
+  const auto stream = device->NewStream();
+  std::vector<LayerFormat> formats(size_t{30} * kNumTiers);
+  for (uint32_t layer = 0; layer < 30; ++layer) {
+    for (const auto& [tier, codec] :
+         {std::pair(Tier::kHot, Codec::kNative), std::pair(Tier::kWarm, Codec::kInt8),
+          std::pair(Tier::kCold, Codec::kTurbo3)}) {
+      const uint32_t bytes = BlockLayoutOf(codec, layout).bytes;
+      formats[layer * kNumTiers + static_cast<uint32_t>(tier)] = {
+          .codec = codec, .layer_offset = layer * 3 * bytes, .head_stride = bytes};
+    }
+  }
+  const uint32_t page_bytes = 30 * 3 * NativeHeadBytes(layout);
+  const uint32_t page_units = page_bytes / kArenaUnitBytes;
+  Buffer arena = device->Allocate(size_t{2} * kPages * page_bytes, Placement::kDevice).value();
+  const std::vector<float> means = RandomFloats(size_t{30} * 3 * 64, 5);
+  const KvCacheView kv{.arena = arena.data(),
+                       .formats = formats.data(),
+                       .layout = layout,
+                       .mean_keys = means.data()};
+  const auto place = [&](Tier tier, uint32_t index) { return PageEntry(tier, index * page_units); };
+  const std::vector<float> values = RandomFloats(2 * 64 * 64, 4);
+  std::vector<PageMove> moves;
+  for (uint32_t page = 0; page < kPages; ++page) {
+    for (int block = 0; block < 90; ++block) {
+      const auto codec = formats[static_cast<size_t>(from)].codec;
+      const Status status =
+          EncodeBlock(codec, layout, ReferenceQuantizer(), values.data(), values.data() + 64 * 64,
+                      kv.block_at(place(from, page), block / 3, block % 3));
+      CHECK(status.ok());
+    }
+    moves.push_back({.from = place(from, page), .to = place(to, kPages + page)});
+  }
+  MoveResult result;
+  size_t page = 0;
+  for (auto _ : state) {
+    device->ops().TranscodePages(std::span(&moves[page++ % kPages], 1), kv, std::span(&result, 1),
+                                 *stream);
+    benchmark::DoNotOptimize(result);
+  }
+  using benchmark::Counter;
+  const uint32_t source_bytes = 90 * formats[static_cast<size_t>(from)].head_stride;
+  state.counters["source_bytes/s"] =
+      Counter(static_cast<double>(source_bytes) * static_cast<double>(state.iterations()),
+              Counter::kIsRate);
+  state.counters["read_peak"] = peaks.read_bytes;
+}
+
 void RegisterAll(const Peaks& peaks) {
   struct Shape {
     int64_t rows, cols;
@@ -141,6 +194,20 @@ void RegisterAll(const Peaks& peaks) {
       Attention(state, peaks, tier.codec);
     });
     bench->Args({512, 1})->Args({4096, 1})->Args({8192, 1})->Args({512, 512})->Args({4096, 512});
+  }
+  struct Edge {
+    const char* name;
+    Tier from, to;
+  };
+  for (const Edge edge :
+       {Edge{"hot-warm", Tier::kHot, Tier::kWarm}, Edge{"hot-cold", Tier::kHot, Tier::kCold},
+        Edge{"warm-cold", Tier::kWarm, Tier::kCold}, Edge{"cold-cold", Tier::kCold, Tier::kCold},
+        Edge{"hot-hot", Tier::kHot, Tier::kHot}, Edge{"cold-hot", Tier::kCold, Tier::kHot}}) {
+    const std::string name = fmt::format("Transcode/{}", edge.name);
+    auto* bench = benchmark::RegisterBenchmark(name.c_str(), [=, &peaks](benchmark::State& state) {
+      Transcode(state, peaks, edge.from, edge.to);
+    });
+    bench->Unit(benchmark::kMillisecond);
   }
 }
 

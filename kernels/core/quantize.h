@@ -73,4 +73,17 @@ HD inline float QuantizeInt8(const float* x, int dim, uint8_t* codes) {
   return scale + poison;
 }
 
+// What codes stand for.
+HD inline void DequantizeTurbo(const uint8_t* codes, int dim, const Codebook& book, float scale,
+                               float* x) {
+  for (int i = 0; i < dim; ++i) {
+    x[i] = scale * book.levels[codes[i]];
+  }
+}
+HD inline void DequantizeInt8(const uint8_t* codes, int dim, float scale, float* x) {
+  for (int i = 0; i < dim; ++i) {
+    x[i] = scale * static_cast<float>(static_cast<int8_t>(codes[i]));
+  }
+}
+
 }  // namespace thermocline

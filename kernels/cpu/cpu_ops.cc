@@ -170,7 +170,12 @@ void CpuOps::Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotat
 void CpuOps::TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
                             std::span<MoveResult> results, Stream& /*stream*/) const {
   CHECK(results.size() == moves.size());
-  const VectorQuantizer quantizer{.turbo = isa_.quantize_turbo, .int8 = isa_.quantize_int8};
+  const VectorQuantizer quantizer{.turbo = isa_.quantize_turbo,
+                                  .int8 = isa_.quantize_int8,
+                                  .decode_turbo = isa_.dequantize_turbo,
+                                  .decode_int8 = isa_.dequantize_int8,
+                                  .half_to_float = isa_.half_to_float,
+                                  .float_to_half = isa_.float_to_half};
   for (size_t i = 0; i < moves.size(); ++i) {
     results[i] = TranscodePage(moves[i], kv, quantizer);
   }

@@ -28,11 +28,16 @@ struct BlockLayout {
 };
 BlockLayout BlockLayoutOf(Codec codec, const KvLayout& layout);
 
-// How vectors become codes: ReferenceQuantizer() or an instruction set's, which give the same bits.
-// Each returns the scale, NaN when x is not finite. codes [dim].
+// How vectors become codes and back: ReferenceQuantizer() or an instruction set's, which give the
+// same bits. turbo and int8 return the scale, NaN when x is not finite. x, codes [dim].
 struct VectorQuantizer {
   float (*turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes) = nullptr;
   float (*int8)(const float* x, int32_t dim, uint8_t* codes) = nullptr;
+  void (*decode_turbo)(const uint8_t* codes, int32_t dim, const Codebook& book, float scale,
+                       float* x) = nullptr;
+  void (*decode_int8)(const uint8_t* codes, int32_t dim, float scale, float* x) = nullptr;
+  void (*half_to_float)(const uint16_t* src, int64_t count, float* dst) = nullptr;
+  void (*float_to_half)(const float* src, int64_t count, uint16_t* dst) = nullptr;
 };
 VectorQuantizer ReferenceQuantizer();
 

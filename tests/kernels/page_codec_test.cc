@@ -257,6 +257,25 @@ TEST(PageCodec, EveryInstructionSetGivesTheSameBits) {
         }
       }
     }
+    for (const int dim : {8, 24, 80, 128}) {
+      std::vector<uint8_t> codes(static_cast<size_t>(dim));
+      std::vector<float> want(codes.size());
+      std::vector<float> got(codes.size());
+      for (const int bits : {3, 4, 8}) {
+        for (size_t i = 0; i < codes.size(); ++i) {
+          codes[i] = static_cast<uint8_t>(37 * i & ((1U << bits) - 1));
+        }
+        const Codebook& book = CodebookFor(dim, bits);
+        if (bits == 8) {
+          DequantizeInt8(codes.data(), dim, 0.37F, want.data());
+          table->dequantize_int8(codes.data(), dim, 0.37F, got.data());
+        } else {
+          DequantizeTurbo(codes.data(), dim, book, 0.37F, want.data());
+          table->dequantize_turbo(codes.data(), dim, book, 0.37F, got.data());
+        }
+        ASSERT_EQ(got, want) << IsaName(level) << " head_dim " << dim << " bits " << bits;
+      }
+    }
     for (const float bad : {std::numeric_limits<float>::infinity(), std::nanf("")}) {
       std::vector<float> x(64, 1.0F);
       x[40] = bad;

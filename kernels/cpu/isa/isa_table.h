@@ -117,6 +117,9 @@ struct IsaTable {
   // One vector of K or V for a coded page, as kernels/core/quantize.h says; codes [dim].
   float (*quantize_turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes);
   float (*quantize_int8)(const float* x, int32_t dim, uint8_t* codes);
+  void (*dequantize_turbo)(const uint8_t* codes, int32_t dim, const Codebook& book, float scale,
+                           float* x);
+  void (*dequantize_int8)(const uint8_t* codes, int32_t dim, float scale, float* x);
 };
 
 const IsaTable& GenericIsaTable();

@@ -24,6 +24,15 @@ inline void StoreCodesFirst(uint8_t* codes, int count, F x) {
   __builtin_memcpy(codes, padded, static_cast<uint64_t>(count));
 }
 
+inline I LoadCodesFirst(const uint8_t* codes, int count) {
+  if (count == 16) {
+    return Simd::WidenBytes(codes);
+  }
+  uint8_t padded[16] = {};
+  __builtin_memcpy(padded, codes, static_cast<uint64_t>(count));
+  return Simd::WidenBytes(padded);
+}
+
 float QuantizeTurboVector(const float* x, int32_t dim, const Codebook& book, uint8_t* codes) {
   F squares = Simd::Zero();
   ForSixteens(dim, [&](int64_t i, int count) {
@@ -32,17 +41,17 @@ float QuantizeTurboVector(const float* x, int32_t dim, const Codebook& book, uin
   });
   const float norm = __builtin_sqrtf(AddLanesPairwise(squares));
   const F inverse = Simd::Set(norm > 0 ? __builtin_sqrtf(static_cast<float>(dim)) / norm : 0.0F);
+  const Simd::Table levels = Simd::template MakeTable<16>(book.levels);
   F level_squares = Simd::Zero();
   ForSixteens(dim, [&](int64_t i, int count) {
     const F u = Simd::Mul(LoadFirst(x + i, count), inverse);
-    F level = Simd::Set(book.levels[0]);
     F code = Simd::Zero();
     for (int t = 0; t + 1 < book.num_levels; ++t) {
-      const F threshold = Simd::Set(book.thresholds[t]);
-      level = Simd::SelectGe(threshold, u, level, Simd::Set(book.levels[t + 1]));
-      code = Simd::SelectGe(threshold, u, code, Simd::Set(static_cast<float>(t + 1)));
+      code = Simd::SelectGe(Simd::Set(book.thresholds[t]), u, code,
+                            Simd::Set(static_cast<float>(t + 1)));
     }
     StoreCodesFirst(codes + i, count, code);
+    const F level = Simd::LookUp<16>(levels, LoadCodesFirst(codes + i, count));
     level_squares =
         Simd::Add(level_squares, Simd::First(Simd::Mul(level, level), count, Simd::Zero()));
   });
@@ -75,6 +84,22 @@ float QuantizeInt8Vector(const float* x, int32_t dim, uint8_t* codes) {
                     Simd::Max(Simd::Min(code, Simd::Set(127.0F)), Simd::Set(-127.0F)));
   });
   return scale;
+}
+
+void DequantizeTurboVector(const uint8_t* codes, int32_t dim, const Codebook& book, float scale,
+                           float* x) {
+  const Simd::Table table = Simd::template MakeTable<16>(book.levels);
+  ForSixteens(dim, [&](int64_t i, int count) {
+    const F level = Simd::LookUp<16>(table, LoadCodesFirst(codes + i, count));
+    StoreFirst(x + i, count, Simd::Mul(Simd::Set(scale), level));
+  });
+}
+
+void DequantizeInt8Vector(const uint8_t* codes, int32_t dim, float scale, float* x) {
+  ForSixteens(dim, [&](int64_t i, int count) {
+    const F code = Simd::SignedByte<0>(LoadCodesFirst(codes + i, count));
+    StoreFirst(x + i, count, Simd::Mul(Simd::Set(scale), code));
+  });
 }
 
 }  // namespace

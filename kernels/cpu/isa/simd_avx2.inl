@@ -97,6 +97,10 @@ struct Simd {
 
   using Table = F;  // 16 entries
   static I LoadInts(const uint8_t* p) { return LoadBytes(p); }
+  static I WidenBytes(const uint8_t* p) {  // 16 of them
+    return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))),
+            _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + 8)))};
+  }
   template <int kBits>
   static I ShiftRight(I x) {
     return {_mm256_srli_epi32(x.a, kBits), _mm256_srli_epi32(x.b, kBits)};

@@ -75,6 +75,9 @@ struct Simd {
   // Codes of coded pages: 32-bit lanes, shifted until a code is at the bottom of its lane.
   using Table = F;  // 16 entries
   static I LoadInts(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static I WidenBytes(const uint8_t* p) {  // 16 of them
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
   template <int kBits>
   static I ShiftRight(I x) {
     return _mm512_srli_epi32(x, kBits);

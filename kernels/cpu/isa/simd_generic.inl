@@ -150,6 +150,9 @@ struct Simd {
     __builtin_memcpy(out.v, p, sizeof(out.v));
     return out;
   }
+  static I WidenBytes(const uint8_t* p) {
+    return MapInt([&](int i) { return int32_t{p[i]}; });
+  }
   template <int kBits>
   static I ShiftRight(const I& x) {
     return MapInt(

@@ -21,6 +21,8 @@ constexpr IsaTable kTable = {
     .rotate_vector = RotateVector,
     .quantize_turbo = QuantizeTurboVector,
     .quantize_int8 = QuantizeInt8Vector,
+    .dequantize_turbo = DequantizeTurboVector,
+    .dequantize_int8 = DequantizeInt8Vector,
 };
 
 }  // namespace

@@ -1,0 +1,34 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/core/panel_codes.h"
+
+// Codes of a whole block to panels and back, a 32-bit word of four inner codes at a time: the bytes
+// are those of PackGroup, and loops over 16 words are what a compiler turns into vector code.
+
+namespace thermocline {
+
+// Codes of vectors before they are packed: [num_tokens, dim], rows `stride` bytes apart, both
+// dimensions padded with zeros to whole groups. One byte per code.
+struct CodeMatrix {
+  int num_tokens = 0;
+  int dim = 0;
+
+  static constexpr int Padded(int count) {
+    return (count + kGroupInner - 1) / kGroupInner * kGroupInner;
+  }
+  int stride() const { return Padded(dim); }
+  int bytes() const { return Padded(num_tokens) * stride(); }
+};
+
+// Which index is the lane of a panel; the other one is its inner index.
+enum class PanelLane { kToken, kDimension };  // as K is packed, as V is packed
+
+int PanelsBytes(const CodeMatrix& matrix, int bits, PanelLane lane);
+void PackPanels(const CodeMatrix& matrix, int bits, PanelLane lane, const uint8_t* codes,
+                uint8_t* packed);
+void UnpackPanels(const CodeMatrix& matrix, int bits, PanelLane lane, const uint8_t* packed,
+                  uint8_t* codes);
+
+}  // namespace thermocline
