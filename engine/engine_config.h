@@ -23,9 +23,9 @@ struct EngineConfig {
   bool enable_prefix_caching = true;
   KvPolicy kv_policy = KvPolicy::kAdaptive;
   KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
-  double kv_budget = 0;                            // see TierConfig::budget
-  int num_threads = 0;                             // 0: the cores this process may use
-  std::string chat_template;                       // Jinja source; empty: the model's own
+  double kv_budget = 0;       // see TierConfig::budget; of policies that evict, NumKeptTokens
+  int num_threads = 0;        // 0: the cores this process may use
+  std::string chat_template;  // Jinja source; empty: the model's own
 
   // Called on the loading thread with a phase's name and a fraction in [0, 1].
   std::function<void(std::string_view phase, double fraction)> on_progress;

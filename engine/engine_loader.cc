@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/available_memory.h"
+#include "engine/baselines/evictor.h"
 #include "engine/engine_parts.h"
 #include "engine/kv_cache.h"
 #include "engine/loader/gguf.h"
@@ -67,6 +68,24 @@ uint64_t RandomBits() {
   return uint64_t{device()} << 32 | device();
 }
 
+int NumThreads(const EngineConfig& config) {
+  return config.num_threads > 0
+             ? config.num_threads
+             : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::unique_ptr<Evictor> MakeEvictor(const EngineConfig& config, const ModelConfig& model,
+                                     const PagePool& pool) {
+  if (!Evicts(config.kv_policy)) {
+    return nullptr;
+  }
+  return std::make_unique<Evictor>(Evictor::Options{.policy = config.kv_policy,
+                                                    .budget = config.kv_budget,
+                                                    .num_heads = model.num_heads,
+                                                    .num_threads = NumThreads(config)},
+                                   pool.layout(), pool.page_map().size());
+}
+
 // The model's weights and the cache: what takes the time and the memory.
 Status LoadModel(const EngineConfig& config, const ModelConfig& model, EngineParts& parts) {
   const auto report = [&](std::string_view phase, double fraction) {
@@ -106,7 +125,8 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes);
   parts.runner = std::make_unique<ModelRunner>(
       *std::move(transformer), *std::move(cache),
-      Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device);
+      Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device,
+      MakeEvictor(config, model, *parts.pool));
   parts.scheduler = {.max_num_seqs = config.max_num_seqs,
                      .max_num_batched_tokens = config.max_num_batched_tokens,
                      .max_model_len = *max_model_len,
@@ -152,10 +172,8 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   parts.chat_template = *std::move(chat_template);
   parts.checkpoint = *std::move(file);
 
-  const int num_threads = config.num_threads > 0
-                              ? config.num_threads
-                              : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  Result<std::unique_ptr<CpuDevice>> device = CpuDevice::Create({.num_threads = num_threads});
+  Result<std::unique_ptr<CpuDevice>> device =
+      CpuDevice::Create({.num_threads = NumThreads(config)});
   if (!device.ok()) {
     return device.status();
   }

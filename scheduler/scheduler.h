@@ -73,6 +73,8 @@ class Scheduler {
   const TierController& tiers() const { return tiers_; }
   // Computed tokens of a running sequence by the tier that they are in now.
   std::array<int, kNumTiers> TierTokens(const Sequence& sequence) const;
+  // Of the places of its pages.
+  uint64_t HeldBytes(const Sequence& sequence) const;
 
   // The next step; empty when nothing can run. Sequences in it stay valid until the next call of
   // any member but Update.

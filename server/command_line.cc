@@ -14,10 +14,11 @@ namespace {
 
 constexpr int kMaxInt = 1 << 30;
 
-const std::map<std::string, KvPolicy> kKvPolicies = {{"adaptive", KvPolicy::kAdaptive},
-                                                     {"hot", KvPolicy::kHot},
-                                                     {"warm", KvPolicy::kWarm},
-                                                     {"cold", KvPolicy::kCold}};
+const std::map<std::string, KvPolicy> kKvPolicies = {
+    {"adaptive", KvPolicy::kAdaptive},   {"hot", KvPolicy::kHot},
+    {"warm", KvPolicy::kWarm},           {"cold", KvPolicy::kCold},
+    {"streaming", KvPolicy::kStreaming}, {"h2o", KvPolicy::kH2o},
+    {"snapkv", KvPolicy::kSnapKv}};
 const std::map<std::string, KvFidelity> kKvFidelities = {{"exact", KvFidelity::kExact},
                                                          {"high", KvFidelity::kHigh},
                                                          {"balanced", KvFidelity::kBalanced},
@@ -63,7 +64,8 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
   app.add_option(
          "--kv-policy", engine.kv_policy,
          "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
-         "least first), hot (never), warm or cold (all but the first and the recent, at once)")
+         "least first), hot (never), warm or cold (all but the first and the recent, at once); to "
+         "compare with: streaming, h2o or snapkv (tokens over --kv-budget are evicted for good)")
       ->transform(CLI::CheckedTransformer(kKvPolicies))
       ->default_str("adaptive");
   app.add_option("--kv-fidelity", engine.kv_fidelity,

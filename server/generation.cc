@@ -236,6 +236,7 @@ void Generation::OnDone(size_t /*prompt*/, const Status& status, const Usage& us
   usage_.prompt_tokens += usage.prompt_tokens;
   usage_.cached_prompt_tokens += usage.cached_prompt_tokens;
   usage_.completion_tokens += usage.completion_tokens;
+  usage_.kv_bytes_held += usage.kv_bytes_held;
   if (--num_open_ > 0) {
     return;
   }

@@ -127,6 +127,7 @@ Json UsageJson(const Usage& usage) {
   result["completion_tokens"] = usage.completion_tokens;
   result["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
   result["prompt_tokens_details"]["cached_tokens"] = usage.cached_prompt_tokens;
+  result["kv_bytes"] = usage.kv_bytes_held;
   return result;
 }
 
