@@ -27,6 +27,11 @@ Status ValidateEngineConfig(const EngineConfig& config) {
     return InvalidArgument("--kv-budget is {}, but must be from 0 (no budget) to 1",
                            config.kv_budget);
   }
+  if (Evicts(config.kv_policy) && config.kv_budget == 0) {
+    return InvalidArgument(
+        "--kv-budget is 0, but --kv-policy streaming, h2o and snapkv need one: what part of the "
+        "tokens to keep, above 0 and at most 1");
+  }
   if (config.block_size != 64) {
     return InvalidArgument("--block-size is {}, but only 64 is supported", config.block_size);
   }

@@ -23,9 +23,9 @@ struct EngineConfig {
   bool enable_prefix_caching = true;
   KvPolicy kv_policy = KvPolicy::kAdaptive;
   KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
-  double kv_budget = 0;                            // see TierConfig::budget
-  int num_threads = 0;                             // 0: the cores this process may use
-  std::string calibration_dir;                     // where calibrations are kept; empty: nowhere
+  double kv_budget = 0;         // see TierConfig::budget; where tokens are evicted, NumKeptTokens
+  int num_threads = 0;          // 0: the cores this process may use
+  std::string calibration_dir;  // where calibrations are kept; empty: nowhere
   bool calibrate_every_layer = false;  // see Calibrate; a kept one without that is not enough
   bool calibrate_afresh = false;       // whatever is kept
   std::string chat_template;           // Jinja source; empty: the model's own

@@ -101,7 +101,7 @@ Status EngineCore::Step() {
     if (!run->errors[i].ok()) {
       failed.emplace(id, run->errors[i]);
     } else if (AddOutput(active_.at(id), sequence, i, *run)) {
-      ended_choices.push_back({id, &sequence});
+      ended_choices.push_back({id, &sequence, i});
     }
   }
   scheduler_.Update(plan, run->step);
@@ -114,7 +114,7 @@ Status EngineCore::Step() {
     if (it == active_.end()) {
       continue;  // failed with another choice of it, in this very step
     }
-    NoteTiers(it->second, *ended.sequence);
+    NoteHeld(it->second, ended, *run);
     scheduler_.Finish(ended.id, ended.sequence->choice);
     if (std::all_of(it->second.choices.begin(), it->second.choices.end(), IsFinished)) {
       End(it, {});
@@ -123,12 +123,15 @@ Status EngineCore::Step() {
   return {};
 }
 
-void EngineCore::NoteTiers(ActiveRequest& active, const Sequence& sequence) {
+void EngineCore::NoteHeld(ActiveRequest& active, const EndedChoice& ended, const RunResult& run) {
+  const Sequence& sequence = *ended.sequence;
   const std::array<int, kNumTiers> tokens = scheduler_.TierTokens(sequence);
   for (size_t tier = 0; tier < kNumTiers; ++tier) {
     active.tier_tokens[tier] += tokens[tier];
   }
   active.reused_lossy |= sequence.reused_lossy;
+  active.kv_bytes_held +=
+      run.held_bytes.empty() ? scheduler_.HeldBytes(sequence) : run.held_bytes[ended.index];
 }
 
 void EngineCore::EndMoves(bool wait) {
@@ -216,7 +219,8 @@ void EngineCore::Deliver() {
     Usage usage{.prompt_tokens = static_cast<int>(ended.active.request->prompt.size()),
                 .cached_prompt_tokens = ended.active.num_cached,
                 .tier_tokens = ended.active.tier_tokens,
-                .reused_lossy = ended.active.reused_lossy};
+                .reused_lossy = ended.active.reused_lossy,
+                .kv_bytes_held = ended.active.kv_bytes_held};
     for (const ChoiceOutput& choice : ended.active.choices) {
       usage.completion_tokens += choice.num_tokens();
     }

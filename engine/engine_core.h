@@ -57,6 +57,7 @@ class EngineCore {
     std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., as far as computed
     int num_cached = 0;                          // prompt tokens of the first choice
     std::array<int, kNumTiers> tier_tokens{};    // of the choices that have ended
+    uint64_t kv_bytes_held = 0;                  // of these too
     bool reused_lossy = false;
     bool admitted = false;
     std::vector<OutputDelta> deltas;  // not yet delivered
@@ -69,6 +70,7 @@ class EngineCore {
   struct EndedChoice {
     RequestId id;
     const Sequence* sequence;  // the scheduler's, until Finish
+    size_t index;              // in the step's plan
   };
 
   // Starts the moves that the scheduler proposes, and waits for those that the next step needs.
@@ -76,7 +78,8 @@ class EngineCore {
   // Tells the scheduler of copies that have ended. What they take keeps those in the background
   // under a twentieth of the time.
   void EndMoves(bool wait);
-  void NoteTiers(ActiveRequest& active, const Sequence& sequence);  // of a choice that ends
+  // What a choice that ends held.
+  void NoteHeld(ActiveRequest& active, const EndedChoice& ended, const RunResult& run);
   void NoteAdmitted(ActiveRequest& active, const Sequence& sequence);
   void AddPromptLogprobs(ActiveRequest& active, const Sequence& sequence,
                          std::vector<TokenLogprobs> logprobs);

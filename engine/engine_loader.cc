@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/available_memory.h"
+#include "engine/baselines/evictor.h"
 #include "engine/calibration_file.h"
 #include "engine/engine_parts.h"
 #include "engine/kv_cache.h"
@@ -74,7 +75,7 @@ Status LoadCalibration(const EngineConfig& config, std::span<const std::byte> mo
                        int max_model_len, const KvLayout& layout, Transformer& model,
                        EngineParts& parts) {
   parts.calibration.formats = DefaultKvFormats(layout);
-  if (config.kv_policy == KvPolicy::kHot) {
+  if (config.kv_policy == KvPolicy::kHot || Evicts(config.kv_policy)) {
     return {};
   }
   const std::vector<TokenId> tokens =
@@ -106,6 +107,24 @@ Status LoadCalibration(const EngineConfig& config, std::span<const std::byte> mo
     parts.budget.calibration_warning = written.message();
   }
   return {};
+}
+
+int NumThreads(const EngineConfig& config) {
+  return config.num_threads > 0
+             ? config.num_threads
+             : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+std::unique_ptr<Evictor> MakeEvictor(const EngineConfig& config, const ModelConfig& model,
+                                     const PagePool& pool) {
+  if (!Evicts(config.kv_policy)) {
+    return nullptr;
+  }
+  return std::make_unique<Evictor>(Evictor::Options{.policy = config.kv_policy,
+                                                    .budget = config.kv_budget,
+                                                    .num_heads = model.num_heads,
+                                                    .num_threads = NumThreads(config)},
+                                   pool.layout(), pool.page_map().size());
 }
 
 // The model's weights and the cache: what takes the time and the memory.
@@ -149,10 +168,10 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   report("cache", 1);
 
   parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes);
-  parts.runner =
-      std::make_unique<ModelRunner>(*std::move(transformer), *std::move(cache),
-                                    Sampler(model.vocab_size, EndTokens(*parts.tokenizer)),
-                                    *parts.pool, *parts.device, parts.calibration.probe_layers);
+  parts.runner = std::make_unique<ModelRunner>(
+      *std::move(transformer), *std::move(cache),
+      Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device,
+      parts.calibration.probe_layers, MakeEvictor(config, model, *parts.pool));
   parts.scheduler = {.max_num_seqs = config.max_num_seqs,
                      .max_num_batched_tokens = config.max_num_batched_tokens,
                      .max_model_len = *max_model_len,
@@ -201,10 +220,8 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   const std::span<const std::byte> bytes = (*file)->bytes();
   parts.checkpoint = *std::move(file);
 
-  const int num_threads = config.num_threads > 0
-                              ? config.num_threads
-                              : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  Result<std::unique_ptr<CpuDevice>> device = CpuDevice::Create({.num_threads = num_threads});
+  Result<std::unique_ptr<CpuDevice>> device =
+      CpuDevice::Create({.num_threads = NumThreads(config)});
   if (!device.ok()) {
     return device.status();
   }

@@ -10,17 +10,25 @@
 namespace thermocline {
 
 ModelRunner::ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
-                         Device& device, std::vector<int> probe_layers)
+                         Device& device, std::vector<int> probe_layers,
+                         std::unique_ptr<Evictor> evictor)
     : model_(std::move(model)),
       cache_(std::move(cache)),
       sampler_(std::move(sampler)),
       pool_(pool),
       probe_layers_(std::move(probe_layers)),
+      evictor_(std::move(evictor)),
       stream_(device.NewStream()),
       migrator_(std::make_unique<Migrator>(device, cache_.view(pool.page_map()))) {
   if (probe_layers_.empty()) {
     probe_layers_.resize(static_cast<size_t>(cache_.layout().num_layers));
     std::iota(probe_layers_.begin(), probe_layers_.end(), 0);
+  }
+  if (evictor_ != nullptr) {
+    model_.set_attention_observer(
+        [this](int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv) {
+          evictor_->Observe(layer, qkv, batch, kv);
+        });
   }
 }
 
@@ -49,8 +57,12 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
   page_energy_.resize(plan.sample_heat ? static_cast<size_t>(layout.num_layers) * num_pages *
                                              static_cast<size_t>(layout.num_kv_heads)
                                        : 0);
-  model_.Forward(batch_.tokens(), batch_.view(), cache_.view(pool_.page_map()), *stream_,
-                 page_energy_);
+  KvCacheView kv = cache_.view(pool_.page_map());
+  if (evictor_ != nullptr) {
+    evictor_->BeginStep(plan);
+    kv.keep_masks = evictor_->keep_masks();
+  }
+  model_.Forward(batch_.tokens(), batch_.view(), kv, *stream_, page_energy_);
   constexpr size_t kBlock = Transformer::kMaxLogitRows;
   std::span<const LogitRow> left = batch_.logit_rows();
   while (!left.empty()) {
@@ -70,6 +82,12 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
   RETURN_IF_ERROR(stream_->Sync());
   if (plan.sample_heat) {
     result.step.heat = FoldHeat();
+  }
+  if (evictor_ != nullptr) {
+    evictor_->EndStep(plan);
+    for (const ScheduledSequence& scheduled : plan.sequences) {
+      result.held_bytes.push_back(evictor_->HeldBytes(scheduled));
+    }
   }
   return result;
 }

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/baselines/evictor.h"
 #include "engine/batch.h"
 #include "engine/kv_cache.h"
 #include "engine/migrator.h"
@@ -19,9 +20,11 @@ namespace thermocline {
 class ModelRunner : public Runner {
  public:
   // `device` and `pool` outlive it. `sampler` sees as many leading logits as its vocabulary has.
-  // `probe_layers`: whose attention page heats are of; empty: all.
+  // `probe_layers`: whose attention page heats are of; empty: all. `evictor`: of a baseline's
+  // policy, else null.
   ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
-              Device& device, std::vector<int> probe_layers);
+              Device& device, std::vector<int> probe_layers,
+              std::unique_ptr<Evictor> evictor = nullptr);
 
   Result<RunResult> Run(const StepPlan& plan) override;
   void StartMoves(std::span<const PageMove> moves) override;
@@ -39,6 +42,7 @@ class ModelRunner : public Runner {
   Sampler sampler_;
   const PagePool& pool_;
   std::vector<int> probe_layers_;
+  std::unique_ptr<Evictor> evictor_;
   std::unique_ptr<Stream> stream_;
   Batch batch_;
   std::vector<int32_t> rows_;           // of one block of logits

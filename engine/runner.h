@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <utility>
 #include <vector>
@@ -26,6 +27,9 @@ struct RunResult {
                                                             // num_computed + num_tokens], if prompt
   // Indexed as StepPlan::sequences: not ok when this sequence alone failed (non-finite logits).
   std::vector<Status> errors;
+  // Indexed as StepPlan::sequences: what is left of a sequence's K and V after the step where
+  // tokens are evicted. Empty: all of its pages.
+  std::vector<uint64_t> held_bytes;
 };
 
 // Turns a plan into tokens: one forward pass, then sampling. Called by the engine thread only.

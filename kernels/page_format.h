@@ -85,6 +85,8 @@ HD constexpr uint32_t NativeHeadBytes(const KvLayout& layout) {
 }
 HD constexpr uint32_t NativeVOffset(const KvLayout& layout) { return NativeHeadBytes(layout) / 2; }
 
+inline constexpr uint64_t kKeepAll = ~uint64_t{0};
+
 // Passed to kernels by value.
 struct KvCacheView {
   std::byte* arena = nullptr;
@@ -94,7 +96,18 @@ struct KvCacheView {
   // [num_layers][num_kv_heads][head_dim], in the basis of the pages: what coded K is short by.
   // Null: nothing.
   const float* mean_keys = nullptr;
+  // [pages][num_layers][num_kv_heads]: bit t is set while position t of the page is attended to. Of
+  // hot pages only. Null: all positions are; baselines that evict tokens alone set it.
+  const uint64_t* keep_masks = nullptr;
 
+  HD uint64_t keep_mask(PageId page, int layer, int kv_head) const {
+    return keep_masks == nullptr
+               ? kKeepAll
+               : keep_masks[(static_cast<size_t>(page) * static_cast<size_t>(layout.num_layers) +
+                             static_cast<size_t>(layer)) *
+                                static_cast<size_t>(layout.num_kv_heads) +
+                            static_cast<size_t>(kv_head)];
+  }
   HD const float* mean_key(int layer, int kv_head) const {
     return mean_keys == nullptr ? nullptr
                                 : mean_keys + (static_cast<size_t>(layer) *

@@ -63,6 +63,9 @@ struct Usage {
   // Tokens of the cache that the choices read at their end, by the tier they were in.
   std::array<int, kNumTiers> tier_tokens{};
   bool reused_lossy = false;  // a page of the prefix cache that had cooled was read
+  // What the choices' K and V took at their end: the places of their pages in the arena, each once
+  // for every choice that reads it; under a policy that evicts, the tokens that are left.
+  uint64_t kv_bytes_held = 0;
 };
 
 }  // namespace thermocline

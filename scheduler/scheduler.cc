@@ -82,6 +82,14 @@ std::vector<const Sequence*> Scheduler::RunningSequences() const {
   return sequences;
 }
 
+uint64_t Scheduler::HeldBytes(const Sequence& sequence) const {
+  uint64_t num_units = 0;
+  for (const PageId page : sequence.pages.ids()) {
+    num_units += pool_.arena().units_per_page(pool_.tier(page));
+  }
+  return num_units * kArenaUnitBytes;
+}
+
 // An upper bound of the hot pages that the next step takes: what running sequences need for their
 // next tokens, and the first of the waiting.
 size_t Scheduler::HotPagesWanted() const {

@@ -76,6 +76,8 @@ class Scheduler {
   // Those with pages, oldest first; valid as the sequences of a plan.
   std::vector<const Sequence*> RunningSequences() const;
   uint64_t num_steps() const { return num_steps_; }
+  // Of the places of its pages.
+  uint64_t HeldBytes(const Sequence& sequence) const;
 
   // The next step; empty when nothing can run. Sequences in it stay valid until the next call of
   // any member but Update.

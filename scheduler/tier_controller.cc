@@ -23,7 +23,7 @@ std::unique_ptr<TierPolicy> MakePolicy(const TierConfig& config) {
       return std::make_unique<ForcedPolicy>(Tier::kWarm);
     case KvPolicy::kCold:
       return std::make_unique<ForcedPolicy>(Tier::kCold);
-    case KvPolicy::kHot:
+    default:
       break;
   }
   return nullptr;
@@ -42,12 +42,13 @@ TierController::TierController(const TierConfig& config, PagePool& pool)
 
 Tier TierController::coldest() const {
   switch (config_.policy) {
-    case KvPolicy::kHot:
-      return Tier::kHot;
+    case KvPolicy::kAdaptive:
+    case KvPolicy::kCold:
+      return Tier::kCold;
     case KvPolicy::kWarm:
       return Tier::kWarm;
     default:
-      return Tier::kCold;
+      return Tier::kHot;
   }
 }
 

@@ -69,7 +69,7 @@ class TierController {
 
   TierConfig config_;
   PagePool& pool_;
-  std::unique_ptr<TierPolicy> policy_;  // null: kHot
+  std::unique_ptr<TierPolicy> policy_;  // null: nothing is demoted
   uint64_t num_reserved_ = 0;           // superblocks that are left empty
   double integral_ = 0;
   double credit_ = 0;  // of background moves, a fraction of one may be left over

@@ -13,8 +13,11 @@ namespace thermocline {
 
 // What decides how warm pages are kept. kAdaptive: by attention energy, when memory is short. kHot:
 // nothing is demoted. kWarm, kCold: every full page outside the first one and the recent window is
-// there at once.
-enum class KvPolicy : uint8_t { kAdaptive, kHot, kWarm, kCold };
+// there at once. The last three are baselines that evict tokens and demote nothing, whatever a
+// request's fidelity: engine/baselines/evictor.h.
+enum class KvPolicy : uint8_t { kAdaptive, kHot, kWarm, kCold, kStreaming, kH2o, kSnapKv };
+
+constexpr bool Evicts(KvPolicy policy) { return policy >= KvPolicy::kStreaming; }
 
 // How much error a client accepts for memory: the bound of the predicted relative error of the
 // attention output, see MaxError. kExact: no page of the request is ever lossy.

@@ -63,9 +63,11 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
          "--kv-cache-memory-bytes", engine.kv_cache_memory_bytes,
          "Memory for the KV cache, e.g. 2G (default: what the model and this machine suggest)")
       ->transform(ByteSize());
-  AddChoice(app, "--kv-policy", kKvPolicyNames, engine.kv_policy,
-            "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
-            "least first), hot (never), warm or cold (all but the first and the recent, at once)");
+  AddChoice(
+      app, "--kv-policy", kKvPolicyNames, engine.kv_policy,
+      "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
+      "least first), hot (never), warm or cold (all but the first and the recent, at once); to "
+      "compare with: streaming, h2o or snapkv (tokens over --kv-budget are evicted for good)");
   AddChoice(app, "--kv-fidelity", kKvFidelityNames, engine.kv_fidelity,
             "How much a request that does not say gives up for memory: exact (nothing), high, "
             "balanced or max");

@@ -243,6 +243,7 @@ void Generation::OnDone(size_t /*prompt*/, const Status& status, const Usage& us
     usage_.tier_tokens[tier] += usage.tier_tokens[tier];
   }
   usage_.reused_lossy |= usage.reused_lossy;
+  usage_.kv_bytes_held += usage.kv_bytes_held;
   if (--num_open_ > 0) {
     return;
   }

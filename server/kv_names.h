@@ -20,10 +20,11 @@ struct Named {
   T value;
 };
 
-inline constexpr Named<KvPolicy> kKvPolicyNames[] = {{"adaptive", KvPolicy::kAdaptive},
-                                                     {"hot", KvPolicy::kHot},
-                                                     {"warm", KvPolicy::kWarm},
-                                                     {"cold", KvPolicy::kCold}};
+inline constexpr Named<KvPolicy> kKvPolicyNames[] = {
+    {"adaptive", KvPolicy::kAdaptive},   {"hot", KvPolicy::kHot},
+    {"warm", KvPolicy::kWarm},           {"cold", KvPolicy::kCold},
+    {"streaming", KvPolicy::kStreaming}, {"h2o", KvPolicy::kH2o},
+    {"snapkv", KvPolicy::kSnapKv}};
 inline constexpr Named<KvFidelity> kKvFidelityNames[] = {{"exact", KvFidelity::kExact},
                                                          {"high", KvFidelity::kHigh},
                                                          {"balanced", KvFidelity::kBalanced},

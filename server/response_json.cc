@@ -132,6 +132,7 @@ Json UsageJson(const Usage& usage) {
     result["kv_tokens"][tier.name] = usage.tier_tokens[static_cast<size_t>(tier.value)];
   }
   result["reused_lossy_cache"] = usage.reused_lossy;
+  result["kv_bytes"] = usage.kv_bytes_held;
   return result;
 }
 

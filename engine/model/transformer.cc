@@ -224,6 +224,9 @@ void Transformer::RunAttention(int index, const BatchView& batch, const KvCacheV
   ops_.Rotate(qkv, config_.num_heads + 2 * config_.num_kv_heads, rotation_signs_,
               Rotation::kForward, stream);
   ops_.AppendKv(qkv, k_column, v_column, batch, kv, index, stream);
+  if (observer_) {
+    observer_(index, qkv, batch, kv);
+  }
   const AttentionParams params{.layer = index,
                                .scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim)),
                                .page_energy = page_energy};

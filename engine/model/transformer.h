@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/loader/checkpoint.h"
@@ -33,6 +34,12 @@ class Transformer {
   // the other, or empty: not wanted.
   void Forward(std::span<const TokenId> tokens, const BatchView& batch, const KvCacheView& kv,
                Stream& stream, std::span<float> page_energy = {});
+
+  // Called in each layer once the step's K and V are in the cache, before attention; reads host
+  // memory, so the device's streams run inline. Empty: nobody looks.
+  using AttentionObserver =
+      std::function<void(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv)>;
+  void set_attention_observer(AttentionObserver observer) { observer_ = std::move(observer); }
 
   // Logits of rows of the last Forward, at most kMaxLogitRows: [rows.size(), vocab_size], valid
   // until the next call. To be read after Stream::Sync.
@@ -77,6 +84,7 @@ class Transformer {
   std::vector<Layer> layers_;
   Vector final_norm_;
   std::unique_ptr<Weight> head_;
+  AttentionObserver observer_;
 
   // Activations of one step, of max_tokens_ rows each.
   int max_tokens_ = 0;

@@ -228,7 +228,8 @@ class PagedAttentionLoop {
                       .sum = state.sum.data(),
                       .o = state.o.data(),
                       .page_max = scratch.page_max.data(),
-                      .page_sum = scratch.page_sum.data()});
+                      .page_sum = scratch.page_sum.data(),
+                      .keep = kv_.keep_mask(page, params_.layer, item.kv_head)});
   }
 
   void AttendCoded(Codec codec, const std::byte* block, Scratch& scratch, State& state) const {

@@ -258,6 +258,11 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
     DecodePages(batch, s, kv, params.layer, h / group, length, k, v);
     float max = -INFINITY;
     for (int p = 0; p < length; ++p) {
+      const PageId page = batch.page_ids[batch.page_starts[s] + p / layout.page_tokens];
+      if ((kv.keep_mask(page, params.layer, h / group) >> (p % layout.page_tokens) & 1) == 0) {
+        scores[static_cast<size_t>(p)] = -INFINITY;
+        continue;
+      }
       scores[static_cast<size_t>(p)] = Dot(q, k.data() + int64_t{p} * dim, dim) * params.scale;
       max = std::max(max, scores[static_cast<size_t>(p)]);
     }

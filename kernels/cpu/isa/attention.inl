@@ -8,6 +8,7 @@ namespace {
 
 constexpr int kMaxPageTokens = 64;
 constexpr float kNoScore = -__builtin_inff();
+constexpr uint64_t kAllKept = ~uint64_t{0};
 
 // Scores of one row against up to 64 keys; those past `num_valid` are -infinity. Their largest.
 inline float ScoreRow(const float* q, const float* k, int32_t dim, int num_valid, float* scores) {
@@ -31,6 +32,16 @@ inline float ScoreRow(const float* q, const float* k, int32_t dim, int num_valid
     largest = Simd::Max(largest, sixteen);
   }
   return Simd::Largest(largest);
+}
+
+// Scores of positions that are not in `keep` become -infinity; the largest of the others.
+inline float DropScores(uint64_t keep, int num_valid, float* scores) {
+  float largest = kNoScore;
+  for (int t = 0; t < num_valid; ++t) {
+    scores[t] = (keep >> t & 1) != 0 ? scores[t] : kNoScore;
+    largest = scores[t] > largest ? scores[t] : largest;
+  }
+  return largest;
 }
 
 // Scores -> weights e^(score - max) in place; their sum.
@@ -95,8 +106,10 @@ void AttendRows(const PageAttention& page, int32_t first, int32_t num_rows) {
   for (int32_t r = 0; r < num_rows; ++r) {
     const int32_t row = first + r;
     float* scores = weights + r * kMaxPageTokens;
-    const float largest =
-        ScoreRow(page.q + int64_t{row} * page.dim, page.k, page.dim, num_valid, scores);
+    float largest = ScoreRow(page.q + int64_t{row} * page.dim, page.k, page.dim, num_valid, scores);
+    if (page.keep != kAllKept) {
+      largest = DropScores(page.keep, num_valid, scores);
+    }
     const float max = largest > page.max[row] ? largest : page.max[row];
     float scale_lanes[16];
     Simd::Store(scale_lanes, Exp(Simd::Set(page.max[row] - max)));
@@ -124,6 +137,11 @@ void AttendRows(const PageAttention& page, int32_t first, int32_t num_rows) {
   }
 }
 
+// Whether any of the first `num_valid` positions is there.
+inline bool SeesAny(uint64_t keep, int num_valid) {
+  return num_valid > 0 && keep << (kMaxPageTokens - num_valid) != 0;
+}
+
 void AttendPage(const PageAttention& page) {
   for (int32_t row = 0; row < page.num_rows;) {
     int32_t count = 1;
@@ -131,7 +149,7 @@ void AttendPage(const PageAttention& page) {
            page.num_valid[row + count] == page.num_valid[row]) {
       ++count;
     }
-    if (page.num_valid[row] > 0) {
+    if (SeesAny(page.keep, page.num_valid[row])) {
       AttendRows(page, row, count);
     }
     row += count;

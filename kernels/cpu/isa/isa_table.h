@@ -71,6 +71,7 @@ struct PageAttention {
   float* o;         // [num_rows, dim] and the values weighted by the same
   float* page_max;  // [num_rows] of this page alone; rows that see none of it are left alone
   float* page_sum;  // [num_rows] of this page alone, with the state's new max
+  uint64_t keep;    // bit t: position t is there; the others are as if no row saw them
 };
 
 // The same of a page in codes (docs/page_format.md), which is read as it lies. Its K was coded less
