@@ -1,7 +1,9 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/batch.h"
@@ -22,6 +24,11 @@ class ModelRunner : public Runner {
   ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
               Device& device);
 
+  // Called with each row of logits before it is read, on the thread of Run; empty: nobody looks.
+  void set_logits_observer(std::function<void(const LogitRow&, std::span<const float>)> observer) {
+    logits_observer_ = std::move(observer);
+  }
+
   Result<RunResult> Run(const StepPlan& plan) override;
   void StartMoves(std::span<const PageMove> moves) override;
   std::vector<FinishedMove> FinishedMoves(bool wait) override;
@@ -39,6 +46,7 @@ class ModelRunner : public Runner {
   const PagePool& pool_;
   std::unique_ptr<Stream> stream_;
   Batch batch_;
+  std::function<void(const LogitRow&, std::span<const float>)> logits_observer_;
   std::vector<int32_t> rows_;           // of one block of logits
   std::vector<float> page_energy_;      // [num_layers, pages of the batch, num_kv_heads]
   std::unique_ptr<Migrator> migrator_;  // last: its thread reads the cache
