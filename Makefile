@@ -4,7 +4,7 @@ MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help serve test build calibrate lint sanitize bench soak format
+.PHONY: help serve test build calibrate lint sanitize bench quality soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -48,6 +48,15 @@ bench: build  ## measure beside llama-server, into benchmarks/results
 	@build/release/ops_bench
 	@build/release/scheduler_bench
 	@build/release/tokenizer_bench
+
+# About an hour on two cores; goes on where it was interrupted. QUALITY_FLAGS=--quick: minutes.
+quality:  ## what each KV cache policy does to answers, into benchmarks/results
+	@scripts/setup test
+	@$(CACHE)/venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release --target thermocline kv_quality
+	@$(CACHE)/venv/bin/python benchmarks/quality/quality.py --ours build/release/thermocline \
+	  --kv-quality build/release/kv_quality --model "$(MODEL)" $(QUALITY_FLAGS)
 
 soak: build  ## sixteen clients that come and go for a minute
 	@THERMOCLINE_SOAK_SECONDS=60 THERMOCLINE_MODEL="$(MODEL)" THERMOCLINE_BUILD=build/release \

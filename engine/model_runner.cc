@@ -121,6 +121,9 @@ void ModelRunner::ReadRow(const LogitRow& row, std::span<const float> all_logits
   const auto index = static_cast<size_t>(row.sequence);
   const Sequence& sequence = *plan.sequences[index].sequence;
   const std::span<const float> logits = all_logits.first(sampler_.vocab_size());
+  if (logits_observer_) {
+    logits_observer_(row, logits);
+  }
   Status& error = result.errors[index];
   if (!error.ok()) {
     return;

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/baselines/evictor.h"
@@ -26,6 +28,11 @@ class ModelRunner : public Runner {
               Device& device, std::vector<int> probe_layers,
               std::unique_ptr<Evictor> evictor = nullptr);
 
+  // Called with each row of logits before it is read, on the thread of Run; empty: nobody looks.
+  void set_logits_observer(std::function<void(const LogitRow&, std::span<const float>)> observer) {
+    logits_observer_ = std::move(observer);
+  }
+
   Result<RunResult> Run(const StepPlan& plan) override;
   void StartMoves(std::span<const PageMove> moves) override;
   std::vector<FinishedMove> FinishedMoves(bool wait) override;
@@ -45,6 +52,7 @@ class ModelRunner : public Runner {
   std::unique_ptr<Evictor> evictor_;
   std::unique_ptr<Stream> stream_;
   Batch batch_;
+  std::function<void(const LogitRow&, std::span<const float>)> logits_observer_;
   std::vector<int32_t> rows_;           // of one block of logits
   std::vector<float> page_energy_;      // [num_layers, pages of the batch, num_kv_heads]
   std::unique_ptr<Migrator> migrator_;  // last: its thread reads the cache

@@ -23,7 +23,7 @@ class Server:
 
     def __init__(self, command):
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(1200):
+        for _ in range(6000):
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} did not start: {' '.join(command)}")
             try:
@@ -88,10 +88,10 @@ class Thermocline(Server):
     name = "thermocline"
     path = "/v1/completions"
 
-    def __init__(self, program, model, threads):
+    def __init__(self, program, model, threads, flags=("--no-enable-prefix-caching",)):
         self.port = free_port()
         super().__init__([str(program), "serve", str(model), "--port", str(self.port), "--threads", str(threads),
-                          "--kv-cache-memory-bytes", "1G", "--no-enable-prefix-caching"])
+                          "--kv-cache-memory-bytes", "1G", *flags])
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models") as answer:
             self.model = json.load(answer)["data"][0]["id"]
 
