@@ -18,7 +18,7 @@ enum class Tier : uint8_t { kHot, kWarm, kCold, kArchive, kBacked };
 inline constexpr int kNumTiers = 5;
 
 // How the bytes of one layer of a page are decoded.
-enum class Codec : uint8_t { kNative, kInt8, kTurbo3, kTurboK4V3, kTurboK8V3, kSparse };
+enum class Codec : uint8_t { kNative, kInt8, kTurbo3, kTurboK4V3, kSparse };
 
 // Logical and stable: a page keeps its id when its bytes move. Indexes the page map.
 using PageId = uint32_t;

@@ -134,8 +134,6 @@ int KeyBits(Codec codec) {
       return 3;
     case Codec::kTurboK4V3:
       return 4;
-    case Codec::kTurboK8V3:
-      return 8;
     case Codec::kSparse:
       break;
   }
@@ -143,9 +141,7 @@ int KeyBits(Codec codec) {
   return 0;
 }
 
-int ValueBits(Codec codec) {
-  return codec == Codec::kTurboK4V3 || codec == Codec::kTurboK8V3 ? 3 : KeyBits(codec);
-}
+int ValueBits(Codec codec) { return codec == Codec::kTurboK4V3 ? 3 : KeyBits(codec); }
 
 BlockLayout BlockLayoutOf(Codec codec, const KvLayout& layout) {
   if (codec == Codec::kNative) {
