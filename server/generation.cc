@@ -92,6 +92,7 @@ void Generation::Submit() {
   HttpResponse head;
   head.content_type = "text/event-stream; charset=utf-8";
   head.headers.emplace_back("Cache-Control", "no-cache");
+  head.headers.emplace_back("X-Response-Id", id_);       // before the first token: see /v1/kv
   head.headers.emplace_back("X-Accel-Buffering", "no");  // proxies pass events on at once
   writer_->StartStream(std::move(head));
 }

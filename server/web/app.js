@@ -144,7 +144,7 @@ async function answer() {
   const body = message.querySelector('.body');
   const meta = element('div', 'meta');
   message.append(meta);
-  keepEndInView(() => {});
+  $('messages').scrollTop = $('messages').scrollHeight;  // whoever asks wants to see the answer
   const controller = new AbortController();
   setRunning(controller);
   const start = performance.now();
@@ -157,6 +157,7 @@ async function answer() {
       body: requestBody(), signal: controller.signal,
     });
     if (!response.ok) throw new Error((await response.json()).error.message);
+    kvStrip.start(response.headers.get('x-response-id'));
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
       usage = event.usage || usage;
@@ -166,12 +167,14 @@ async function answer() {
       text += delta;
       keepEndInView(() => drawMarkdown(body, text));
     }
+    if (conversation === messages) kvStrip.finish(usage);
     keepEndInView(() => { meta.textContent = describe(usage, start, first, performance.now()); });
   } catch (error) {
     meta.textContent = error.name === 'AbortError' ? 'Stopped.' : `Error: ${error.message}`;
     meta.classList.toggle('error', error.name !== 'AbortError');
   }
   message.classList.remove('waiting');
+  kvStrip.stop();
   setRunning(null);
   if (conversation !== messages) return;
   if (text) messages.push({role: 'assistant', content: text});
@@ -191,7 +194,6 @@ function send() {
   resizePrompt();
   messages.push({role: 'user', content: text});
   addMessage('user', text);
-  $('messages').scrollTop = $('messages').scrollHeight;
   answer();
 }
 
@@ -211,6 +213,7 @@ $('new-chat').addEventListener('click', () => {
   if (running) running.abort();
   messages = [];
   sessionStorage.removeItem('messages');
+  kvStrip.clear();
   drawAll();
   $('prompt').focus();
 });

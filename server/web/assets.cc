@@ -4,15 +4,17 @@
 
 #include "server/web/app_js.h"
 #include "server/web/index_html.h"
+#include "server/web/kv_strip_js.h"
 #include "server/web/style_css.h"
 
 namespace thermocline {
 
 std::span<const Asset> WebAssets() {
-  static constexpr std::array<Asset, 3> kAssets = {{
+  static constexpr std::array<Asset, 4> kAssets = {{
       {"/", "text/html; charset=utf-8", kIndexHtml},
       {"/style.css", "text/css; charset=utf-8", kStyleCss},
       {"/app.js", "text/javascript; charset=utf-8", kAppJs},
+      {"/kv_strip.js", "text/javascript; charset=utf-8", kKvStripJs},
   }};
   return kAssets;
 }

@@ -168,7 +168,7 @@ def test_kv_shows_the_pages_of_an_answer_that_streams(start_server):
     secret = "The password is swordfish. "
     stream = server.client().completions.create(
         model="smol", prompt=secret * 100, max_tokens=300, temperature=0, stream=True, extra_body={"ignore_eos": True})
-    first = next(stream)
+    assert stream.response.headers["x-response-id"] == (first := next(stream)).id
     answer = server.get("/v1/kv")
     kv = answer.json()
     (sequence,) = kv["sequences"]

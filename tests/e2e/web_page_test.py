@@ -6,6 +6,7 @@ THERMOCLINE_SCREENSHOTS, a folder, keeps what the page looks like on a desktop a
 import json
 import os
 import pathlib
+import re
 import shutil
 
 import pytest
@@ -114,6 +115,43 @@ def test_a_new_chat_forgets_an_answer_that_still_runs(page, server):
     expect(page.locator("#send")).to_be_visible()
     page.reload()
     expect(page.locator(".message")).to_have_count(0)
+
+
+STORY = "Once upon a time a ship sailed far over the deep blue sea, and nobody knew where it went. "
+
+
+@pytest.mark.parametrize("name, width, height, scheme", [
+    ("kv", 1280, 800, "light"), ("kv-dark", 1280, 800, "dark"), ("kv-phone", 390, 844, "light")])
+def test_pages_cool_before_the_readers_eyes(browser, start_server, name, width, height, scheme):
+    server = start_server("--kv-policy", "cold")
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(server.url)
+    expect(page.locator("#kv")).to_be_hidden()
+    configure(page, temperature=0, max_tokens=150)
+    with page.expect_response("**/v1/chat/completions") as response:
+        ask(page, STORY * 60 + "Go on with this story.")
+    live = "() => document.querySelector('#kv-pages i.cold') && !document.querySelector('#stop').hidden"
+    page.wait_for_function(live, timeout=60000)
+    wait_for_answer(page)
+    events = [json.loads(event[6:]) for event in response.value.text().split("\n\n") if event.startswith("data: {")]
+    assert response.value.headers["x-response-id"] == events[0]["id"]
+    tokens = events[-1]["usage"]["kv_tokens"]
+    assert tokens["warm"] == 64 and tokens["cold"] > 640
+    expect(page.locator("#kv-legend")).to_have_text("".join(f"{tier} {tokens[tier]}" for tier in tokens))
+    expect(page.locator("#kv-pages i")).to_have_count(-(-sum(tokens.values()) // 64))
+    expect(page.locator("#kv-pages i").first).to_have_class("warm")
+    expect(page.locator("#kv-pages i").last).to_have_class("hot")
+    expect(page.locator("#kv-pages")).to_have_attribute("aria-label", re.compile(f"{tokens['cold']} cold"))
+    expect(page.locator("#kv-savings")).to_have_text(
+        re.compile(r"^[23]\.\d× smaller than all hot: [\d.]+ instead of [\d.]+ MiB$"))
+    expect(page.locator(".assistant .meta")).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    if folder := os.environ.get("THERMOCLINE_SCREENSHOTS"):
+        page.screenshot(path=pathlib.Path(folder) / f"{name}.png")
+    page.locator("#new-chat").click()
+    expect(page.locator("#kv")).to_be_hidden()
+    context.close()
 
 
 def test_markup_in_messages_is_only_text(page):
