@@ -99,6 +99,12 @@ TEST(TieredEngine, ForcedPolicyLeavesTheFirstPageWarmAndTheWindowHot) {
     const bool cold = policy == KvPolicy::kCold;
     EXPECT_EQ(tokens[static_cast<size_t>(Tier::kWarm)], cold ? 4 : 36);
     EXPECT_EQ(tokens[static_cast<size_t>(Tier::kCold)], cold ? 32 : 0);
+    uint64_t units = 0;  // only the last page, a hot one, is not full
+    for (size_t tier = 0; tier < kNumTiers; ++tier) {
+      units += static_cast<uint64_t>((tokens[tier] + kPageTokens - 1) / kPageTokens) *
+               rig.pool->arena().units_per_page(static_cast<Tier>(tier));
+    }
+    EXPECT_EQ(submitted.recording->usage().kv_bytes_held, units * kArenaUnitBytes);
   }
 }
 

@@ -74,6 +74,15 @@ std::string Story() {
   return story;
 }
 
+TEST(EvictionModel, PolicyWithoutABudgetIsRefusedByTheOptionsName) {
+  for (const KvPolicy policy : kBaselines) {
+    const Status status = ValidateEngineConfig({.kv_policy = policy});
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
+    EXPECT_NE(status.message().find("--kv-budget"), std::string::npos);
+    EXPECT_TRUE(ValidateEngineConfig({.kv_policy = policy, .kv_budget = 0.25}).ok());
+  }
+}
+
 TEST(EvictionModel, WithTheWholeBudgetTheBitsAreThoseOfHotPages) {
   Rig hot_rig(KvPolicy::kHot, 0);
   const auto hot = hot_rig.Run(Story());
