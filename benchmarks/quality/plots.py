@@ -39,6 +39,9 @@ def retrieval(result, path):
         pyplot.errorbar([length * shift for length in lengths], rates, yerr=bars, fmt="o-", capsize=2, label=name,
                         alpha=0.8)
     pyplot.xscale("log", base=2)
+    pyplot.xlim(900, 8192)
+    ticks = [1024, 2048, 4096, 7168]
+    pyplot.xticks(ticks, [f"{tick / 1024:g}K" for tick in ticks])
     pyplot.ylim(-3, 103)
     save(figure, path, "Passkey retrieved, with Wilson's 95 % intervals", "tokens of the prompt", "%")
 
