@@ -5,6 +5,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+import counts
+
 PAGE_TOKENS = 64
 
 
@@ -31,10 +33,17 @@ def retrieval(result, path):
         lengths = sorted(by_length)
         shift = 1 + 0.02 * (place - len(result) / 2)  # else equal points hide each other
         rates = [100 * by_length[length][0] / by_length[length][1] for length in lengths]
-        pyplot.plot([length * shift for length in lengths], rates, "o-", label=name, alpha=0.8)
+        ends = [[100 * end for end in counts.wilson(*by_length[length])] for length in lengths]
+        bars = [[max(0, rate - low) for rate, (low, _) in zip(rates, ends)],
+                [max(0, high - rate) for rate, (_, high) in zip(rates, ends)]]
+        pyplot.errorbar([length * shift for length in lengths], rates, yerr=bars, fmt="o-", capsize=2, label=name,
+                        alpha=0.8)
     pyplot.xscale("log", base=2)
+    pyplot.xlim(900, 8192)
+    ticks = [1024, 2048, 4096, 7168]
+    pyplot.xticks(ticks, [f"{tick / 1024:g}K" for tick in ticks])
     pyplot.ylim(-3, 103)
-    save(figure, path, "Passkey retrieved", "tokens of the prompt", "%")
+    save(figure, path, "Passkey retrieved, with Wilson's 95 % intervals", "tokens of the prompt", "%")
 
 
 def divergence(result, path):

@@ -39,12 +39,12 @@ LEAST_CONTROL_RATE = 0.6
 # (task, filler, tokens, questions)
 CELLS = [
     ("passkey", "repeated", 1024, 18), ("passkey", "natural", 1024, 18),
-    ("passkey", "repeated", 2048, 18), ("passkey", "natural", 2048, 18),
+    ("passkey", "repeated", 2048, 10), ("passkey", "natural", 2048, 10),
     ("passkey", "repeated", 4096, 10), ("passkey", "natural", 4096, 10),
     ("passkey", "repeated", 7168, 10),
     ("multi-key", "repeated", 1024, 12), ("multi-key", "natural", 1024, 12),
     ("multi-key", "natural", 2048, 12), ("multi-key", "natural", 4096, 12),
-    ("multi-value", "repeated", 1024, 10), ("multi-value", "natural", 1024, 10), ("multi-value", "repeated", 2048, 10),
+    ("multi-value", "repeated", 1024, 10), ("multi-value", "repeated", 2048, 10),
     ("variables", "repeated", 1024, 10), ("variables", "repeated", 2048, 10),
 ]
 QUICK_CELLS = [("passkey", "repeated", 1024, 9), ("passkey", "natural", 1024, 9), ("multi-key", "natural", 1024, 8)]
@@ -125,8 +125,8 @@ def ask_greedy(args, state, asked, texts):
         novel = texts.novels[titles[i % len(titles)]]
         begin = 120_000 + i // len(titles) * 60_000
         prompt = "".join(prose.sentences(novel[begin : begin + plan["characters"]])[1:-1])
-        choice, _ = asked.complete(prompt, plan["tokens"], ignore_eos=True, return_token_ids=True)
-        state.data["greedy"].append(choice["token_ids"])
+        choice, _ = asked.complete(prompt, plan["tokens"], ignore_eos=True, logprobs=0)
+        state.data["greedy"].append(choice["logprobs"]["tokens"])
         state.save()
     say(f"{state.name}: greedy text of {plan['prompts']} prompts")
 

@@ -40,12 +40,13 @@ def distribution(texts):
 
 
 def held_bytes(texts):
-    """Per token, at the longest context measured: {tokens, bytes, bytes_hot}."""
+    """Per token, at the longest context measured; None for hot, which the others are measured beside."""
     if not texts:
         return None
     longest = max(texts, key=lambda text: len(text["held"]))
     num_tokens = len(longest["held"]) * PAGE_TOKENS
-    return {"tokens": num_tokens, "bytes": longest["held"][-1] / num_tokens, "bytes_hot": longest["held_hot"][-1] / num_tokens}
+    return {"tokens": num_tokens, "bytes": longest["held"][-1] / num_tokens,
+            "bytes_hot": longest["held_hot"][-1] / num_tokens}
 
 
 def cell_summary(records, control):
@@ -124,11 +125,12 @@ def table(head, rows):
 
 def main_table(result):
     rows = []
+    all_hot = next((one["held"]["bytes_hot"] for one in result.values() if one["held"]), 0)
     for name, one in result.items():
-        held = one["held"]
+        held = all_hot if one["held"] is None else one["held"]["bytes"]
         rows.append([
             name,
-            f"{held['bytes']:.0f} ({held['bytes_hot'] / held['bytes']:.2f}x less)" if held else "all",
+            f"{held:.0f} (1/{all_hot / held:.2f} of hot)" if held else "-",
             rate_cell(one["passkey"]), pairs_cell(one["passkey"]) if name != "hot" else "",
             rate_cell(one["other_tasks"]), pairs_cell(one["other_tasks"]) if name != "hot" else "",
             f"{one['greedy']['same']}/{one['greedy']['texts']}, {mean(one['greedy']['tokens_until_parting']) or 0:.0f}",
