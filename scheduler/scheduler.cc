@@ -15,9 +15,6 @@ size_t Watermark(size_t num_pages) { return num_pages / 100; }
 
 constexpr uint64_t kHeatSamplePeriod = 8;  // steps
 constexpr int kProjectedOutput = 512;      // tokens yet to come that admission counts
-// Kept out of admission beside the reserve: what the last superblocks of the tiers leave free.
-constexpr uint64_t kSlackSuperblocks = 3;
-constexpr uint64_t kSlackPart = 50;  // and a fiftieth, for places that are free between others
 
 }  // namespace
 
@@ -150,7 +147,7 @@ void Scheduler::Remove(RequestId id, std::optional<int> choice) {
       ReleasePages(*entry);
     }
   }
-  std::erase_if(running_, matches);
+  projection_failed_ = std::erase_if(running_, matches) == 0 && projection_failed_;
   std::erase_if(waiting_, matches);
 }
 
@@ -263,6 +260,7 @@ void Scheduler::PreemptNewest(int& budget, StepPlan& plan) {
     return is_it;
   });
   Preempt(std::prev(running_.end()));
+  projection_failed_ = true;
 }
 
 void Scheduler::Preempt(Entries::iterator it) {
@@ -384,51 +382,39 @@ std::vector<PageId> Scheduler::SharedPages(const Entry& entry, ContentHash& chai
 }
 
 bool Scheduler::HasRoomFor(const Entry& entry, size_t num_shared) const {
-  if (!tiers_.demotes()) {
-    const size_t num_new = NumPagesFor(entry.sequence.tokens.size()) - num_shared;
-    const size_t watermark = running_.empty() ? 0 : Watermark(pool_.num_pages());
-    return num_new + NumReservedPages() + watermark <= pool_.num_free() + pool_.num_evictable();
+  const bool demotes = tiers_.demotes();
+  if (demotes && (running_.empty() || !projection_failed_)) {
+    return running_.empty() || (NumPagesToBeHad() > 0 && FitsProjected(entry));
   }
-  return running_.empty() || (NumPagesToBeHad() > 0 && FitsProjected(entry));
+  const size_t num_new = NumPagesFor(entry.sequence.tokens.size()) - num_shared;
+  const size_t watermark = running_.empty() ? 0 : Watermark(pool_.num_pages());
+  const size_t num_to_be_had =
+      demotes ? NumPagesToBeHad() : pool_.num_free() + pool_.num_evictable();
+  return num_new + NumReservedPages() + watermark <= num_to_be_had;
 }
 
-// Whether all that runs and `entry` fit once they are as cold as they may become.
+// Whether all that runs and `entry` fit as they are, or once they are as cold as they may become.
 bool Scheduler::FitsProjected(const Entry& entry) const {
-  const Arena& arena = pool_.arena();
-  const uint64_t slack = (tiers_.num_reserved_superblocks() + kSlackSuperblocks) *
-                             arena.units_per_superblock() * kArenaUnitBytes +
-                         arena.num_units() / kSlackPart * kArenaUnitBytes;
-  uint64_t bytes = ProjectedBytes(entry) + slack;
+  size_t num_pages = NumPagesFor(entry.sequence.tokens.size()) + Watermark(pool_.num_pages());
+  // A chunk is hot until it has been computed; all prompts in work share one step's tokens.
+  uint64_t bytes =
+      ProjectedBytes(entry) + NumPagesFor(static_cast<size_t>(config_.max_num_batched_tokens)) *
+                                  pool_.arena().units_per_page(Tier::kHot) * kArenaUnitBytes;
   for (const std::unique_ptr<Entry>& other : running_) {
+    num_pages += NumPagesFor(other->sequence.tokens.size());
     bytes += ProjectedBytes(*other);
   }
-  return bytes <= arena.num_units() * kArenaUnitBytes;
+  return num_pages <= pool_.num_pages() || bytes <= tiers_.BytesToFill();
 }
 
-// What a sequence takes once all that may be demoted has been: the recent window, the page being
-// written and those of the chunk in work stay hot. Shared pages are counted for each.
+// Shared pages are counted for each who reads them.
 uint64_t Scheduler::ProjectedBytes(const Entry& entry) const {
   const Sequence& sequence = entry.sequence;
   const int left = std::max(0, sequence.request->stop.max_tokens - sequence.num_output());
   const size_t num_tokens =
       std::min(sequence.tokens.size() + static_cast<size_t>(std::min(left, kProjectedOutput)),
                static_cast<size_t>(config_.max_model_len));
-  const size_t num_pages = NumPagesFor(num_tokens);
-  const int chunk = std::min(sequence.num_wanted(), config_.max_num_batched_tokens);
-  size_t num_hot = NumPagesFor(static_cast<size_t>(config_.tiers.window_tokens + chunk)) + 1;
-  Tier coldest = tiers_.coldest();
-  if (FidelityOf(entry) == KvFidelity::kExact) {
-    num_hot = num_pages;
-  } else if (FidelityOf(entry) == KvFidelity::kHigh) {
-    coldest = std::min(coldest, Tier::kWarm);
-  }
-  num_hot = std::min(num_hot, num_pages);
-  const size_t num_warm = std::min<size_t>(1, num_pages - num_hot);
-  const auto bytes = [&](Tier tier) {
-    return uint64_t{pool_.arena().units_per_page(tier)} * kArenaUnitBytes;
-  };
-  return num_hot * bytes(Tier::kHot) + num_warm * bytes(Tier::kWarm) +
-         (num_pages - num_hot - num_warm) * bytes(coldest);
+  return tiers_.ColdBytes(NumPagesFor(num_tokens), sequence.num_wanted() > 1, FidelityOf(entry));
 }
 
 // Hot pages, with the eviction of cold ones that nobody reads.
@@ -471,6 +457,7 @@ void Scheduler::MarkFullPages(Entry& entry) {
   const auto num_full = static_cast<size_t>(sequence.num_computed / pool_.layout().page_tokens);
   for (size_t& i = entry.num_full; i < num_full; ++i) {
     const std::span<const PageId> before = sequence.pages.ids().first(i);
+    pool_.heat(sequence.pages[i]).peak_step = num_steps_;  // a new page is not an old cold one
     pool_.MarkFull(sequence.pages[i], std::any_of(before.begin(), before.end(), [&](PageId page) {
                      return pool_.is_lossy(page);
                    }));

@@ -133,6 +133,9 @@ class Scheduler {
   TierController tiers_;
   Entries running_;                             // oldest first
   std::deque<std::unique_ptr<Entry>> waiting_;  // next first; preempted ones are at the head
+  // A sequence was preempted, for some pages may not cool as admission had counted on: until one
+  // ends, what is admitted has to find room as things are.
+  bool projection_failed_ = false;
   uint64_t num_arrived_ = 0;
   uint64_t num_steps_ = 0;
   SchedulerStats stats_;

@@ -14,6 +14,10 @@ constexpr size_t kMaxMoves = 256;  // in one call
 constexpr uint64_t kSuperblocksPerReserved = 64;
 constexpr uint64_t kMinSuperblocksToReserve = 4;
 constexpr size_t kMaxCompactionMoves = 64;
+constexpr size_t kMaxEvictions = 256;  // in one call
+// Beside the reserve: what the last superblocks of warm and cold leave free.
+constexpr uint64_t kSlackSuperblocks = 2;
+constexpr uint64_t kSlackPart = 50;  // a fiftieth, for places that are free between others
 
 std::unique_ptr<TierPolicy> MakePolicy(const TierConfig& config) {
   switch (config.policy) {
@@ -40,7 +44,7 @@ TierController::TierController(const TierConfig& config, PagePool& pool)
   }
 }
 
-Tier TierController::coldest() const {
+Tier TierController::Coldest() const {
   switch (config_.policy) {
     case KvPolicy::kAdaptive:
     case KvPolicy::kCold:
@@ -50,6 +54,29 @@ Tier TierController::coldest() const {
     default:
       return Tier::kHot;
   }
+}
+
+uint64_t TierController::ColdBytes(size_t num_pages, bool in_prompt, KvFidelity fidelity) const {
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  const size_t window =
+      (static_cast<size_t>(config_.window_tokens) + page_tokens - 1) / page_tokens;
+  const size_t num_hot = fidelity == KvFidelity::kExact
+                             ? num_pages
+                             : std::min(window + (in_prompt ? 2 : 1), num_pages);
+  const size_t num_warm = std::min<size_t>(1, num_pages - num_hot);  // the first page
+  const Tier coldest = fidelity == KvFidelity::kHigh ? std::min(Coldest(), Tier::kWarm) : Coldest();
+  const auto bytes = [&](Tier tier) {
+    return uint64_t{pool_.arena().units_per_page(tier)} * kArenaUnitBytes;
+  };
+  return num_hot * bytes(Tier::kHot) + num_warm * bytes(std::min(coldest, Tier::kWarm)) +
+         (num_pages - num_hot - num_warm) * bytes(coldest);
+}
+
+uint64_t TierController::BytesToFill() const {
+  const Arena& arena = pool_.arena();
+  const uint64_t units = arena.num_units() - arena.num_units() / kSlackPart;
+  const uint64_t kept = (num_reserved_ + kSlackSuperblocks) * arena.units_per_superblock();
+  return (units - std::min(units, kept)) * kArenaUnitBytes;
 }
 
 MovePlan TierController::Propose(std::span<const SequencePages> sequences, uint64_t step,
@@ -68,6 +95,9 @@ MovePlan TierController::Propose(std::span<const SequencePages> sequences, uint6
   const uint64_t hot_bytes = pool_.arena().units_per_page(Tier::kHot) * kArenaUnitBytes;
   size_t max_moves = 0;
   if (const size_t num_free = pool_.num_free(); num_free < pages_wanted) {
+    EvictCold((pages_wanted - num_free) * hot_bytes);
+  }
+  if (const size_t num_free = pool_.num_free(); num_free < pages_wanted) {
     if (pool_.num_moving() > 0) {
       plan.wait = true;  // those in flight hold two places each
       return plan;
@@ -80,7 +110,9 @@ MovePlan TierController::Propose(std::span<const SequencePages> sequences, uint6
   } else {
     credit_ = std::min(credit_ + BackgroundRate(), kMaxRate);
     max_moves = static_cast<size_t>(credit_);
-    demand.bytes_wanted = max_moves * hot_bytes;
+    const double above = std::max(0.0, Use() - kStopUse);
+    demand.bytes_wanted = static_cast<uint64_t>(
+        above * static_cast<double>(pool_.arena().num_units() * kArenaUnitBytes));
   }
   if (config_.budget > 0) {
     demand.urgent = plan.wait = true;
@@ -96,6 +128,21 @@ MovePlan TierController::Propose(std::span<const SequencePages> sequences, uint6
   // Even moves in the background take places that the step wants, until they end.
   plan.wait = (plan.wait || pool_.num_free() < pages_wanted) && !plan.moves.empty();
   return plan;
+}
+
+// Cold pages that nobody reads go before what runs cools further. The room they leave may be in
+// pieces: compaction brings it together.
+void TierController::EvictCold(uint64_t bytes) {
+  uint64_t freed = 0;
+  for (const PageId page : pool_.OldestCached(kMaxEvictions)) {
+    if (freed >= bytes) {
+      return;
+    }
+    if (pool_.is_hashed(page) && pool_.tier(page) >= Tier::kCold) {
+      freed += pool_.arena().units_per_page(pool_.tier(page)) * kArenaUnitBytes;
+      pool_.Forget(page);
+    }
+  }
 }
 
 // Of the arena; a cold page that nobody reads counts as free, for it can be evicted.

@@ -45,8 +45,11 @@ class TierController {
   TierController(const TierConfig& config, PagePool& pool);
 
   bool demotes() const { return policy_ != nullptr; }
-  // Whether under pressure all pages of such a request may become cold.
-  Tier coldest() const;
+  // What a sequence of so many pages takes once all that may be demoted has been: the recent window
+  // and the page being written stay hot, and with `in_prompt` the page in which a chunk ends.
+  uint64_t ColdBytes(size_t num_pages, bool in_prompt, KvFidelity fidelity) const;
+  // Of the arena, what admission may fill: less the reserve and what lies free between pages.
+  uint64_t BytesToFill() const;
   // `pages_wanted`: hot pages that the next step takes. Each move has to come back to End.
   MovePlan Propose(std::span<const SequencePages> sequences, uint64_t step, size_t pages_wanted);
   // Publishes what has been copied well; the rest stays where it was. Returns pages whose bytes are
@@ -58,12 +61,13 @@ class TierController {
   // How many moves may be begun per call without being urgent: so that they take at most 5 % of the
   // time.
   void set_max_background_moves(double moves) { max_background_moves_ = moves; }
-  uint64_t num_reserved_superblocks() const { return num_reserved_; }
   const TierStats& stats() const { return stats_; }
 
  private:
+  Tier Coldest() const;
   double Use() const;
   double BackgroundRate();
+  void EvictCold(uint64_t bytes);
   void Begin(const std::vector<TierChange>& changes, size_t max_moves, MovePlan& plan);
   void Compact(MovePlan& plan);
 

@@ -167,6 +167,20 @@ TEST(TieredEngine, DemotionComesBeforePreemption) {
   }
 }
 
+TEST(TieredEngine, ColdPagesThatNobodyReadsGoBeforeWhatRunsCools) {
+  Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kAdaptive)});
+  int num_cold = 0;
+  for (TokenId first = 0; first < 30; ++first) {
+    const auto submitted = rig.Add(40, first, 20, KvFidelity::kBalanced);
+    rig.RunAll();
+    submitted.ExpectRight();
+    num_cold += submitted.recording->usage().tier_tokens[static_cast<size_t>(Tier::kCold)];
+  }
+  // All idle pages may be moving when one is wanted.
+  EXPECT_LT(num_cold, 30 * 59 / 20);
+  EXPECT_GT(rig.pool->num_evictions(), 100U);
+}
+
 TEST(TieredEngine, ExactRequestsNeitherCoolNorReadWhatHasCooled) {
   Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kCold)});
   rig.Add(40, 0, 4, KvFidelity::kBalanced);

@@ -94,6 +94,14 @@ Result<RunResult> FakeRunner::Run(const StepPlan& plan) {
     }
   }
   max_tokens_ = std::max(max_tokens_, num_tokens);
+  if (heat && plan.sample_heat) {
+    for (const ScheduledSequence& scheduled : plan.sequences) {
+      std::vector<PageHeat>& pages = result.step.heat.emplace_back();
+      for (size_t page = 0; page < scheduled.sequence->pages.size(); ++page) {
+        pages.push_back(heat(*scheduled.sequence, page));
+      }
+    }
+  }
   return result;
 }
 

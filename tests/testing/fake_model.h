@@ -36,6 +36,9 @@ class FakeRunner : public Runner {
   // When set, sequences for which it holds fail alone.
   std::function<bool(const Sequence&)> fails;
 
+  // When set, the energy of each page that a step reads, at the steps that ask for it.
+  std::function<PageHeat(const Sequence&, size_t index)> heat;
+
   // When set, says how a move ends; one that does not end well leaves rubbish in the new place.
   std::function<MoveResult::Outcome(const PageMove&)> move_outcome;
 

@@ -1,0 +1,122 @@
+// Many more sequences than the arena holds hot, in the sizes of a real model's pages, on a model
+// that notices every lost or misplaced byte (FakeRunner).
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <numeric>
+#include <utility>
+#include <vector>
+
+#include "engine/engine_core.h"
+#include "tests/testing/fake_model.h"
+#include "tests/testing/fake_tokenizer.h"
+#include "tests/testing/recording_sink.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kVocab = 500;
+constexpr int kPageTokens = 16;  // a quarter: so are lengths, window and steps
+// Of SmolLM2-135M's pages of 64.
+constexpr std::array<uint32_t, kNumTiers> kPageBytes = {360 * 4096, 186 * 4096, 74 * 4096, 0, 0};
+
+struct Load {
+  int arena_sequences = 8;  // that the arena holds hot
+  int num_sequences = 32;
+  int num_prompt = 832;
+  int num_output = 176;
+  KvPolicy policy = KvPolicy::kAdaptive;
+  float energy = 0;  // of every page
+};
+
+struct Outcome {
+  uint64_t num_preemptions = 0;
+  int most_running = 0;
+  int num_steps = 0;
+  TierStats tiers;
+};
+
+// Runs all of a load to its end; every sequence has to give the right tokens.
+Outcome RunLoad(const Load& load) {
+  const int pages = (load.num_prompt + load.num_output + kPageTokens - 1) / kPageTokens;
+  const KvLayout layout{
+      .num_layers = 1, .num_kv_heads = 1, .head_dim = 8, .page_tokens = kPageTokens};
+  PagePool pool(layout, kPageBytes,
+                uint64_t{kPageBytes[0]} * static_cast<uint64_t>(pages * load.arena_sequences));
+  FakeRunner runner(pool, kVocab);
+  if (load.energy > 0) {
+    runner.heat = [&](const Sequence& /*sequence*/, size_t /*index*/) {
+      return PageHeat{.peak = load.energy, .mean = load.energy};
+    };
+  }
+  const FakeTokenizer tokenizer(kVocab);
+  EngineCore core({.max_num_seqs = 64,
+                   .max_num_batched_tokens = 128,
+                   .max_model_len = pages * kPageTokens,
+                   .prefix_hash_key = 1,
+                   .tiers = {.policy = load.policy, .window_tokens = 3 * kPageTokens}},
+                  pool, runner, tokenizer);
+  std::vector<std::pair<std::vector<TokenId>, std::shared_ptr<Recording>>> all;
+  for (int i = 0; i < load.num_sequences; ++i) {
+    std::vector<TokenId> prompt(static_cast<size_t>(load.num_prompt));
+    std::iota(prompt.begin(), prompt.end(), i);
+    all.emplace_back(prompt, std::make_shared<Recording>());
+    Request request;
+    request.id = static_cast<RequestId>(i) + 1;
+    request.prompt = std::move(prompt);
+    request.stop = {.max_tokens = load.num_output, .ignore_eos = true};
+    core.Add(std::make_shared<const Request>(std::move(request)),
+             std::make_unique<RecordingSink>(all.back().second));
+  }
+  Outcome outcome;
+  for (; core.has_work() && outcome.num_steps < 10000; ++outcome.num_steps) {
+    EXPECT_TRUE(core.Step().ok());
+    core.Deliver();
+    outcome.most_running = std::max(outcome.most_running, core.stats().num_running);
+  }
+  for (const auto& [prompt, recording] : all) {
+    EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, load.num_output, kVocab));
+  }
+  EXPECT_TRUE(pool.Audit().ok());
+  outcome.num_preemptions = core.stats().num_preemptions;
+  outcome.tiers = core.stats().tiers;
+  return outcome;
+}
+
+// Eight sequences fit hot.
+TEST(TierLoad, ThirtyTwoSequencesFinishWithoutPreemption) {
+  const Outcome adaptive = RunLoad({.policy = KvPolicy::kAdaptive});
+  EXPECT_EQ(adaptive.num_preemptions, 0U);
+  EXPECT_GE(adaptive.most_running, 24);
+  const Outcome hot = RunLoad({.policy = KvPolicy::kHot});
+  EXPECT_GT(hot.num_preemptions, 0U);
+  EXPECT_LE(hot.most_running, 10);
+  EXPECT_LT(adaptive.num_steps, hot.num_steps * 2 / 3);
+}
+
+TEST(TierLoad, LongPromptsDoNotPreemptOneAnother) {
+  EXPECT_EQ(RunLoad({.num_prompt = 976, .num_output = 32}).num_preemptions, 0U);
+}
+
+// A small arena, of which the superblocks that admission keeps free are a large part.
+TEST(TierLoad, AsManyRunAsWithoutDemotion) {
+  const Load load{.arena_sequences = 2, .num_sequences = 8, .num_prompt = 228, .num_output = 28};
+  Load hot = load;
+  hot.policy = KvPolicy::kHot;
+  EXPECT_GE(RunLoad(load).most_running, RunLoad(hot).most_running);
+}
+
+// When the error budget holds few cold pages, admission counts on more than there is: it has to
+// learn, not to preempt the same sequences over and over.
+TEST(TierLoad, PagesThatMayNotCoolCostFewPreemptions) {
+  for (const float energy : {1.0F / 63, 10.0F / 63, 1.0F}) {
+    const Outcome outcome = RunLoad({.energy = energy});
+    EXPECT_LE(outcome.num_preemptions, 32U) << energy;
+  }
+}
+
+}  // namespace
+}  // namespace thermocline
