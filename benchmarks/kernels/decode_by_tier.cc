@@ -70,8 +70,8 @@ class TieredText {
         stream_(device.NewStream()),
         layout_(MakeKvLayout(model.config(), kPageTokens)),
         tokens_(std::move(tokens)),
-        page_bytes_(PageBytes(layout_)),
-        cache_(KvCache::Create(device, layout_, ArenaBytes()).value()),
+        page_bytes_(PageBytes(layout_, DefaultKvFormats(layout_))),
+        cache_(KvCache::Create(device, layout_, DefaultKvFormats(layout_), ArenaBytes()).value()),
         mean_keys_(static_cast<size_t>(layout_.num_layers * layout_.num_kv_heads) *
                    static_cast<size_t>(layout_.head_dim)) {
     uint32_t unit = 0;
