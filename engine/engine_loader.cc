@@ -101,6 +101,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   if (!cache.ok()) {
     return cache.status();
   }
+  cache->set_key_bias(ReadKeyBias(model, *parts.checkpoint, layout));
   report("cache", 1);
 
   parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes);

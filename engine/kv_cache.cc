@@ -1,8 +1,11 @@
 #include "engine/kv_cache.h"
 
+#include <string>
 #include <utility>
 
+#include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
+#include "kernels/quant/rotation.h"
 
 namespace thermocline {
 namespace {
@@ -21,6 +24,27 @@ KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
           .num_kv_heads = config.num_kv_heads,
           .head_dim = config.head_dim,
           .page_tokens = page_tokens};
+}
+
+std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& checkpoint,
+                                   const KvLayout& layout) {
+  if (!config.attention_bias) {
+    return std::nullopt;
+  }
+  const size_t width =
+      static_cast<size_t>(config.num_kv_heads) * static_cast<size_t>(config.head_dim);
+  std::vector<float> biases(static_cast<size_t>(config.num_layers) * width);
+  for (size_t layer = 0; layer < static_cast<size_t>(config.num_layers); ++layer) {
+    const CheckpointTensor* bias =
+        checkpoint.FindTensor("blk." + std::to_string(layer) + ".attn_k.bias");
+    CHECK(bias != nullptr);
+    Dequantize(bias->type, bias->data, static_cast<int64_t>(width), biases.data() + layer * width);
+  }
+  return KeyBias(layout, biases,
+                 {.style = config.rope_style,
+                  .frequencies = config.rope_frequencies,
+                  .magnitude = config.rope_magnitude},
+                 RotationSigns(config.head_dim, kRotationSeed), config.context_length);
 }
 
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout) {
@@ -62,7 +86,8 @@ KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
   return {.arena = arena_.data(),
           .page_map = page_map.data(),
           .formats = formats_.data(),
-          .layout = layout_};
+          .layout = layout_,
+          .key_bias = key_bias_ ? key_bias_->view() : KeyBiasView()};
 }
 
 }  // namespace thermocline

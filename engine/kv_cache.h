@@ -2,18 +2,27 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "engine/loader/checkpoint.h"
 #include "engine/model/model_config.h"
 #include "kernels/base/status.h"
 #include "kernels/device.h"
 #include "kernels/page_format.h"
+#include "kernels/quant/key_bias.h"
 
 namespace thermocline {
 
 // The shape of a model's KV cache with pages of `page_tokens` positions.
 KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens);
+
+// The bias of the model's K projection in the form that codecs of pages need; nothing for a model
+// that has none. ReadModelConfig has checked the checkpoint.
+std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& checkpoint,
+                                   const KvLayout& layout);
 
 // Bytes of one page of each tier, whole arena units. 0: no codec writes this tier.
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout);
@@ -23,6 +32,8 @@ std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout);
 class KvCache {
  public:
   static Result<KvCache> Create(Device& device, const KvLayout& layout, uint64_t arena_bytes);
+  // Before the first page is coded. Views taken before do not have it.
+  void set_key_bias(std::optional<KeyBias> key_bias) { key_bias_ = std::move(key_bias); }
 
   // For one step: `page_map` may grow or move between steps.
   KvCacheView view(std::span<const PageEntry> page_map) const;
@@ -34,6 +45,7 @@ class KvCache {
   KvLayout layout_;
   Buffer arena_;
   std::vector<LayerFormat> formats_;  // [num_layers][kNumTiers]
+  std::optional<KeyBias> key_bias_;
 };
 
 }  // namespace thermocline

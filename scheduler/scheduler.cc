@@ -454,9 +454,9 @@ void Scheduler::MarkFullPages(Entry& entry) {
   const auto num_full = static_cast<size_t>(sequence.num_computed / pool_.layout().page_tokens);
   for (size_t& i = entry.num_full; i < num_full; ++i) {
     const std::span<const PageId> before = sequence.pages.ids().first(i);
-    pool_.MarkFull(sequence.pages[i], std::any_of(before.begin(), before.end(), [&](PageId page) {
-                     return pool_.is_lossy(page);
-                   }));
+    const bool lossy = std::any_of(before.begin(), before.end(),
+                                   [&](PageId page) { return pool_.is_lossy(page); });
+    pool_.MarkFull(sequence.pages[i], lossy, static_cast<int32_t>(i) * pool_.layout().page_tokens);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@
 #include "engine/text/tokenizer.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_device.h"
+#include "kernels/quant/key_bias.h"
 #include "kernels/quant/page_codec.h"
 
 namespace thermocline {
@@ -34,12 +36,14 @@ constexpr int kWindowPages = 3;  // before the page that is being written
 // One sequence with a cache of its own: each page has a hot place and one in the tier.
 class Reader {
  public:
-  Reader(Transformer& model, CpuDevice& device, const KvLayout& layout, int num_pages)
+  Reader(Transformer& model, CpuDevice& device, const KvLayout& layout,
+         const std::optional<KeyBias>& key_bias, int num_pages)
       : model_(model),
         device_(device),
         stream_(device.NewStream()),
         page_bytes_(PageBytes(layout)),
         cache_(KvCache::Create(device, layout, ArenaBytes(num_pages)).value()) {
+    cache_.set_key_bias(key_bias);
     for (int i = 0; i < num_pages; ++i) {
       page_map_.push_back(Place(Tier::kHot, i));
       page_ids_.push_back(static_cast<PageId>(i));
@@ -98,7 +102,8 @@ class Reader {
   void Move(int page, Tier tier) {
     const PageMove move{.page = static_cast<PageId>(page),
                         .from = page_map_[static_cast<size_t>(page)],
-                        .to = Place(tier, page)};
+                        .to = Place(tier, page),
+                        .first_position = page * kPageTokens};
     MoveResult result;
     device_.ops().TranscodePages(std::span(&move, 1), view(), std::span(&result, 1), *stream_);
     CHECK(stream_->Sync().ok() && result.outcome == MoveResult::Outcome::kOk);
@@ -115,7 +120,8 @@ class Reader {
   const std::vector<float>* mean_keys_ = nullptr;
 };
 
-// The mean key of each layer and KV head over a text, its first page left out.
+// The mean key of each layer and KV head over a text, its first page and the projection's bias left
+// out.
 std::vector<float> MeanKeys(Reader& reader, const KvLayout& layout,
                             std::span<const TokenId> tokens) {
   const int num_pages = static_cast<int>(tokens.size()) / kPageTokens;
@@ -133,6 +139,7 @@ std::vector<float> MeanKeys(Reader& reader, const KvLayout& layout,
         DecodeBlock(Codec::kNative, layout,
                     reader.view().block(static_cast<PageId>(page), layer, head), k.data(),
                     v.data());
+        AddKeyBias(reader.view(), layer, head, page * kPageTokens, -1.0F, k.data());
         for (size_t i = 0; i < k.size(); ++i) {
           sums[i % dim] += k[i];
         }
@@ -214,7 +221,8 @@ int Run(const char* model_path, const char* text, const char* calibration, int n
   const std::vector<TokenId> tokens = ReadTokens(*tokenizer, text, static_cast<size_t>(num_tokens));
   const int num_pages = static_cast<int>(tokens.size()) / kPageTokens;
   const std::vector<TokenId> other = ReadTokens(*tokenizer, calibration, 2048);
-  Reader calibrated(model, *device, layout, static_cast<int>(other.size()) / kPageTokens);
+  const std::optional<KeyBias> key_bias = ReadKeyBias(config, *file, layout);
+  Reader calibrated(model, *device, layout, key_bias, static_cast<int>(other.size()) / kPageTokens);
   const std::vector<float> mean_keys = MeanKeys(calibrated, layout, other);
 
   struct Format {
@@ -224,8 +232,8 @@ int Run(const char* model_path, const char* text, const char* calibration, int n
   };
   for (const Format format : {Format{"warm", Tier::kWarm, true}, Format{"cold", Tier::kCold, true},
                               Format{"cold, mean kept", Tier::kCold, false}}) {
-    Reader hot(model, *device, layout, num_pages);
-    Reader tier(model, *device, layout, num_pages);
+    Reader hot(model, *device, layout, key_bias, num_pages);
+    Reader tier(model, *device, layout, key_bias, num_pages);
     tier.set_mean_keys(format.mean ? &mean_keys : nullptr);
     Loss loss;
     for (int page = 0; page < num_pages; ++page) {
