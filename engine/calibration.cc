@@ -71,7 +71,7 @@ class Calibrator {
 
   // The pass with hot pages: distributions, mean keys, probe layers.
   Status ReadHot(Calibration& calibration) {
-    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(DefaultKvFormats(layout_));
+    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(calibration.formats);
     if (!pass.ok()) {
       return pass.status();
     }
@@ -172,8 +172,8 @@ Status MeasureLayers(Transformer& model, Device& device, const KvLayout& layout,
                      std::span<const TokenId> tokens, Progress& progress,
                      Calibration& calibration) {
   Calibrator calibrator(model, device, layout, tokens, progress);
-  Calibration ignored;
-  RETURN_IF_ERROR(calibrator.ReadHot(ignored));
+  Calibration of_fewer{.formats = calibration.formats};
+  RETURN_IF_ERROR(calibrator.ReadHot(of_fewer));
   for (int layer = 0; layer < layout.num_layers; ++layer) {
     KvFormats formats = calibration.formats;
     std::fill(formats.cold.begin(), formats.cold.end(), Codec::kNative);
@@ -271,9 +271,9 @@ std::vector<TokenId> CalibrationTokens(const Tokenizer& tokenizer, int page_toke
 }
 
 Result<Calibration> Calibrate(Transformer& model, Device& device, const KvLayout& layout,
-                              std::span<const TokenId> tokens, bool every_layer,
+                              KvFormats formats, std::span<const TokenId> tokens, bool every_layer,
                               const std::function<void(double)>& on_progress) {
-  Calibration calibration{.formats = DefaultKvFormats(layout)};
+  Calibration calibration{.formats = std::move(formats)};
   if (static_cast<int>(tokens.size()) / layout.page_tokens <=
       kWindowTokens / layout.page_tokens + 2) {
     return calibration;  // no page of such short sequences ever cools

@@ -38,10 +38,11 @@ inline constexpr double kMinColdRatio = 4.7;
 std::vector<TokenId> CalibrationTokens(const Tokenizer& tokenizer, int page_tokens,
                                        int max_model_len);
 
+// `formats`: the model's own (its key bias), with 3 bits in all layers.
 // `every_layer`: measures each layer even when the target holds without it: num_layers passes more.
 // `on_progress` gets a fraction in [0, 1].
 Result<Calibration> Calibrate(Transformer& model, Device& device, const KvLayout& layout,
-                              std::span<const TokenId> tokens, bool every_layer,
+                              KvFormats formats, std::span<const TokenId> tokens, bool every_layer,
                               const std::function<void(double)>& on_progress);
 
 // For people: a table of the layers and what it all comes to.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "kernels/quant/key_bias.h"
 #include "kernels/quant/page_codec.h"
 #include "scheduler/tier_policy.h"
 
@@ -63,6 +64,7 @@ PageEntry CalibrationPass::Place(Tier tier, int page) const {
 
 Status CalibrationPass::Cool(int page, Tier tier) {
   const PageMove move{.page = static_cast<PageId>(page),
+                      .first_position = page * cache_.layout().page_tokens,
                       .from = page_map_[static_cast<size_t>(page)],
                       .to = Place(tier, page)};
   MoveResult result;
@@ -133,6 +135,7 @@ std::vector<float> CalibrationPass::MeanKeys(int num_pages) const {
         DecodeBlock(Codec::kNative, layout,
                     cache_.view(page_map_).block(static_cast<PageId>(page), layer, head), k.data(),
                     v.data());
+        AddKeyBias(cache_.view(page_map_), layer, head, page * layout.page_tokens, -1, k.data());
         for (size_t i = 0; i < k.size(); ++i) {
           sums[i % dim] += static_cast<double>(k[i]);
         }

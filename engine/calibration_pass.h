@@ -32,7 +32,7 @@ class CalibrationPass {
                                       std::span<float> energy = {});
 
   // To be called after a pass with all pages hot: [num_layers, num_kv_heads, head_dim] over all
-  // positions but the first page's.
+  // positions but the first page's, of K without its bias.
   std::vector<float> MeanKeys(int num_pages) const;
 
  private:

@@ -74,7 +74,9 @@ uint64_t RandomBits() {
 Status LoadCalibration(const EngineConfig& config, std::span<const std::byte> model_file,
                        int max_model_len, const KvLayout& layout, Transformer& model,
                        EngineParts& parts) {
-  parts.calibration.formats = DefaultKvFormats(layout);
+  KvFormats formats = DefaultKvFormats(layout);
+  formats.key_bias = ReadKeyBias(model.config(), *parts.checkpoint, layout);
+  parts.calibration.formats = formats;
   if (config.kv_policy == KvPolicy::kHot || Evicts(config.kv_policy)) {
     return {};
   }
@@ -87,6 +89,7 @@ Status LoadCalibration(const EngineConfig& config, std::span<const std::byte> mo
     Result<Calibration> kept = ReadCalibration(path, key, layout);
     if (kept.ok() && (kept->measures_layers() || !config.calibrate_every_layer)) {
       parts.calibration = *std::move(kept);
+      parts.calibration.formats.key_bias = std::move(formats.key_bias);
       return {};
     }
   }
@@ -96,8 +99,8 @@ Status LoadCalibration(const EngineConfig& config, std::span<const std::byte> mo
     }
   };
   report(0);
-  Result<Calibration> calibration =
-      Calibrate(model, *parts.device, layout, tokens, config.calibrate_every_layer, report);
+  Result<Calibration> calibration = Calibrate(model, *parts.device, layout, std::move(formats),
+                                              tokens, config.calibrate_every_layer, report);
   if (!calibration.ok()) {
     return calibration.status();
   }

@@ -1,9 +1,11 @@
 #include "engine/kv_cache.h"
 
+#include <string>
 #include <utility>
 
 #include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
+#include "kernels/quant/rotation.h"
 
 namespace thermocline {
 namespace {
@@ -50,6 +52,27 @@ KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
           .page_tokens = page_tokens};
 }
 
+std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& checkpoint,
+                                   const KvLayout& layout) {
+  if (!config.attention_bias) {
+    return std::nullopt;
+  }
+  const size_t width =
+      static_cast<size_t>(config.num_kv_heads) * static_cast<size_t>(config.head_dim);
+  std::vector<float> biases(static_cast<size_t>(config.num_layers) * width);
+  for (size_t layer = 0; layer < static_cast<size_t>(config.num_layers); ++layer) {
+    const CheckpointTensor* bias =
+        checkpoint.FindTensor("blk." + std::to_string(layer) + ".attn_k.bias");
+    CHECK(bias != nullptr);
+    Dequantize(bias->type, bias->data, static_cast<int64_t>(width), biases.data() + layer * width);
+  }
+  return KeyBias(layout, biases,
+                 {.style = config.rope_style,
+                  .frequencies = config.rope_frequencies,
+                  .magnitude = config.rope_magnitude},
+                 RotationSigns(config.head_dim, kRotationSeed), config.context_length);
+}
+
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout, const KvFormats& formats) {
   std::array<uint32_t, kNumTiers> bytes{};
   for (const Tier tier : kCodedTiers) {
@@ -81,6 +104,7 @@ KvCache::KvCache(const KvLayout& layout, KvFormats formats, Buffer arena)
     }
   }
   mean_keys_ = std::move(formats.mean_keys);
+  key_bias_ = std::move(formats.key_bias);
 }
 
 KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
@@ -88,7 +112,8 @@ KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
           .page_map = page_map.data(),
           .formats = formats_.data(),
           .layout = layout_,
-          .mean_keys = mean_keys_.empty() ? nullptr : mean_keys_.data()};
+          .mean_keys = mean_keys_.empty() ? nullptr : mean_keys_.data(),
+          .key_bias = key_bias_ ? key_bias_->view() : KeyBiasView()};
 }
 
 }  // namespace thermocline

@@ -2,20 +2,25 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
+#include "engine/loader/checkpoint.h"
 #include "engine/model/model_config.h"
 #include "kernels/base/status.h"
 #include "kernels/device.h"
 #include "kernels/page_format.h"
+#include "kernels/quant/key_bias.h"
 
 namespace thermocline {
 
-// How the pages of one model are coded, from its calibration.
+// How the pages of one model are coded, from its weights and its calibration.
 struct KvFormats {
-  std::vector<Codec> cold;       // [num_layers]: what a cold page holds
-  std::vector<float> mean_keys;  // as KvCacheView::mean_keys; empty: none
+  std::vector<Codec> cold;          // [num_layers]: what a cold page holds
+  std::vector<float> mean_keys;     // as KvCacheView::mean_keys; empty: none
+  std::optional<KeyBias> key_bias;  // nothing: the model's K projection has none
 };
 
 // 3-bit cold pages and no mean keys: what is known without a calibration.
@@ -23,6 +28,11 @@ KvFormats DefaultKvFormats(const KvLayout& layout);
 
 // The shape of a model's KV cache with pages of `page_tokens` positions.
 KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens);
+
+// The bias of the model's K projection in the form that codecs of pages need; nothing for a model
+// that has none. ReadModelConfig has checked the checkpoint.
+std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& checkpoint,
+                                   const KvLayout& layout);
 
 // Bytes of one page of each tier, whole arena units. 0: no codec writes this tier.
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout, const KvFormats& formats);
@@ -45,6 +55,7 @@ class KvCache {
   Buffer arena_;
   std::vector<float> mean_keys_;
   std::vector<LayerFormat> formats_;  // [num_layers][kNumTiers]
+  std::optional<KeyBias> key_bias_;
 };
 
 }  // namespace thermocline

@@ -6,6 +6,7 @@
 
 #include "kernels/base/status.h"
 #include "kernels/base/token.h"
+#include "kernels/core/rope.h"
 #include "kernels/device.h"
 #include "kernels/page_format.h"
 #include "kernels/quant/weight_blocks.h"
@@ -35,8 +36,7 @@ struct BatchView {
   const PageId* page_ids = nullptr;          // [page_starts[num_sequences]]
 };
 
-enum class MatMulMode { kStore, kAdd };          // y = x w^T, or y += x w^T (the residual)
-enum class RopeStyle { kInterleaved, kHalves };  // pairs (2i, 2i+1), or (i, i + D/2)
+enum class MatMulMode { kStore, kAdd };  // y = x w^T, or y += x w^T (the residual)
 enum class Activation { kSilu, kGeluTanh };
 
 // To the basis that pages are kept in, or from it: kernels/core/hadamard.h.

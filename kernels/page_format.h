@@ -51,6 +51,9 @@ struct PageMove {
   PageEntry from;
   PageEntry to;
   uint64_t checksum = 0;  // of the bytes at `from`; means nothing while these are hot
+  // Of the page's first token in its sequences: equal in all that share it. Only codecs of models
+  // with a K bias ask for it, and only of full pages.
+  int32_t first_position = 0;
 };
 
 // How a move's copy went. The new place is undefined unless it is kOk.
@@ -86,6 +89,22 @@ HD constexpr uint32_t NativeHeadBytes(const KvLayout& layout) {
 HD constexpr uint32_t NativeVOffset(const KvLayout& layout) { return NativeHeadBytes(layout) / 2; }
 
 inline constexpr uint64_t kKeepAll = ~uint64_t{0};
+// The bias b of a model's K projection, which swamps a code of few bits: coded pages hold K less
+// RoPE(b, position), and attention adds <q, RoPE(b, position)> to their scores. RoPE's rotation by
+// a position is one by the page's first position and one inside the page, and a pair of dimensions
+// is a complex number, its parts each in an array of their own. kernels/quant/key_bias.h fills it.
+struct KeyBiasView {
+  int32_t num_pairs = 0;                // head_dim / 2; 0: no layer has a bias
+  int32_t num_pages = 0;                // that have angles
+  const uint8_t* layers = nullptr;      // [num_layers]: which have a bias
+  const float* biases = nullptr;        // [num_layers][num_kv_heads][2][num_pairs], before RoPE
+  const int32_t* elements = nullptr;    // [2][num_pairs]: where in a head each part is
+  const float* page_angles = nullptr;   // [num_pages][2][num_pairs]: cos, sin; RoPE's magnitude too
+  const float* token_angles = nullptr;  // [2][num_pairs][page_tokens]: cos, -sin
+  const float* signs = nullptr;         // [head_dim]: of the pages' basis
+
+  HD bool has(int layer) const { return num_pairs > 0 && layers[layer] != 0; }
+};
 
 // Passed to kernels by value.
 struct KvCacheView {
@@ -93,9 +112,10 @@ struct KvCacheView {
   const PageEntry* page_map = nullptr;   // indexed by PageId
   const LayerFormat* formats = nullptr;  // [num_layers][kNumTiers]
   KvLayout layout;
-  // [num_layers][num_kv_heads][head_dim], in the basis of the pages: what coded K is short by.
-  // Null: nothing.
+  // [num_layers][num_kv_heads][head_dim], in the basis of the pages: what coded K is short by,
+  // beside its bias. Null: nothing.
   const float* mean_keys = nullptr;
+  KeyBiasView key_bias;
   // [pages][num_layers][num_kv_heads]: bit t is set while position t of the page is attended to. Of
   // hot pages only. Null: all positions are; baselines that evict tokens alone set it.
   const uint64_t* keep_masks = nullptr;
@@ -114,6 +134,13 @@ struct KvCacheView {
                                                    static_cast<size_t>(layout.num_kv_heads) +
                                                static_cast<size_t>(kv_head)) *
                                                   static_cast<size_t>(layout.head_dim);
+  }
+  // [2][num_pairs]
+  HD const float* key_bias_of(int layer, int kv_head) const {
+    return key_bias.biases +
+           (static_cast<size_t>(layer) * static_cast<size_t>(layout.num_kv_heads) +
+            static_cast<size_t>(kv_head)) *
+               2 * static_cast<size_t>(key_bias.num_pairs);
   }
   HD const LayerFormat& format(int layer, Tier tier) const {
     return formats[layer * kNumTiers + static_cast<int>(tier)];

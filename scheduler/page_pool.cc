@@ -97,10 +97,11 @@ void PagePool::Release(PageId page) {
   }
 }
 
-void PagePool::MarkFull(PageId page, bool lossy) {
+void PagePool::MarkFull(PageId page, bool lossy, int32_t first_position) {
   CHECK(pages_[page].allocated && pages_[page].refs > 0);
   pages_[page].full = true;
   pages_[page].lossy |= lossy;
+  pages_[page].first_position = first_position;
 }
 
 std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to) {
@@ -128,7 +129,8 @@ std::optional<PageMove> PagePool::StartMove(PageId page, Tier to) {
                   .generation = state.generation,
                   .from = page_map_[page],
                   .to = *place,
-                  .checksum = state.checksum};
+                  .checksum = state.checksum,
+                  .first_position = state.first_position};
 }
 
 void PagePool::CommitMove(const PageMove& move, uint64_t checksum) {

@@ -54,8 +54,9 @@ class PagePool {
   void Release(PageId page);
 
   // Says that all positions of a referenced page are written: from now on it may move.
-  // `lossy`: its values were computed from those of lossy pages.
-  void MarkFull(PageId page, bool lossy = false);
+  // `lossy`: its values were computed from those of lossy pages. `first_position`: of the page's
+  // first token, the same in every sequence that will share it.
+  void MarkFull(PageId page, bool lossy, int32_t first_position);
   // Reserves a place in `to`, which may be the page's own tier, for a full page. Nothing when the
   // arena has no room there, when the page is moving already, when it has failed to move before, or
   // when a better tier is asked for: that would restore nothing. Never evicts.
@@ -124,9 +125,10 @@ class PagePool {
     bool pinned = false;
     bool lossy = false;
     bool moving = false;
-    PageEntry move_to;        // reserved, while moving
-    uint32_t generation = 0;  // moves ended since the page was allocated
-    uint64_t checksum = 0;    // of the bytes, once they are coded
+    PageEntry move_to;           // reserved, while moving
+    uint32_t generation = 0;     // moves ended since the page was allocated
+    uint64_t checksum = 0;       // of the bytes, once they are coded
+    int32_t first_position = 0;  // once full
     Heat heat;
     ContentHash hash;
     uint64_t last_use = 0;  // rises with each release to zero references

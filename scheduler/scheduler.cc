@@ -458,9 +458,9 @@ void Scheduler::MarkFullPages(Entry& entry) {
   for (size_t& i = entry.num_full; i < num_full; ++i) {
     const std::span<const PageId> before = sequence.pages.ids().first(i);
     pool_.heat(sequence.pages[i]).peak_step = num_steps_;  // a new page is not an old cold one
-    pool_.MarkFull(sequence.pages[i], std::any_of(before.begin(), before.end(), [&](PageId page) {
-                     return pool_.is_lossy(page);
-                   }));
+    const bool lossy = std::any_of(before.begin(), before.end(),
+                                   [&](PageId page) { return pool_.is_lossy(page); });
+    pool_.MarkFull(sequence.pages[i], lossy, static_cast<int32_t>(i) * pool_.layout().page_tokens);
   }
 }
 

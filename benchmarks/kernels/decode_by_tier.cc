@@ -16,6 +16,7 @@
 #include <iterator>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -64,14 +65,15 @@ std::vector<double> Quartiles(std::vector<double> values) {
 // last id is the page that is being written.
 class TieredText {
  public:
-  TieredText(Transformer& model, CpuDevice& device, std::vector<TokenId> tokens)
+  TieredText(Transformer& model, CpuDevice& device, const KvFormats& formats,
+             std::vector<TokenId> tokens)
       : model_(model),
         device_(device),
         stream_(device.NewStream()),
         layout_(MakeKvLayout(model.config(), kPageTokens)),
         tokens_(std::move(tokens)),
-        page_bytes_(PageBytes(layout_, DefaultKvFormats(layout_))),
-        cache_(KvCache::Create(device, layout_, DefaultKvFormats(layout_), ArenaBytes()).value()),
+        page_bytes_(PageBytes(layout_, formats)),
+        cache_(KvCache::Create(device, layout_, formats, ArenaBytes()).value()),
         mean_keys_(static_cast<size_t>(layout_.num_layers * layout_.num_kv_heads) *
                    static_cast<size_t>(layout_.head_dim)) {
     uint32_t unit = 0;
@@ -88,7 +90,8 @@ class TieredText {
     for (const Tier tier : {Tier::kWarm, Tier::kCold}) {
       for (int page = 0; page < kNumPages; ++page) {
         const PageMove move{.from = page_map_[PageOf(Tier::kHot, page)],
-                            .to = page_map_[PageOf(tier, page)]};
+                            .to = page_map_[PageOf(tier, page)],
+                            .first_position = page * kPageTokens};
         MoveResult result;
         device.ops().TranscodePages(std::span(&move, 1), View(), std::span(&result, 1), *stream_);
         CHECK(result.outcome == MoveResult::Outcome::kOk);
@@ -206,7 +209,9 @@ int Run(const char* model_path, const char* text_path, int num_threads, int roun
   const std::string text((std::istreambuf_iterator<char>(text_file)), {});
   std::vector<TokenId> tokens = tokenizer->Encode(text, SpecialTokens::kPlain);
   CHECK(tokens.size() > size_t{kNumPages} * kPageTokens);
-  TieredText tiered(model, *device, std::move(tokens));
+  KvFormats formats = DefaultKvFormats(MakeKvLayout(config, kPageTokens));
+  formats.key_bias = ReadKeyBias(config, *file, MakeKvLayout(config, kPageTokens));
+  TieredText tiered(model, *device, formats, std::move(tokens));
   for (const int context : kContexts) {
     std::vector<Sample> steps[std::size(kTiers)];
     std::vector<Sample> attention[std::size(kTiers)];

@@ -14,6 +14,7 @@
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/ops.h"
+#include "kernels/quant/key_bias.h"
 #include "kernels/quant/page_codec.h"
 #include "tests/testing/random_weights.h"
 
@@ -56,7 +57,7 @@ void MatMul(benchmark::State& state, const Peaks& peaks, WeightType type, int64_
 }
 
 // One layer of SmolLM2-135M's shape: the last `num_tokens` of a context attend to all of it.
-void Attention(benchmark::State& state, const Peaks& peaks, Codec codec) {
+void Attention(benchmark::State& state, const Peaks& peaks, Codec codec, bool has_key_bias) {
   constexpr int kHeads = 9;
   const KvLayout layout{.num_layers = 1, .num_kv_heads = 3, .head_dim = 64, .page_tokens = 64};
   const auto context = static_cast<int>(state.range(0));
@@ -97,7 +98,14 @@ void Attention(benchmark::State& state, const Peaks& peaks, Codec codec) {
                         .positions = positions.data(),
                         .page_starts = page_starts.data(),
                         .page_ids = page_ids.data()};
-  const KvCacheView kv{arena.data(), page_map.data(), formats.data(), layout};
+  const std::vector<float> biases = RandomFloats(3 * 64, 5);
+  const std::vector<float> frequencies = RandomFloats(32, 6);
+  const std::vector<float> signs(64, 1.0F);
+  const KeyBias key_bias(layout, biases, {.frequencies = frequencies}, signs, context);
+  KvCacheView kv{arena.data(), page_map.data(), formats.data(), layout};
+  if (has_key_bias) {
+    kv.key_bias = key_bias.view();
+  }
   std::vector<float> qkv = RandomFloats(static_cast<size_t>(num_tokens) * 15 * 64, 3);
   std::vector<float> out(static_cast<size_t>(num_tokens) * kHeads * 64);
   for (auto _ : state) {
@@ -186,12 +194,15 @@ void RegisterAll(const Peaks& peaks) {
   struct Tiered {
     const char* name;
     Codec codec;
+    bool has_key_bias = false;
   };
-  for (const Tiered tier : {Tiered{"hot", Codec::kNative}, Tiered{"warm", Codec::kInt8},
-                            Tiered{"cold", Codec::kTurbo3}, Tiered{"cold4", Codec::kTurboK4V3}}) {
+  for (const Tiered tier :
+       {Tiered{"hot", Codec::kNative}, Tiered{"warm", Codec::kInt8}, Tiered{"cold", Codec::kTurbo3},
+        Tiered{"cold4", Codec::kTurboK4V3}, Tiered{"warm+bias", Codec::kInt8, true},
+        Tiered{"cold+bias", Codec::kTurbo3, true}}) {
     const std::string name = fmt::format("Attention/{}/context/tokens", tier.name);
     auto* bench = benchmark::RegisterBenchmark(name.c_str(), [=, &peaks](benchmark::State& state) {
-      Attention(state, peaks, tier.codec);
+      Attention(state, peaks, tier.codec, tier.has_key_bias);
     });
     bench->Args({512, 1})->Args({4096, 1})->Args({8192, 1})->Args({512, 512})->Args({4096, 512});
   }

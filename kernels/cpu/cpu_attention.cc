@@ -45,8 +45,10 @@ struct State {
 struct Scratch {
   std::vector<float> k;  // [page_tokens, dim], decoded
   std::vector<float> v;
-  std::vector<float> q;     // [num_rows, dim], scaled
-  std::vector<float> bias;  // [num_rows], of coded pages
+  std::vector<float> q;              // [num_rows, dim], scaled
+  std::vector<float> bias;           // [num_rows], of coded pages
+  std::vector<float> bias_products;  // [num_rows][2][head_dim / 2]: see BiasScores; may be empty
+  std::vector<float> key_query;      // [head_dim]
   std::vector<int32_t> num_valid;
   std::vector<float> page_max;  // [num_rows]
   std::vector<float> page_sum;
@@ -159,6 +161,44 @@ class PagedAttentionLoop {
         scratch.bias[r] += scratch.q[r * Dim() + i] * mean_key[i];
       }
     }
+    LoadBiasProducts(item, scratch);
+  }
+
+  // Each row's conj(q) b, q in the basis that keys have before they are rotated into the pages'.
+  void LoadBiasProducts(const Item& item, Scratch& scratch) const {
+    const KeyBiasView& bias = kv_.key_bias;
+    scratch.bias_products.clear();
+    if (!bias.has(params_.layer)) {
+      return;
+    }
+    const auto num_pairs = static_cast<size_t>(bias.num_pairs);
+    const float* real = kv_.key_bias_of(params_.layer, item.kv_head);
+    const float* imaginary = real + num_pairs;
+    scratch.bias_products.resize(NumRows(item) * 2 * num_pairs);
+    for (size_t r = 0; r < NumRows(item); ++r) {
+      const float* row = scratch.q.data() + r * Dim();
+      scratch.key_query.assign(row, row + kv_.layout.head_dim);
+      isa_.rotate_vector(scratch.key_query.data(), bias.signs, kv_.layout.head_dim, true);
+      float* products = scratch.bias_products.data() + r * 2 * num_pairs;
+      for (size_t i = 0; i < num_pairs; ++i) {
+        const float a = scratch.key_query[static_cast<size_t>(bias.elements[i])];
+        const float b = scratch.key_query[static_cast<size_t>(bias.elements[num_pairs + i])];
+        products[i] = a * real[i] + b * imaginary[i];
+        products[num_pairs + i] = a * imaginary[i] - b * real[i];
+      }
+    }
+  }
+
+  BiasScores BiasOfPage(int page_index, const Scratch& scratch) const {
+    const KeyBiasView& bias = kv_.key_bias;
+    if (scratch.bias_products.empty()) {
+      return {};
+    }
+    CHECK(page_index < bias.num_pages);
+    return {.products = scratch.bias_products.data(),
+            .page_angles = bias.page_angles + int64_t{page_index} * 2 * bias.num_pairs,
+            .token_angles = bias.token_angles,
+            .num_pairs = bias.num_pairs};
   }
 
   // First row of the item that is observed; NumRows: none.
@@ -214,7 +254,7 @@ class PagedAttentionLoop {
     const Codec codec = kv_.format(params_.layer, kv_.page_map[page].tier()).codec;
     const std::byte* block = kv_.block(page, params_.layer, item.kv_head);
     if (codec != Codec::kNative) {
-      AttendCoded(codec, block, scratch, state);
+      AttendCoded(codec, block, page_index, scratch, state);
       return;
     }
     DecodeNative(block, num_written, scratch);
@@ -232,7 +272,8 @@ class PagedAttentionLoop {
                       .keep = kv_.keep_mask(page, params_.layer, item.kv_head)});
   }
 
-  void AttendCoded(Codec codec, const std::byte* block, Scratch& scratch, State& state) const {
+  void AttendCoded(Codec codec, const std::byte* block, int page_index, Scratch& scratch,
+                   State& state) const {
     const KvLayout& layout = kv_.layout;
     const BlockLayout at = BlockLayoutOf(codec, layout);
     const auto* bytes = reinterpret_cast<const uint8_t*>(block);
@@ -253,6 +294,7 @@ class PagedAttentionLoop {
                             .num_values = (layout.head_dim + 15) / 16,
                             .q = scratch.q.data(),
                             .bias = scratch.bias.data(),
+                            .key_bias = BiasOfPage(page_index, scratch),
                             .num_valid = scratch.num_valid.data(),
                             .num_rows = static_cast<int32_t>(state.max.size()),
                             .dim = dim_,

@@ -11,6 +11,7 @@
 #include "kernels/base/check.h"
 #include "kernels/core/half.h"
 #include "kernels/core/quantize.h"
+#include "kernels/quant/key_bias.h"
 #include "kernels/quant/panel_packing.h"
 
 namespace thermocline {
@@ -94,6 +95,15 @@ void Decode(Codec codec, const KvLayout& layout, const VectorQuantizer& quantize
                 block + at.v_scales, codes, v);
 }
 
+// k [page_tokens, dim] += sign * mean_key
+void AddMeanKey(const float* mean_key, size_t dim, float sign, std::vector<float>& k) {
+  for (size_t first = 0; first < k.size() && mean_key != nullptr; first += dim) {
+    for (size_t i = 0; i < dim; ++i) {
+      k[first + i] += sign * mean_key[i];
+    }
+  }
+}
+
 // One layer and KV head of a move between codecs.
 Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, int kv_head,
                       const VectorQuantizer& quantizer, Scratch& scratch) {
@@ -105,16 +115,10 @@ Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, in
   scratch.v.resize(scratch.k.size());
   Decode(from, layout, quantizer, kv.block_at(move.from, layer, kv_head), scratch.codes,
          scratch.k.data(), scratch.v.data());
-  const float* mean_key = kv.mean_key(layer, kv_head);
-  const bool was_native = from == Codec::kNative;
-  const bool is_native = to == Codec::kNative;
-  if (mean_key != nullptr && was_native != is_native) {
-    const float sign = is_native ? 1.0F : -1.0F;
-    for (size_t first = 0; first < scratch.k.size(); first += dim) {
-      for (size_t i = 0; i < dim; ++i) {
-        scratch.k[first + i] += sign * mean_key[i];
-      }
-    }
+  if (from == Codec::kNative || to == Codec::kNative) {
+    const float sign = to == Codec::kNative ? 1.0F : -1.0F;
+    AddKeyBias(kv, layer, kv_head, move.first_position, sign, scratch.k.data());
+    AddMeanKey(kv.mean_key(layer, kv_head), dim, sign, scratch.k);
   }
   return Encode(to, layout, quantizer, scratch.k.data(), scratch.v.data(), scratch.codes,
                 kv.block_at(move.to, layer, kv_head));

@@ -10,7 +10,7 @@
 // The bytes of one layer and KV head of a page, its block, in each codec. docs/page_format.md draws
 // them. A block of a coded page is K codes, K scales, V codes, V scales; codes are panels
 // (kernels/core/panel_codes.h), scales are one IEEE half per token. Vectors are in the rotated
-// basis; K is coded without its head's mean key.
+// basis; K is coded without its head's mean key and the rotated bias of its projection.
 
 namespace thermocline {
 
@@ -49,10 +49,10 @@ Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& q
 // The way back: what every reader of pages has to see.
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v);
 
-// A whole page of a move: decodes, takes the mean key off what has it or puts it back, and encodes;
-// equal codecs are copied. A coded source that does not have its checksum any more is kCorrupt.
-// The checksum is XXH3 of the XXH3 of each (layer, KV head) block, so that blocks can be done
-// apart.
+// A whole page of a move: decodes, takes bias and mean key off what has them or puts them back, and
+// encodes; equal codecs are copied. A coded source that does not have its checksum any more is
+// kCorrupt. The checksum is XXH3 of the XXH3 of each (layer, KV head) block, so that blocks can be
+// done apart.
 MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,
                          const VectorQuantizer& quantizer);
 

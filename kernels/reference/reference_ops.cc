@@ -9,6 +9,7 @@
 #include "kernels/base/check.h"
 #include "kernels/core/hadamard.h"
 #include "kernels/core/half.h"
+#include "kernels/quant/key_bias.h"
 #include "kernels/quant/page_codec.h"
 
 namespace thermocline {
@@ -81,6 +82,9 @@ void DecodePages(const BatchView& batch, int s, const KvCacheView& kv, int layer
     float* page_k = k.data() + static_cast<size_t>(i) * page_size;
     DecodeBlock(codec, layout, kv.block(page, layer, kv_head), page_k,
                 v.data() + static_cast<size_t>(i) * page_size);
+    if (codec != Codec::kNative) {
+      AddKeyBias(kv, layer, kv_head, i * layout.page_tokens, 1.0F, page_k);
+    }
     for (size_t j = 0; j < page_size && codec != Codec::kNative && mean_key != nullptr; ++j) {
       page_k[j] += mean_key[j % static_cast<size_t>(layout.head_dim)];
     }

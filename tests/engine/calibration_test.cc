@@ -89,7 +89,9 @@ class CalibrationTest : public testing::Test {
     }
     const std::vector<TokenId> copy = tokens;
     tokens.insert(tokens.end(), copy.begin(), copy.end());
-    return Calibrate(model, *device_, layout_, tokens, every_layer, report).value();
+    return Calibrate(model, *device_, layout_, DefaultKvFormats(layout_), tokens, every_layer,
+                     report)
+        .value();
   }
 
   ModelConfig config_;

@@ -41,7 +41,8 @@ def matrix(chance, kind, rows, cols):
     return data.tobytes(), dequantize(data, kind).astype(np.float32).reshape(rows, cols)
 
 
-def write_model(path, kind):
+def write_model(path, kind, key_bias=None):
+    """`key_bias`: the size of a coordinate of K's bias; Q and V then have small ones."""
     chance = np.random.default_rng(5)
     file = gguf_writer.tiny_llama()
     for key, value in {
@@ -68,6 +69,11 @@ def write_model(path, kind):
         gain = (1 + 0.2 * chance.standard_normal(WIDTH)).astype(np.float32)
         weights[name + ".weight"] = gain
         file.tensors.append(gguf_writer.Tensor(name + ".weight", [WIDTH], data=gain.tobytes()))
+    for layer in range(SHAPE.layers if key_bias is not None else 0):
+        for name, size, scale in (("q", WIDTH, 0.1), ("k", kv, key_bias), ("v", kv, 0.1)):
+            bias = (scale * chance.standard_normal(size)).astype(np.float32)
+            weights[f"blk.{layer}.attn_{name}.bias"] = bias
+            file.tensors.append(gguf_writer.Tensor(f"blk.{layer}.attn_{name}.bias", [size], data=bias.tobytes()))
     for name, (rows, cols) in matrices.items():
         data, weights[name + ".weight"] = matrix(chance, kind, rows, cols)
         file.tensors.append(gguf_writer.Tensor(name + ".weight", [cols, rows], int(kind), data))
@@ -89,3 +95,21 @@ def test_model_of_one_type_equals_numpy(kind, tmp_path):
         kl = kl_divergence(want, engine_log_probabilities(model, ids, ops))
         print(f"{kind.name} {ops}: mean KL {kl.mean():.2g}, largest {kl.max():.2g}, entropy {entropy:.2f}")
         assert kl.mean() <= bound
+
+
+def test_bias_of_k_costs_coded_pages_nothing(tmp_path):
+    """Pages of a model with a K bias ten times its keys lose little more than those of the model without it."""
+    ids = np.random.default_rng(7).integers(0, TOKENS, 250)
+    loss = {}
+    for key_bias in (0.0, 10.0):
+        model = tmp_path / f"model{key_bias}.gguf"
+        weights = write_model(model, Type.F32, key_bias)
+        want = log_softmax(forward(weights, ids, SHAPE))
+        for tier in ("hot", "warm", "cold"):
+            for ops in ("reference", "cpu"):
+                loss[key_bias, ops, tier] = kl_divergence(want, engine_log_probabilities(model, ids, ops, tier)).mean()
+    print({key: f"{value:.2g}" for key, value in loss.items()})
+    for ops in ("reference", "cpu"):
+        assert loss[10.0, ops, "hot"] < 1e-7
+        for tier in ("warm", "cold"):
+            assert 0 < loss[10.0, ops, tier] < 4 * loss[0.0, ops, tier]

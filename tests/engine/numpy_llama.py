@@ -66,9 +66,10 @@ def forward(w, ids, shape):
     for layer in range(shape.layers):
         p = f"blk.{layer}."
         h = norm(x, w[p + "attn_norm.weight"])
-        q = rope((h @ w[p + "attn_q.weight"].T).reshape(count, shape.heads, shape.dim))
-        k = as_in_a_hot_page(rope((h @ w[p + "attn_k.weight"].T).reshape(count, shape.kv_heads, shape.dim)))
-        v = as_in_a_hot_page((h @ w[p + "attn_v.weight"].T).reshape(count, shape.kv_heads, shape.dim))
+        q, k, v = (h @ w[p + f"attn_{n}.weight"].T + w.get(p + f"attn_{n}.bias", np.float32(0)) for n in "qkv")
+        q = rope(q.reshape(count, shape.heads, shape.dim))
+        k = as_in_a_hot_page(rope(k.reshape(count, shape.kv_heads, shape.dim)))
+        v = as_in_a_hot_page(v.reshape(count, shape.kv_heads, shape.dim))
         o = np.empty((count, shape.heads, shape.dim), np.float32)
         for i in range(shape.heads):
             scores = q[:, i] @ k[:, i // group].T / np.float32(shape.dim**0.5) + mask
@@ -82,10 +83,10 @@ def forward(w, ids, shape):
     return norm(x, w["output_norm.weight"]) @ head.T
 
 
-def engine_log_probabilities(model, ids, ops):
-    """The engine's, [len(ids), vocabulary], by its "reference" or its "cpu" operations."""
+def engine_log_probabilities(model, ids, ops, *tier):
+    """The engine's, [len(ids), vocabulary], by its "reference" or its "cpu" operations; `tier`: of all full pages."""
     program = os.path.join(os.environ["THERMOCLINE_BUILD"], "logits_dump")
-    out = subprocess.run([program, model, ops], input=" ".join(map(str, ids)).encode(), capture_output=True, check=True)
+    out = subprocess.run([program, model, ops, *tier], input=" ".join(map(str, ids)).encode(), capture_output=True, check=True)
     return log_softmax(np.frombuffer(out.stdout, np.float32).reshape(len(ids), -1))
 
 

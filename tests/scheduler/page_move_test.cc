@@ -13,7 +13,7 @@ namespace {
 
 PageId Take(PagePool& pool) {
   const PageId page = pool.Allocate().value();
-  pool.MarkFull(page);
+  pool.MarkFull(page, false, 0);
   return page;
 }
 
@@ -31,6 +31,16 @@ TEST(PageMove, PageKeepsItsIdAndIsReadableWhereItWasUntilTheSwitch) {
   EXPECT_EQ(pool->generation(page), 1U);
   EXPECT_EQ(pool->arena().bytes_used(Tier::kHot), 0U);
   EXPECT_TRUE(pool->Audit().ok());
+}
+
+TEST(PageMove, TellsWhereInItsSequencesThePageIs) {
+  const auto pool = MakeTieredPool(8);
+  const PageId page = pool->Allocate().value();
+  pool->MarkFull(page, false, 192);
+  const PageMove to_warm = pool->BeginMove(page, Tier::kWarm).value();
+  pool->CommitMove(to_warm, 0);
+  EXPECT_EQ(to_warm.first_position, 192);
+  EXPECT_EQ(pool->BeginMove(page, Tier::kCold).value().first_position, 192);
 }
 
 TEST(PageMove, DemotingMakesRoomForHotPages) {
@@ -225,7 +235,7 @@ class StampedPool {
   void Allocate() {
     if (const auto page = pool_->Allocate()) {
       ASSERT_FALSE(refs_.contains(*page));
-      pool_->MarkFull(*page);
+      pool_->MarkFull(*page, false, 0);
       refs_[*page] = 1;
       stamps_[*page] = ++num_stamps_;
       Stamp(pool_->page_map()[*page], num_stamps_);

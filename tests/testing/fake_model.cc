@@ -28,7 +28,8 @@ TokenId Predict(uint64_t state, int choice, int vocab_size) {
 FakeRunner::FakeRunner(const PagePool& pool, int vocab_size)
     : pool_(pool),
       vocab_size_(vocab_size),
-      cache_(pool.arena().num_units() * static_cast<size_t>(pool.layout().page_tokens)) {}
+      cache_(pool.arena().num_units() * static_cast<size_t>(pool.layout().page_tokens)),
+      first_positions_(pool.arena().num_units()) {}
 
 void FakeRunner::StartMoves(std::span<const PageMove> moves) {
   moves_.insert(moves_.end(), moves.begin(), moves.end());
@@ -49,6 +50,10 @@ std::vector<FinishedMove> FakeRunner::FinishedMoves(bool wait) {
       cache_[move.move.to.unit() * page_tokens + i] =
           ok ? cache_[move.move.from.unit() * page_tokens + i] : ~uint64_t{0};
     }
+    int32_t& first_position = first_positions_[move.move.from.unit()];
+    CHECK(move.move.from.tier() == move.move.to.tier() ||
+          move.move.first_position == first_position);
+    first_positions_[move.move.to.unit()] = first_position;
     finished.push_back(move);
   }
   return finished;
@@ -124,6 +129,8 @@ TokenId FakeRunner::Compute(const ScheduledSequence& scheduled) {
     state = NextState(state, sequence.tokens[i]);
     CHECK(pool_.tier(sequence.pages[i / page_tokens]) == Tier::kHot);
     slot(i) = state;
+    first_positions_[pool_.page_map()[sequence.pages[i / page_tokens]].unit()] =
+        static_cast<int32_t>(i / page_tokens * page_tokens);
   }
   return Predict(state, sequence.choice, vocab_size_);
 }

@@ -16,7 +16,7 @@ namespace thermocline {
 // writes for a position it writes into that position's place of the sequence's page, and it reads
 // what came before from there. So a page that is shared, freed, overwritten or found wrongly gives
 // another output than ExpectedOutput. Moves copy what a page holds, in the order of StartMoves,
-// some of them only when a later step has run.
+// some of them only when a later step has run; each must say where in its sequence its page is.
 class FakeRunner : public Runner {
  public:
   // `pool` outlives it.
@@ -53,8 +53,9 @@ class FakeRunner : public Runner {
   const PagePool& pool_;
   int vocab_size_;
   std::vector<uint64_t> cache_;  // [arena units, page_tokens], the state after each position
-  std::deque<PageMove> moves_;   // started
-  size_t num_moves_ = 0;         // ended
+  std::vector<int32_t> first_positions_;  // [arena units], of what cache_ holds there
+  std::deque<PageMove> moves_;            // started
+  size_t num_moves_ = 0;                  // ended
   int num_runs_ = 0;
   size_t max_sequences_ = 0;
   int max_tokens_ = 0;

@@ -10,6 +10,7 @@ namespace thermocline {
 #include "kernels/cpu/isa/matmul.inl"
 #include "kernels/cpu/isa/elementwise.inl"
 #include "kernels/cpu/isa/attention.inl"
+#include "kernels/cpu/isa/key_bias.inl"
 #include "kernels/cpu/isa/coded_attention.inl"
 #include "kernels/cpu/isa/quantize.inl"
 #include "kernels/cpu/isa/rotate.inl"

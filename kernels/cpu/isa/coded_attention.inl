@@ -95,7 +95,7 @@ inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_pa
   }
 }
 
-// scores [kRows][kMaxPageTokens]; those past num_valid are -infinity.
+// scores [kRows][kMaxPageTokens] += K x q; those past num_valid are -infinity.
 template <int kBits, int kRows>
 void ScoreCoded(const CodedPageAttention& page, int32_t first, int num_valid, float* scores) {
   MultiplyPanels<kBits, kRows>(
@@ -111,9 +111,9 @@ void ScoreCoded(const CodedPageAttention& page, int32_t first, int num_valid, fl
         int count = num_valid - 16 * panel;
         count = count < 0 ? 0 : count > 16 ? 16 : count;
         for (int r = 0; r < kRows; ++r) {
-          const F whole = Simd::Fma(sums[r], scales, Simd::Set(page.bias[first + r]));
-          Simd::Store(scores + r * kMaxPageTokens + 16 * panel,
-                      Simd::First(whole, count, Simd::Set(kNoScore)));
+          float* sixteen = scores + r * kMaxPageTokens + 16 * panel;
+          const F whole = Simd::Fma(sums[r], scales, Simd::Load(sixteen));
+          Simd::Store(sixteen, Simd::First(whole, count, Simd::Set(kNoScore)));
         }
       });
 }
@@ -137,12 +137,27 @@ void AddCodedValues(const CodedPageAttention& page, int32_t first, const float* 
       });
 }
 
+// scores [kRows][kMaxPageTokens]: what does not depend on the codes.
+template <int kRows>
+void StartScores(const CodedPageAttention& page, int32_t first, float* scores) {
+  if (page.key_bias.products != nullptr) {
+    ScoreBias<kRows>(page.key_bias, first, page.page_tokens, page.bias + first, scores);
+    return;
+  }
+  for (int r = 0; r < kRows; ++r) {
+    for (int t = 0; t < kMaxPageTokens; t += 16) {
+      Simd::Store(scores + r * kMaxPageTokens + t, Simd::Set(page.bias[first + r]));
+    }
+  }
+}
+
 // kRows rows that see the same number of positions.
 template <int kRows>
 void AttendCodedRows(const CodedPageAttention& page, int32_t first) {
   float weights[kRows * kMaxPageTokens];
   float scales[kRows];
   const int num_valid = page.num_valid[first];
+  StartScores<kRows>(page, first, weights);
   switch (page.k_bits) {
     case 3:
       ScoreCoded<3, kRows>(page, first, num_valid, weights);

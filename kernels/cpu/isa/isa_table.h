@@ -74,8 +74,18 @@ struct PageAttention {
   uint64_t keep;    // bit t: position t is there; the others are as if no row saw them
 };
 
+// What a K bias adds to the scores of a coded page: of row r and token t
+//   sum over pairs of Re(products[r] * page_angles) cos - Im(products[r] * page_angles) sin
+struct BiasScores {
+  const float* products = nullptr;      // [num_rows][2][num_pairs]: conj(q) b; null: there is none
+  const float* page_angles = nullptr;   // [2][num_pairs]: cos, sin at the page's first token
+  const float* token_angles = nullptr;  // [2][num_pairs][page_tokens]: cos, -sin inside the page
+  int32_t num_pairs = 0;
+};
+
 // The same of a page in codes (docs/page_format.md), which is read as it lies. Its K was coded less
-// the head's mean key, so that a row's score with every key is short by `bias`.
+// the head's mean key, so that a row's score with every key is short by `bias`, and less the K
+// projection's bias, which `key_bias` adds.
 struct CodedPageAttention {
   const uint8_t* k_codes;
   const uint8_t* v_codes;
@@ -89,6 +99,7 @@ struct CodedPageAttention {
   int32_t num_values;   // panels of V: dimensions / 16
   const float* q;       // [num_rows, dim], scaled; dim is a multiple of 32
   const float* bias;    // [num_rows]
+  BiasScores key_bias;
   const int32_t* num_valid;
   int32_t num_rows;
   int32_t dim;

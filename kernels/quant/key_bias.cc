@@ -1,0 +1,102 @@
+#include "kernels/quant/key_bias.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/base/check.h"
+#include "kernels/core/hadamard.h"
+
+namespace thermocline {
+
+KeyBias::KeyBias(const KvLayout& layout, std::span<const float> biases, const Rope& rope,
+                 std::span<const float> signs, int max_positions)
+    : num_pairs_(layout.head_dim / 2), signs_(signs.begin(), signs.end()) {
+  const auto num_pairs = static_cast<size_t>(num_pairs_);
+  const size_t head_dim = 2 * num_pairs;
+  const auto num_heads = static_cast<size_t>(layout.num_kv_heads);
+  CHECK(rope.frequencies.size() == num_pairs && signs.size() == head_dim);
+  CHECK(biases.size() == static_cast<size_t>(layout.num_layers) * num_heads * head_dim);
+  for (const bool second : {false, true}) {
+    for (int32_t i = 0; i < num_pairs_; ++i) {
+      const RopePair pair = RopePairOf(rope.style, num_pairs_, i);
+      elements_.push_back(second ? pair.second : pair.first);
+    }
+  }
+  for (size_t head = 0; head < biases.size(); head += head_dim) {
+    for (const int32_t element : elements_) {
+      biases_.push_back(biases[head + static_cast<size_t>(element)]);
+    }
+  }
+  for (size_t layer = 0; layer < static_cast<size_t>(layout.num_layers); ++layer) {
+    const auto part = biases.subspan(layer * num_heads * head_dim, num_heads * head_dim);
+    layers_.push_back(std::any_of(part.begin(), part.end(), [](float b) { return b != 0; }) ? 1
+                                                                                            : 0);
+  }
+  const auto angle = [&](int position, size_t pair) {
+    return position * static_cast<double>(rope.frequencies[pair]);
+  };
+  const auto magnitude = static_cast<double>(rope.magnitude);
+  for (int position = 0; position < max_positions; position += layout.page_tokens) {
+    for (size_t i = 0; i < num_pairs; ++i) {
+      page_angles_.push_back(static_cast<float>(magnitude * std::cos(angle(position, i))));
+    }
+    for (size_t i = 0; i < num_pairs; ++i) {
+      page_angles_.push_back(static_cast<float>(magnitude * std::sin(angle(position, i))));
+    }
+  }
+  for (const bool sine : {false, true}) {
+    for (size_t i = 0; i < num_pairs; ++i) {
+      for (int token = 0; token < layout.page_tokens; ++token) {
+        const double theta = angle(token, i);
+        token_angles_.push_back(static_cast<float>(sine ? -std::sin(theta) : std::cos(theta)));
+      }
+    }
+  }
+}
+
+KeyBiasView KeyBias::view() const {
+  return {.num_pairs = num_pairs_,
+          .num_pages = static_cast<int32_t>(page_angles_.size() / signs_.size()),
+          .layers = layers_.data(),
+          .biases = biases_.data(),
+          .elements = elements_.data(),
+          .page_angles = page_angles_.data(),
+          .token_angles = token_angles_.data(),
+          .signs = signs_.data()};
+}
+
+void AddKeyBias(const KvCacheView& kv, int layer, int kv_head, int first_position, float sign,
+                float* k) {
+  const KeyBiasView& bias = kv.key_bias;
+  if (!bias.has(layer)) {
+    return;
+  }
+  const KvLayout& layout = kv.layout;
+  const int page = first_position / layout.page_tokens;
+  CHECK(first_position % layout.page_tokens == 0 && page < bias.num_pages);
+  const auto num_pairs = static_cast<size_t>(bias.num_pairs);
+  const auto page_tokens = static_cast<size_t>(layout.page_tokens);
+  const float* real = kv.key_bias_of(layer, kv_head);
+  const float* imaginary = real + num_pairs;
+  const float* cos = bias.page_angles + 2 * num_pairs * static_cast<size_t>(page);
+  const float* sin = cos + num_pairs;
+  std::vector<float> key(2 * num_pairs);
+  for (size_t token = 0; token < page_tokens; ++token, k += key.size()) {
+    for (size_t i = 0; i < num_pairs; ++i) {
+      const float page_real = real[i] * cos[i] - imaginary[i] * sin[i];
+      const float page_imaginary = real[i] * sin[i] + imaginary[i] * cos[i];
+      const float token_cos = bias.token_angles[i * page_tokens + token];
+      const float minus_sin = bias.token_angles[(num_pairs + i) * page_tokens + token];
+      key[static_cast<size_t>(bias.elements[i])] =
+          page_real * token_cos + page_imaginary * minus_sin;
+      key[static_cast<size_t>(bias.elements[num_pairs + i])] =
+          page_imaginary * token_cos - page_real * minus_sin;
+    }
+    RotateForward(key.data(), bias.signs, layout.head_dim);
+    for (size_t i = 0; i < key.size(); ++i) {
+      k[i] += sign * key[i];
+    }
+  }
+}
+
+}  // namespace thermocline
