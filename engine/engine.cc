@@ -112,7 +112,8 @@ class Engine::Loop {
         }
       }
       taken_.clear();
-      if (const Status status = core_.Step(); !status.ok()) {
+      // Not for a question alone: an empty step would still age the pages' energies.
+      if (const Status status = core_.has_work() ? core_.Step() : Status(); !status.ok()) {
         core_.FailAll(Internal("the device failed: {}", status.message()));
         const std::lock_guard lock(mutex_);
         healthy_ = false;

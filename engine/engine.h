@@ -47,7 +47,7 @@ struct EngineStats {
   int num_running = 0;
   int num_waiting = 0;
   uint64_t num_pages = 0;         // in the arena
-  uint64_t num_free_pages = 0;    // never used or given back
+  uint64_t num_free_pages = 0;    // hot ones that fit beside all pages, the moves' reserve included
   uint64_t num_cached_pages = 0;  // held by the prefix cache alone: evictable
   uint64_t num_preemptions = 0;
   uint64_t num_steps = 0;

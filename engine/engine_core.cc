@@ -235,7 +235,7 @@ EngineStats EngineCore::stats() const {
   EngineStats stats{.num_running = scheduler.num_running,
                     .num_waiting = scheduler.num_waiting,
                     .num_pages = pool_.num_pages(),
-                    .num_free_pages = pool_.num_free(),
+                    .num_free_pages = pool_.arena().num_free_places(Tier::kHot),
                     .num_cached_pages = pool_.num_evictable(),
                     .num_preemptions = scheduler.num_preemptions,
                     .num_steps = num_steps_,

@@ -129,6 +129,12 @@ TEST(TieredEngine, ASnapshotShowsTheTiersOfARunningSequence) {
   EXPECT_EQ(snapshot.stats.tier_pages, counted);
 }
 
+TEST(TieredEngine, PagesKeptEmptyForMovesCountAsFree) {
+  Rig rig({.num_units = 400, .tiers = Tiers(KvPolicy::kAdaptive)});
+  EXPECT_EQ(rig.core.stats().num_free_pages, 100U);
+  EXPECT_LT(rig.pool->num_free(), 100U);
+}
+
 TEST(TieredEngine, HotPolicyMovesNothing) {
   Rig rig({.num_units = 100, .tiers = Tiers(KvPolicy::kHot)});
   rig.Add(40, 0, 8, KvFidelity::kMax);
