@@ -64,9 +64,9 @@ PageEntry CalibrationPass::Place(Tier tier, int page) const {
 
 Status CalibrationPass::Cool(int page, Tier tier) {
   const PageMove move{.page = static_cast<PageId>(page),
-                      .first_position = page * cache_.layout().page_tokens,
                       .from = page_map_[static_cast<size_t>(page)],
-                      .to = Place(tier, page)};
+                      .to = Place(tier, page),
+                      .first_position = page * cache_.layout().page_tokens};
   MoveResult result;
   device_.ops().TranscodePages(std::span(&move, 1), cache_.view(page_map_), std::span(&result, 1),
                                *stream_);
