@@ -34,9 +34,10 @@ inline void AddFour(I codes, Simd::Table table, const float* x, int64_t stride, 
                   sums);
 }
 
-// One group, 16 lanes x 32 inner: sums [kRows] += codes x (rows of x, `stride` apart).
+// One group, 16 lanes x 32 inner: sums [kRows] += codes x (rows of x, `stride` apart). Inlined by
+// force: out of line, the sums live in memory, and a page of 3 bits takes up to twice the time.
 template <int kBits, int kRows>
-inline void AddGroup(const uint8_t* group, Simd::Table table, const float* x, int64_t stride,
+[[gnu::always_inline]] inline void AddGroup(const uint8_t* group, Simd::Table table, const float* x, int64_t stride,
                      F* sums) {
   if constexpr (kBits == 8) {
     for (int row = 0; row < 8; ++row) {
@@ -62,8 +63,8 @@ inline void AddGroup(const uint8_t* group, Simd::Table table, const float* x, in
   }
 }
 
-// Panels 0.. of `codes`, each of num_groups groups, two beside each other for enough independent
-// sums: start(panel, sums [kRows]), then all products, then finish(panel, sums).
+// Panels 0.. of `codes`, each of num_groups groups: start(panel, sums [kRows]), then all products,
+// then finish(panel, sums). One at a time: the next one's products fill the waits for this one's.
 template <int kBits, int kRows, typename Start, typename Finish>
 inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_panels,
                            int num_groups, const float* x, int64_t stride, Start start,
@@ -71,25 +72,11 @@ inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_pa
   constexpr int kGroup = 64 * kBits;  // bytes
   constexpr int kEntries = kBits == 4 ? 16 : 8;
   const Simd::Table table = kBits == 8 ? Simd::Zero() : Simd::template MakeTable<kEntries>(levels);
-  const int64_t panel_bytes = int64_t{kGroup} * num_groups;
-  int panel = 0;
-  for (; panel + 2 <= num_panels; panel += 2, codes += 2 * panel_bytes) {
-    F first[kRows];
-    F second[kRows];
-    start(panel, first);
-    start(panel + 1, second);
-    for (int g = 0; g < num_groups; ++g) {
-      AddGroup<kBits, kRows>(codes + g * kGroup, table, x + 32 * g, stride, first);
-      AddGroup<kBits, kRows>(codes + panel_bytes + g * kGroup, table, x + 32 * g, stride, second);
-    }
-    finish(panel, first);
-    finish(panel + 1, second);
-  }
-  if (panel < num_panels) {
+  for (int panel = 0; panel < num_panels; ++panel) {
     F sums[kRows];
     start(panel, sums);
-    for (int g = 0; g < num_groups; ++g) {
-      AddGroup<kBits, kRows>(codes + g * kGroup, table, x + 32 * g, stride, sums);
+    for (int g = 0; g < num_groups; ++g, codes += kGroup) {
+      AddGroup<kBits, kRows>(codes, table, x + 32 * g, stride, sums);
     }
     finish(panel, sums);
   }
