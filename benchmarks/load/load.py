@@ -193,7 +193,7 @@ def report(facts, results):
     return (
         f"# {facts['sequences']} sequences of {facts['prompt'] + facts['output']} tokens in an arena for "
         f"{facts['arena_sequences']}, {facts['date']}\n\n{facts['cpu']}, {facts['threads']} threads, {facts['model']}, "
-        f"commit {facts['commit']}, load average before {facts['load_before'][0]:.1f}. Arena {fit:.0f} MiB; prompts of "
+        f"commit {facts['commit']}, {facts['machine']}. Arena {fit:.0f} MiB; prompts of "
         f"{facts['prompt']} tokens that differ from the first page on, all sent at once, {facts['output']} tokens each.\n\n"
         f"{table(results)}\n")
 
@@ -228,7 +228,7 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     facts = {
         "date": datetime.date.today().isoformat(), "commit": commit.strip(), "cpu": cpu_model(),
-        "threads": os.cpu_count(), "load_before": os.getloadavg(), "model": pathlib.Path(args.model).name,
+        "threads": os.cpu_count(), "machine": f"load average before {os.getloadavg()[0]:.1f}", "model": pathlib.Path(args.model).name,
         "arena_bytes": arena_bytes, "arena_sequences": args.arena_sequences, "sequences": args.sequences,
         "prompt": args.prompt, "output": args.output, "seed": args.seed,
     }
