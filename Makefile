@@ -4,7 +4,7 @@ MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 HOST ?= 127.0.0.1
 PORT ?= 8000
 
-.PHONY: help serve test build calibrate lint sanitize bench quality soak format
+.PHONY: help serve test build calibrate lint sanitize bench quality load soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -57,6 +57,10 @@ quality:  ## what each KV cache policy does to answers, into benchmarks/results
 	@cmake --build --preset release --target thermocline kv_quality
 	@$(CACHE)/venv/bin/python benchmarks/quality/quality.py --ours build/release/thermocline \
 	  --kv-quality build/release/kv_quality --model "$(MODEL)" $(QUALITY_FLAGS)
+
+# About ten minutes a policy on two quiet cores.
+load: build  ## 32 sequences of 4K tokens in an arena for 8, beside the engine held to hot pages
+	@$(CACHE)/venv/bin/python benchmarks/load/load.py --binary build/release/thermocline --model "$(MODEL)"
 
 soak: build  ## sixteen clients that come and go for a minute
 	@THERMOCLINE_SOAK_SECONDS=60 THERMOCLINE_MODEL="$(MODEL)" THERMOCLINE_BUILD=build/release \

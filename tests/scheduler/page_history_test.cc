@@ -1,0 +1,328 @@
+// A million random operations on a pool and on a model that a reader can check by eye: sequences
+// that grow, share, end and are cancelled, and moves that end well, fail or find rubbish.
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "scheduler/page_pool.h"
+#include "tests/testing/page_pools.h"
+
+namespace thermocline {
+namespace {
+
+constexpr size_t kSlots = 4;         // positions of a page
+constexpr size_t kMaxSequences = 8;  // that hold pages at once
+constexpr uint64_t kNumHashes = 60;
+
+class PageHistory {
+ public:
+  PageHistory(int num_units, uint32_t seed)
+      : pool_(MakeTieredPool(num_units)),
+        bytes_(static_cast<size_t>(num_units) * kSlots, 0),
+        random_(seed) {}
+
+  void RunRandomOperation() {
+    const uint32_t dice = random_() % 100;
+    if (dice < 60) {
+      Append();
+    } else if (dice < 65) {
+      Fork();
+    } else if (dice < 70) {
+      FindAgain();
+    } else if (dice < 75) {
+      Hash();
+    } else if (dice < 78) {
+      Cancel();
+    } else if (dice < 86) {
+      Begin();
+    } else if (dice < 90) {
+      Compact();
+    } else {
+      End();
+    }
+  }
+
+  // Every page that somebody can read holds what was written, wherever it is now.
+  void ExpectContent() const {
+    std::map<PageId, int> refs;
+    for (const Sequence& sequence : sequences_) {
+      for (const PageId page : sequence.pages) {
+        ++refs[page];
+      }
+    }
+    for (const auto& [page, count] : refs) {
+      ASSERT_EQ(pool_->num_refs(page), count);
+      ExpectPage(page);
+    }
+    for (const auto& [hash, stamps] : stamps_of_hash_) {
+      if (const auto page = pool_->Find({hash, hash})) {
+        ASSERT_EQ(stamps_.at(*page), stamps);
+        ExpectPage(*page);
+      }
+    }
+    const Status audit = pool_->Audit();
+    ASSERT_TRUE(audit.ok()) << audit.message();
+  }
+
+  // What is left then is the prefix cache's.
+  void EndAll() {
+    while (!moves_.empty()) {
+      End();
+    }
+    while (!sequences_.empty()) {
+      Release(0);
+    }
+    for (uint64_t hash = 1; hash <= kNumHashes; ++hash) {
+      if (const auto page = pool_->Find({hash, hash})) {
+        pool_->Forget(*page);
+      }
+    }
+    ASSERT_EQ(pool_->arena().bytes_free(), bytes_.size() / kSlots * kArenaUnitBytes);
+    ASSERT_TRUE(pool_->Audit().ok());
+  }
+
+  struct Counts {
+    uint64_t commits = 0, failures = 0, corrupt = 0, compactions = 0, shared = 0, cancelled = 0,
+             cancelled_in_move = 0, full_arenas = 0;
+  };
+  const Counts& counts() const { return counts_; }
+
+ private:
+  // All pages but the last are full.
+  struct Sequence {
+    std::vector<PageId> pages;
+    size_t num_in_last = 0;
+  };
+
+  Sequence& AnySequence() { return sequences_[random_() % sequences_.size()]; }
+
+  void ForEachUnit(PageEntry place, auto&& visit) const {
+    for (uint32_t i = 0; i < pool_->arena().units_per_page(place.tier()); ++i) {
+      visit((place.unit() + i) * kSlots);
+    }
+  }
+
+  void ExpectPage(PageId page) const {
+    const std::vector<uint64_t>& stamps = stamps_.at(page);
+    ForEachUnit(pool_->page_map()[page], [&](size_t begin) {
+      for (size_t slot = 0; slot < stamps.size(); ++slot) {
+        ASSERT_EQ(bytes_[begin + slot], stamps[slot]) << "page " << page << " slot " << slot;
+      }
+    });
+  }
+
+  // One more position of a sequence, or a new sequence.
+  void Append() {
+    if (sequences_.empty() || (sequences_.size() < kMaxSequences && random_() % 8 == 0)) {
+      sequences_.emplace_back();
+    }
+    Sequence& sequence = AnySequence();
+    if (sequence.pages.empty() || sequence.num_in_last == kSlots) {
+      const auto page = pool_->Allocate();
+      if (!page.has_value()) {
+        ++counts_.full_arenas;
+        Release(sequences_.size() - 1);  // preempts the newest
+        return;
+      }
+      sequence.pages.push_back(*page);
+      sequence.num_in_last = 0;
+      stamps_[*page].clear();
+    }
+    const PageId page = sequence.pages.back();
+    if (pool_->is_moving(page)) {
+      return;  // compaction moves what is being written, and no step runs meanwhile
+    }
+    ASSERT_EQ(pool_->tier(page), Tier::kHot);
+    stamps_[page].push_back(++num_stamps_);
+    ForEachUnit(pool_->page_map()[page],
+                [&](size_t begin) { bytes_[begin + sequence.num_in_last] = num_stamps_; });
+    if (++sequence.num_in_last == kSlots) {
+      pool_->MarkFull(page, false, 0);
+    }
+  }
+
+  static size_t NumFull(const Sequence& sequence) {
+    return sequence.pages.size() - (sequence.num_in_last < kSlots && !sequence.pages.empty());
+  }
+
+  // A sequence that begins with full pages of another.
+  void Fork() {
+    if (sequences_.empty() || sequences_.size() >= kMaxSequences) {
+      return;
+    }
+    const Sequence& from = AnySequence();
+    if (const size_t num_full = NumFull(from); num_full > 0) {
+      const size_t count = random_() % num_full + 1;
+      Sequence sequence{
+          .pages = {from.pages.begin(), from.pages.begin() + static_cast<std::ptrdiff_t>(count)},
+          .num_in_last = kSlots};
+      for (const PageId page : sequence.pages) {
+        pool_->AddRef(page);
+      }
+      counts_.shared += count;
+      sequences_.push_back(std::move(sequence));
+    }
+  }
+
+  void FindAgain() {
+    const uint64_t hash = random_() % kNumHashes + 1;
+    const auto page = pool_->Find({hash, hash});
+    if (page.has_value() && sequences_.size() < kMaxSequences) {
+      pool_->AddRef(*page);
+      sequences_.push_back({.pages = {*page}, .num_in_last = kSlots});
+    }
+  }
+
+  void Hash() {
+    if (sequences_.empty()) {
+      return;
+    }
+    const Sequence& sequence = AnySequence();
+    const size_t num_full = NumFull(sequence);
+    if (num_full == 0) {
+      return;
+    }
+    const size_t i = random_() % num_full;
+    const PageId page = sequence.pages[i];
+    const uint64_t hash = random_() % kNumHashes + 1;
+    std::optional<PageId> parent;
+    if (i > 0 && pool_->is_hashed(sequence.pages[i - 1])) {
+      parent = sequence.pages[i - 1];
+    }
+    if (!pool_->is_hashed(page) && pool_->SetHash(page, {hash, hash}, parent)) {
+      stamps_of_hash_[hash] = stamps_[page];
+    }
+  }
+
+  void Cancel() {
+    if (!sequences_.empty()) {
+      ++counts_.cancelled;
+      Release(random_() % sequences_.size());
+    }
+  }
+
+  void Release(size_t index) {
+    const std::vector<PageId> pages = sequences_[index].pages;
+    sequences_.erase(sequences_.begin() + static_cast<std::ptrdiff_t>(index));
+    for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
+      counts_.cancelled_in_move += pool_->is_moving(*page) ? 1 : 0;
+      pool_->Release(*page);
+    }
+  }
+
+  void Begin() {
+    if (sequences_.empty()) {
+      return;
+    }
+    const Sequence& sequence = AnySequence();
+    if (const size_t num_full = NumFull(sequence); num_full > 0) {
+      const PageId page = sequence.pages[random_() % num_full];
+      if (const auto move = pool_->BeginMove(page, static_cast<Tier>(random_() % 3))) {
+        moves_.push_back(*move);
+      }
+    }
+  }
+
+  void Compact() {
+    const auto tier = static_cast<Tier>(random_() % 3);
+    for (const PageMove& move : pool_->BeginCompaction(tier, random_() % 3 + 1)) {
+      ASSERT_EQ(move.from.tier(), move.to.tier());
+      ++counts_.compactions;
+      moves_.push_back(move);
+    }
+  }
+
+  // The copy is made at the end, when the source has seen all that can happen to it meanwhile.
+  void End() {
+    if (moves_.empty()) {
+      return;
+    }
+    const size_t index = random_() % moves_.size();
+    const PageMove move = moves_[index];
+    moves_.erase(moves_.begin() + static_cast<std::ptrdiff_t>(index));
+    const uint32_t dice = random_() % 16;
+    if (dice < 4) {
+      // Half-way: rubbish in the new place.
+      ForEachUnit(move.to, [&](size_t begin) { bytes_[begin] = ~uint64_t{0}; });
+      if (dice == 0 && move.from.tier() != Tier::kHot) {
+        Corrupt(move.page);
+      }
+      ++counts_.failures;
+      pool_->AbortMove(move);
+      return;
+    }
+    ForEachUnit(move.to, [&](size_t begin) {
+      std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(move.from.unit() * kSlots), kSlots,
+                  bytes_.begin() + static_cast<std::ptrdiff_t>(begin));
+    });
+    ++counts_.commits;
+    pool_->CommitMove(move, 0);
+  }
+
+  // Nobody may read the page any more.
+  void Corrupt(PageId page) {
+    ++counts_.corrupt;
+    pool_->Pin(page);
+    pool_->Forget(page);
+    for (size_t i = sequences_.size(); i-- > 0;) {
+      const std::vector<PageId>& pages = sequences_[i].pages;
+      if (std::find(pages.begin(), pages.end(), page) != pages.end()) {
+        Release(i);
+      }
+    }
+    ForEachUnit(pool_->page_map()[page], [&](size_t begin) { bytes_[begin] = ~uint64_t{0}; });
+  }
+
+  std::unique_ptr<PagePool> pool_;
+  std::vector<uint64_t> bytes_;  // [arena units, kSlots]
+  std::mt19937 random_;
+  std::vector<Sequence> sequences_;  // oldest first
+  std::map<PageId, std::vector<uint64_t>> stamps_;
+  std::map<uint64_t, std::vector<uint64_t>> stamps_of_hash_;
+  std::vector<PageMove> moves_;
+  uint64_t num_stamps_ = 0;
+  Counts counts_;
+};
+
+TEST(PageHistory, AMillionRandomOperationsKeepEveryByte) {
+  PageHistory::Counts sum;
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    PageHistory history(61 + static_cast<int>(seed % 4) * 20, seed);
+    for (int i = 0; i < 50000; ++i) {
+      history.RunRandomOperation();
+      if (i % 20 == 0) {
+        history.ExpectContent();
+      }
+      if (testing::Test::HasFatalFailure()) {
+        FAIL() << "seed " << seed << " operation " << i;
+      }
+    }
+    const PageHistory::Counts& counts = history.counts();
+    sum.commits += counts.commits;
+    sum.failures += counts.failures;
+    sum.corrupt += counts.corrupt;
+    sum.compactions += counts.compactions;
+    sum.shared += counts.shared;
+    sum.cancelled += counts.cancelled;
+    sum.cancelled_in_move += counts.cancelled_in_move;
+    sum.full_arenas += counts.full_arenas;
+    history.EndAll();
+  }
+  // The histories do reach what they are for.
+  EXPECT_GT(sum.commits, 20000U);
+  EXPECT_GT(sum.failures, 5000U);
+  EXPECT_GT(sum.corrupt, 300U);
+  EXPECT_GT(sum.compactions, 500U);
+  EXPECT_GT(sum.shared, 10000U);
+  EXPECT_GT(sum.cancelled, 10000U);
+  EXPECT_GT(sum.cancelled_in_move, 500U);
+  EXPECT_GT(sum.full_arenas, 500U);
+}
+
+}  // namespace
+}  // namespace thermocline

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/kv_cache.h"
+#include "engine/migrator.h"
+#include "engine/runner.h"
+#include "kernels/device.h"
+#include "scheduler/page_pool.h"
+
+namespace thermocline {
+
+// Real pages of a small model: hot ones take four units of the arena, warm three, cold one.
+inline constexpr KvLayout kSmallLayout = {
+    .num_layers = 1, .num_kv_heads = 2, .head_dim = 64, .page_tokens = 32};
+
+std::unique_ptr<PagePool> MakeBytePool(int num_units);
+
+// The bytes behind a pool, in the engine's own formats. K and V of a position are random vectors
+// that its state names, so that a page that is lost, mixed up or overwritten is far from what it
+// should be, and one that has cooled is near it.
+class PageBytesModel {
+ public:
+  PageBytesModel(const PagePool& pool, Device& device);
+
+  void Write(PageId page, int slot, uint64_t state, bool finite = true);
+  // Whether the page's positions [0, states.size()) are what these states name, as near as its tier
+  // keeps them.
+  bool Holds(PageId page, std::span<const uint64_t> states) const;
+  // Changes one bit of the codes of a page that is not hot.
+  void FlipBit(PageId page);
+  KvCacheView view() const { return cache_.view(pool_.page_map()); }
+
+ private:
+  const PagePool& pool_;
+  KvCache cache_;
+};
+
+// FakeRunner's model, its tokens too, with pages of real bytes and the real Migrator on a thread of
+// its own. In each step it reads one page of each sequence, another one each time.
+class ByteRunner : public Runner {
+ public:
+  // The token at whose position a value is infinite, so that its page cannot be coded.
+  static constexpr TokenId kInfiniteToken = 499;
+
+  ByteRunner(const PagePool& pool, Device& device, int vocab_size);
+
+  Result<RunResult> Run(const StepPlan& plan) override;
+  void StartMoves(std::span<const PageMove> moves) override { migrator_.Start(moves); }
+  std::vector<FinishedMove> FinishedMoves(bool wait) override {
+    return migrator_.TakeFinished(wait);
+  }
+  double move_seconds() const override { return migrator_.busy_seconds(); }
+
+  PageBytesModel& bytes() { return bytes_; }
+  int num_wrong_pages() const { return num_wrong_pages_; }  // seen so far
+
+ private:
+  void Compute(const ScheduledSequence& scheduled);
+
+  const PagePool& pool_;
+  int vocab_size_;
+  PageBytesModel bytes_;
+  std::vector<uint64_t> states_;  // of one sequence
+  size_t num_runs_ = 0;
+  int num_wrong_pages_ = 0;
+  Migrator migrator_;  // last: its thread reads the bytes
+};
+
+}  // namespace thermocline
