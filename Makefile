@@ -49,7 +49,7 @@ bench: build  ## measure beside llama-server, into benchmarks/results
 	@build/release/scheduler_bench
 	@build/release/tokenizer_bench
 
-# About an hour on two cores; goes on where it was interrupted. QUALITY_FLAGS=--quick: minutes.
+# About an hour on two cores; goes on where it was interrupted. QUALITY_FLAGS=--size=quick: minutes.
 quality:  ## what each KV cache policy does to answers, into benchmarks/results
 	@scripts/setup test
 	@$(CACHE)/venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt

@@ -36,25 +36,40 @@ CONFIGURATIONS = {
     "snapkv-25": "--kv-policy snapkv --kv-budget 0.25",
 }
 LEAST_CONTROL_RATE = 0.6
-# (task, filler, tokens, questions)
-CELLS = [
-    ("passkey", "repeated", 1024, 18), ("passkey", "natural", 1024, 18),
-    ("passkey", "repeated", 2048, 10), ("passkey", "natural", 2048, 10),
-    ("passkey", "repeated", 4096, 10), ("passkey", "natural", 4096, 10),
-    ("passkey", "repeated", 7168, 10),
-    ("multi-key", "repeated", 1024, 12), ("multi-key", "natural", 1024, 12),
-    ("multi-key", "natural", 2048, 12), ("multi-key", "natural", 4096, 12),
-    ("multi-value", "repeated", 1024, 10), ("multi-value", "repeated", 2048, 10),
-    ("variables", "repeated", 1024, 10), ("variables", "repeated", 2048, 10),
-]
-QUICK_CELLS = [("passkey", "repeated", 1024, 9), ("passkey", "natural", 1024, 9), ("multi-key", "natural", 1024, 8)]
-GREEDY = {"prompts": 12, "characters": 6500, "tokens": 64}
-QUICK_GREEDY = {"prompts": 3, "characters": 3000, "tokens": 32}
-# (novel or file, first character, tokens)
-TEXTS = [("emma", 20_000, 7168), ("persuasion", 20_000, 7168), ("northanger_abbey", 20_000, 7168),
-         ("mansfield_park", 20_000, 2048), ("pride_and_prejudice", 20_000, 2048),
-         ("sense_and_sensibility", 20_000, 2048), ("/usr/share/common-licenses/MPL-1.1", 0, 2048)]
-QUICK_TEXTS = [("emma", 20_000, 1536), ("/usr/share/common-licenses/MPL-1.1", 0, 1024)]
+# cells: (task, filler, tokens, questions). texts: (novel or file, first character, tokens).
+SIZES = {
+    "full": {  # an hour or more on two cores
+        "cells": [
+            ("passkey", "repeated", 1024, 18), ("passkey", "natural", 1024, 18),
+            ("passkey", "repeated", 2048, 10), ("passkey", "natural", 2048, 10),
+            ("passkey", "repeated", 4096, 10), ("passkey", "natural", 4096, 10),
+            ("passkey", "repeated", 7168, 10),
+            ("multi-key", "repeated", 1024, 12), ("multi-key", "natural", 1024, 12),
+            ("multi-key", "natural", 2048, 12), ("multi-key", "natural", 4096, 12),
+            ("multi-value", "repeated", 1024, 10), ("multi-value", "repeated", 2048, 10),
+            ("variables", "repeated", 1024, 10), ("variables", "repeated", 2048, 10),
+        ],
+        "greedy": {"prompts": 12, "characters": 6500, "tokens": 64},
+        "texts": [("emma", 20_000, 7168), ("persuasion", 20_000, 7168), ("northanger_abbey", 20_000, 7168),
+                  ("mansfield_park", 20_000, 2048), ("pride_and_prejudice", 20_000, 2048),
+                  ("sense_and_sensibility", 20_000, 2048), ("/usr/share/common-licenses/MPL-1.1", 0, 2048)],
+    },
+    "short": {  # half of that
+        "cells": [
+            ("passkey", "repeated", 1024, 18), ("passkey", "natural", 1024, 18), ("passkey", "natural", 2048, 10),
+            ("passkey", "repeated", 4096, 10), ("passkey", "repeated", 7168, 10), ("multi-key", "natural", 1024, 12),
+            ("multi-value", "repeated", 1024, 10), ("variables", "repeated", 1024, 10),
+        ],
+        "greedy": {"prompts": 8, "characters": 6500, "tokens": 64},
+        "texts": [("emma", 20_000, 7168), ("mansfield_park", 20_000, 2048),
+                  ("/usr/share/common-licenses/MPL-1.1", 0, 2048)],
+    },
+    "quick": {  # minutes
+        "cells": [("passkey", "repeated", 1024, 9), ("passkey", "natural", 1024, 9), ("multi-key", "natural", 1024, 8)],
+        "greedy": {"prompts": 3, "characters": 3000, "tokens": 32},
+        "texts": [("emma", 20_000, 1536), ("/usr/share/common-licenses/MPL-1.1", 0, 1024)],
+    },
+}
 
 
 class State:
@@ -106,7 +121,7 @@ def is_kept(control, cell):
 
 
 def ask_cells(args, state, control, asked, texts):
-    for task, filler, length, count in QUICK_CELLS if args.quick else CELLS:
+    for task, filler, length, count in SIZES[args.size]["cells"]:
         cell = f"{task}/{filler}/{length}"
         if cell in state.data["cells"] or (state is not control and not is_kept(control, cell)):
             continue
@@ -119,7 +134,7 @@ def ask_cells(args, state, control, asked, texts):
 
 
 def ask_greedy(args, state, asked, texts):
-    plan = QUICK_GREEDY if args.quick else GREEDY
+    plan = SIZES[args.size]["greedy"]
     titles = sorted(texts.novels)
     for i in range(len(state.data["greedy"]), plan["prompts"]):
         novel = texts.novels[titles[i % len(titles)]]
@@ -134,7 +149,7 @@ def ask_greedy(args, state, asked, texts):
 def measure_distributions(args, states, folder):
     """All configurations that lack a text, side by side: the hot engine then reads it once for all."""
     novels = prose.novels()
-    for name, first, num_tokens in QUICK_TEXTS if args.quick else TEXTS:
+    for name, first, num_tokens in SIZES[args.size]["texts"]:
         missing = {CONFIGURATIONS[s.name]: s for s in states if s.name != "hot" and name not in s.data["texts"]}
         if not missing:
             continue
@@ -173,7 +188,7 @@ def fingerprint(args):
     folder = pathlib.Path(__file__).parent
     for path in (args.ours, args.kv_quality, args.model, folder / "tasks.py", folder / "quality.py"):
         state.update(pathlib.Path(path).read_bytes())
-    return state.hexdigest()[:12] + ("-quick" if args.quick else "")
+    return f"{state.hexdigest()[:12]}-{args.size}"
 
 
 def main():
@@ -182,7 +197,7 @@ def main():
     parser.add_argument("--kv-quality", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--quick", action="store_true", help="a few minutes: fewer and shorter prompts")
+    parser.add_argument("--size", choices=SIZES, default="full", help="how many and how long the prompts are")
     parser.add_argument("--only", action="append", metavar="CONFIGURATION",
                         help=f"beside hot; may be repeated: {', '.join(CONFIGURATIONS)}")
     parser.add_argument("--state", default=str(ROOT / "build" / "quality"), help="where finished parts are kept")
@@ -211,10 +226,10 @@ def main():
         "cpu": compare.cpu_model(),
         "threads": args.threads,
         "model": pathlib.Path(args.model).name,
-        "quick": args.quick,
+        "size": args.size,
         "flags": {state.name: CONFIGURATIONS[state.name] for state in states},
     }
-    stem = f"{facts['date']}-cpu-quality" + ("-quick" if args.quick else "")
+    stem = f"{facts['date']}-cpu-quality" + ("" if args.size == "full" else f"-{args.size}")
     report.write(facts, {state.name: state.data for state in states}, pathlib.Path(args.out), stem)
 
 

@@ -161,7 +161,7 @@ def text_of(facts, kept, result, stem):
     parts = [
         f"# Quality by policy of the KV cache, {facts['date']}",
         f"{facts['cpu']}, {facts['threads']} threads, {facts['model']}, commit {facts['commit']}: "
-        f"`make quality{' QUALITY_FLAGS=--quick' if facts['quick'] else ''}`. Real prompts through the real server, "
+        f"`make quality{' QUALITY_FLAGS=--size=' + facts['size'] if facts['size'] != 'full' else ''}`. Real prompts through the real server, "
         "pages of 64 tokens, steps of 64 tokens. In brackets: Wilson's 95 % interval. Lost: questions that hot "
         "answers and this one does not; gained: the other way; p: McNemar's exact test. Pooled over cells where hot "
         f"answers at least 60 %. Bytes a token: pages in use after {longest} tokens.",
