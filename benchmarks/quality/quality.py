@@ -160,7 +160,10 @@ def measure_distributions(args, states, folder):
         command = [args.kv_quality, args.model, "--text", str(path), "--tokens", str(num_tokens)]
         for flags in missing:
             command += ["--flags", flags]
-        environment = os.environ | {"THERMOCLINE_THREADS": str(args.threads)}
+        # The calibration that the servers use, or each engine would measure its own.
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+        environment = {"THERMOCLINE_CALIBRATION_DIR": str(cache / "thermocline" / "calibration")} | os.environ
+        environment |= {"THERMOCLINE_THREADS": str(args.threads)}
         result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
         for line in result.stdout.splitlines():
             values = json.loads(line)

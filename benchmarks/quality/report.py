@@ -164,7 +164,8 @@ def text_of(facts, kept, result, stem):
         f"`make quality{' QUALITY_FLAGS=--size=' + facts['size'] if facts['size'] != 'full' else ''}`. Real prompts through the real server, "
         "pages of 64 tokens, steps of 64 tokens. In brackets: Wilson's 95 % interval. Lost: questions that hot "
         "answers and this one does not; gained: the other way; p: McNemar's exact test. Pooled over cells where hot "
-        f"answers at least 60 %. Bytes a token: pages in use after {longest} tokens.",
+        f"answers at least 60 %. Bytes a token: pages in use after {longest} tokens; policies that evict keep their "
+        "pages whole in the arena and read the budget's part of them.",
         main_table(result),
         f"Several questions after one context that had been computed before them ({reuse}).",
         "## Next-token distribution on novels", distribution_table(result, "prose"),
