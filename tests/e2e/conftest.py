@@ -92,6 +92,18 @@ class Server:
             timer.cancel()
         return found
 
+    def assert_no_page_is_lost(self):
+        """Of an idle server: every place of the arena is free or a cached page's, whatever has cooled."""
+        for _ in range(500):  # copies that were in work when the last request ended
+            kv = self.get("/v1/kv").json()
+            if kv["moves"]["in_flight"] == 0:
+                break
+        load = self.load()
+        assert kv["moves"]["in_flight"] == 0 and kv["sequences"] == [], kv
+        assert sum(tier["pages"] for tier in kv["tiers"].values()) == load["num_cached_pages"], (kv, load)
+        used = sum(tier["bytes"] for tier in kv["tiers"].values())
+        assert used + kv["arena"]["free_bytes"] == kv["arena"]["bytes"], kv
+
     def client(self):
         return openai.OpenAI(base_url=self.url + "/v1", api_key="none", max_retries=0, timeout=120)
 

@@ -76,7 +76,7 @@ def test_clients_come_and_go_and_nothing_is_lost(start_server):
         assert not client.is_alive(), "a client hangs"
     assert [client.wrong for client in clients if client.wrong] == []
     load = server.wait_for_load(lambda load: load["num_running"] == 0 and load["num_waiting"] == 0)
-    assert load["num_free_pages"] + load["num_cached_pages"] == load["num_pages"]
+    server.assert_no_page_is_lost()
     rss_end = rss_bytes(server)
     num_whole = sum(client.num_whole for client in clients)
     num_left = sum(client.num_left for client in clients)
