@@ -7,23 +7,13 @@
 #include "kernels/core/half.h"
 #include "kernels/quant/page_codec.h"
 #include "tests/testing/fake_model.h"
+#include "tests/testing/token_hash.h"
 
 namespace thermocline {
 namespace {
 
 constexpr auto kDim = static_cast<size_t>(kSmallLayout.head_dim);
 constexpr auto kTokens = static_cast<size_t>(kSmallLayout.page_tokens);
-
-// SplitMix64's finaliser.
-uint64_t Mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
-  return x ^ (x >> 31);
-}
-
-uint64_t NextState(uint64_t state, TokenId token) {
-  return Mix(state + 0x9e3779b97f4a7c15U + static_cast<uint64_t>(token));
-}
 
 // One value in [-1, 1) of a vector.
 float Value(uint64_t state, int head, size_t i) {

@@ -3,20 +3,10 @@
 #include <algorithm>
 
 #include "kernels/base/check.h"
+#include "tests/testing/token_hash.h"
 
 namespace thermocline {
 namespace {
-
-// SplitMix64's finaliser: every bit of the input reaches every bit of the output.
-uint64_t Mix(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9U;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebU;
-  return x ^ (x >> 31);
-}
-
-uint64_t NextState(uint64_t state, TokenId token) {
-  return Mix(state + 0x9e3779b97f4a7c15U + static_cast<uint64_t>(token));
-}
 
 TokenId Predict(uint64_t state, int choice, int vocab_size) {
   return static_cast<TokenId>(Mix(state + static_cast<uint64_t>(choice)) %
