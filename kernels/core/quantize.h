@@ -6,6 +6,7 @@
 #include "kernels/base/hd.h"
 #include "kernels/core/codebook.h"
 #include "kernels/core/half.h"
+#include "kernels/core/key_rounding.h"
 
 // How one vector becomes codes and one 16-bit scale. These plain loops say what every backend must
 // give, bit for bit: sums are of sixteen partial sums (element i belongs to i mod 16) that are
@@ -15,6 +16,8 @@ namespace thermocline {
 
 // The largest finite half: larger scales are clamped to it.
 inline constexpr float kLargestHalf = 65504.0F;
+// Keys that are shorter count as zero.
+inline constexpr float kSmallestNorm = 1.17549435e-38F;
 
 HD inline float AddPairwise(float* sixteen) {
   for (int width = 8; width > 0; width /= 2) {
@@ -51,6 +54,95 @@ HD inline float QuantizeTurbo(const float* x, int dim, const Codebook& book, uin
   }
   // x - x is 0, or NaN where the norm overflowed or was NaN.
   return norm / std::sqrt(AddPairwise(level_squares)) + (norm - norm);
+}
+
+// The level that x is rounded to; a NaN goes to the last.
+HD inline float NearestLevel(float x, const Codebook& book) {
+  float level = book.levels[0];
+  for (int t = 0; t + 1 < book.num_levels; ++t) {
+    level = x <= book.thresholds[t] ? level : book.levels[t + 1];
+  }
+  return level;
+}
+
+HD inline float DotInOrder(const float* x, const float* y, int dim) {
+  float sum = 0;
+  for (int i = 0; i < dim; ++i) {
+    sum += x[i] * y[i];
+  }
+  return sum;
+}
+
+// One pass over the coordinates of q, whose error is e = u - scale q: each goes to the level that
+// makes e^T M e least with the others as they are.
+HD inline void SweepKey(const float* moments, const Codebook& book, int dim, float scale, float* q,
+                        float* e) {
+  const float inverse = 1.0F / scale;
+  for (int i = 0; i < dim; ++i) {
+    const float* row = moments + i * dim;
+    const float step = DotInOrder(row, e, dim) * inverse * (1.0F / row[i]);
+    const float level = NearestLevel(q[i] + step, book);
+    e[i] -= scale * (level - q[i]);
+    q[i] = level;
+  }
+}
+
+// A fitted scale, or the norm-corrected one where the fit makes no sense.
+HD inline float SaneScale(float fitted, float norm_corrected) {
+  const float bounded = 2 * norm_corrected >= fitted ? fitted : norm_corrected;
+  return fitted >= 0.5F * norm_corrected ? bounded : norm_corrected;
+}
+
+// One key of KeyRounding. TurboQuant's codes are where it starts; then a sweep, the scale of least
+// e^T M e, and another sweep. The scale in the end is the one with which queries' scores are right
+// on average: u^T M u = scale u^T M q.
+HD inline void QuantizeKey(const KeyRounding& keys, int token) {
+  const int dim = keys.dim;
+  const Codebook& book = *keys.book;
+  const float* x = keys.x + static_cast<int64_t>(token) * dim;
+  float* u = keys.scratch;  // all [dim]
+  float* w = u + dim;       // M u
+  float* q = w + dim;
+  float* e = q + dim;
+  const float size = std::sqrt(static_cast<float>(dim));
+  const float norm = std::sqrt(DotInOrder(x, x, dim));
+  const float inverse = norm >= kSmallestNorm ? size / norm : 0.0F;
+  for (int i = 0; i < dim; ++i) {
+    u[i] = x[i] * inverse;
+    q[i] = NearestLevel(u[i], book);
+  }
+  for (int i = 0; i < dim; ++i) {
+    w[i] = DotInOrder(keys.moments + i * dim, u, dim);
+  }
+  const float norm_corrected = size / std::sqrt(DotInOrder(q, q, dim));
+  float scale = norm_corrected;
+  for (int sweep = 0; sweep < 2; ++sweep) {
+    for (int i = 0; i < dim; ++i) {
+      e[i] = u[i] - scale * q[i];
+    }
+    SweepKey(keys.moments, book, dim, scale, q, e);
+    if (sweep == 0) {
+      for (int i = 0; i < dim; ++i) {
+        e[i] = DotInOrder(keys.moments + i * dim, q, dim);
+      }
+      scale = SaneScale(DotInOrder(w, q, dim) / DotInOrder(e, q, dim), norm_corrected);
+    }
+  }
+  scale = SaneScale(DotInOrder(w, u, dim) / DotInOrder(w, q, dim), norm_corrected);
+  uint8_t* codes = keys.codes + static_cast<int64_t>(token) * keys.stride;
+  for (int i = 0; i < dim; ++i) {
+    codes[i] = 0;
+    for (int t = 0; t + 1 < book.num_levels; ++t) {
+      codes[i] = static_cast<uint8_t>(codes[i] + (q[i] <= book.thresholds[t] ? 0 : 1));
+    }
+  }
+  keys.scales[token] = scale * (norm / size) + (norm - norm);
+}
+
+inline void QuantizeKeys(const KeyRounding& keys) {
+  for (int token = 0; token < keys.num_tokens; ++token) {
+    QuantizeKey(keys, token);
+  }
 }
 
 // Absolute maximum to 127, with the scale rounded to half first so that the codes fit the scale

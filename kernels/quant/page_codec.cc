@@ -4,8 +4,10 @@
 #include <xxhash.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
+#include <span>
 #include <vector>
 
 #include "kernels/base/check.h"
@@ -17,11 +19,14 @@
 namespace thermocline {
 namespace {
 
+constexpr size_t kMaxPageTokens = 64;
+
 // Memory of one page's transcoding, for all its blocks.
 struct Scratch {
   std::vector<float> k;  // [page_tokens, head_dim]
   std::vector<float> v;
-  std::vector<uint8_t> codes;  // of a CodeMatrix
+  std::vector<uint8_t> codes;   // of a CodeMatrix
+  std::vector<float> rounding;  // KeyRounding's
 };
 
 CodeMatrix CodesOf(const KvLayout& layout) { return {layout.page_tokens, layout.head_dim}; }
@@ -29,24 +34,50 @@ CodeMatrix CodesOf(const KvLayout& layout) { return {layout.page_tokens, layout.
 uint16_t* Halves(std::byte* bytes) { return reinterpret_cast<uint16_t*>(bytes); }
 const uint16_t* Halves(const std::byte* bytes) { return reinterpret_cast<const uint16_t*>(bytes); }
 
-// x [page_tokens, head_dim] -> panels and scales.
-Status EncodeVectors(int bits, PanelLane lane, const KvLayout& layout,
-                     const VectorQuantizer& quantizer, const float* x, std::vector<uint8_t>& codes,
-                     std::byte* panels, std::byte* scales) {
+// x [page_tokens, head_dim] -> codes, rows of a CodeMatrix, and the scales. `moments`: of the
+// queries that keys of few bits are rounded for, or null.
+void QuantizeVectors(int bits, const KvLayout& layout, const VectorQuantizer& quantizer,
+                     const float* x, const float* moments, Scratch& scratch,
+                     std::span<float> scales) {
   const CodeMatrix matrix = CodesOf(layout);
   const Codebook& book = CodebookFor(layout.head_dim, bits);
-  codes.assign(static_cast<size_t>(matrix.bytes()), 0);
+  scratch.codes.assign(static_cast<size_t>(matrix.bytes()), 0);
+  if (moments != nullptr && bits != 8) {
+    scratch.rounding.resize(size_t{4} * static_cast<size_t>(layout.page_tokens * layout.head_dim));
+    quantizer.keys({.x = x,
+                    .moments = moments,
+                    .book = &book,
+                    .num_tokens = layout.page_tokens,
+                    .dim = layout.head_dim,
+                    .stride = matrix.stride(),
+                    .codes = scratch.codes.data(),
+                    .scales = scales.data(),
+                    .scratch = scratch.rounding.data()});
+    return;
+  }
   for (int i = 0; i < layout.page_tokens; ++i) {
     const float* vector = x + int64_t{i} * layout.head_dim;
-    uint8_t* out = codes.data() + int64_t{i} * matrix.stride();
-    const float scale = bits == 8 ? quantizer.int8(vector, layout.head_dim, out)
-                                  : quantizer.turbo(vector, layout.head_dim, book, out);
+    uint8_t* out = scratch.codes.data() + int64_t{i} * matrix.stride();
+    scales[static_cast<size_t>(i)] = bits == 8
+                                         ? quantizer.int8(vector, layout.head_dim, out)
+                                         : quantizer.turbo(vector, layout.head_dim, book, out);
+  }
+}
+
+// x [page_tokens, head_dim] -> panels and scales.
+Status EncodeVectors(int bits, PanelLane lane, const KvLayout& layout,
+                     const VectorQuantizer& quantizer, const float* x, const float* moments,
+                     Scratch& scratch, std::byte* panels, std::byte* scales) {
+  std::array<float, kMaxPageTokens> floats{};
+  QuantizeVectors(bits, layout, quantizer, x, moments, scratch, floats);
+  for (int i = 0; i < layout.page_tokens; ++i) {
+    const float scale = floats[static_cast<size_t>(i)];
     if (!std::isfinite(scale)) {
       return {StatusCode::kDataLoss, fmt::format("position {} of the page is not finite", i)};
     }
     Halves(scales)[i] = ScaleToHalf(scale);
   }
-  PackPanels(matrix, bits, lane, codes.data(), reinterpret_cast<uint8_t*>(panels));
+  PackPanels(CodesOf(layout), bits, lane, scratch.codes.data(), reinterpret_cast<uint8_t*>(panels));
   return {};
 }
 
@@ -66,7 +97,7 @@ void DecodeVectors(int bits, PanelLane lane, const KvLayout& layout,
 }
 
 Status Encode(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer, const float* k,
-              const float* v, std::vector<uint8_t>& codes, std::byte* block) {
+              const float* v, const float* query_moments, Scratch& scratch, std::byte* block) {
   const BlockLayout at = BlockLayoutOf(codec, layout);
   if (codec == Codec::kNative) {
     const int64_t count = int64_t{layout.page_tokens} * layout.head_dim;
@@ -74,10 +105,10 @@ Status Encode(Codec codec, const KvLayout& layout, const VectorQuantizer& quanti
     quantizer.float_to_half(v, count, Halves(block + at.v_codes));
     return {};
   }
-  RETURN_IF_ERROR(EncodeVectors(KeyBits(codec), PanelLane::kToken, layout, quantizer, k, codes,
-                                block, block + at.k_scales));
-  return EncodeVectors(ValueBits(codec), PanelLane::kDimension, layout, quantizer, v, codes,
-                       block + at.v_codes, block + at.v_scales);
+  RETURN_IF_ERROR(EncodeVectors(KeyBits(codec), PanelLane::kToken, layout, quantizer, k,
+                                query_moments, scratch, block, block + at.k_scales));
+  return EncodeVectors(ValueBits(codec), PanelLane::kDimension, layout, quantizer, v, nullptr,
+                       scratch, block + at.v_codes, block + at.v_scales);
 }
 
 void Decode(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
@@ -120,8 +151,8 @@ Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, in
     AddKeyBias(kv, layer, kv_head, move.first_position, sign, scratch.k.data());
     AddMeanKey(kv.mean_key(layer, kv_head), dim, sign, scratch.k);
   }
-  return Encode(to, layout, quantizer, scratch.k.data(), scratch.v.data(), scratch.codes,
-                kv.block_at(move.to, layer, kv_head));
+  return Encode(to, layout, quantizer, scratch.k.data(), scratch.v.data(),
+                kv.query_moments_of(layer, kv_head), scratch, kv.block_at(move.to, layer, kv_head));
 }
 
 uint64_t Checksum(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
@@ -168,6 +199,7 @@ VectorQuantizer ReferenceQuantizer() {
   return {
       .turbo = QuantizeTurbo,
       .int8 = QuantizeInt8,
+      .keys = QuantizeKeys,
       .decode_turbo = DequantizeTurbo,
       .decode_int8 = DequantizeInt8,
       .half_to_float = [](const uint16_t* src, int64_t count,
@@ -177,9 +209,9 @@ VectorQuantizer ReferenceQuantizer() {
 }
 
 Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
-                   const float* k, const float* v, std::byte* block) {
-  std::vector<uint8_t> codes;
-  return Encode(codec, layout, quantizer, k, v, codes, block);
+                   const float* k, const float* v, std::byte* block, const float* query_moments) {
+  Scratch scratch;
+  return Encode(codec, layout, quantizer, k, v, query_moments, scratch, block);
 }
 
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v) {

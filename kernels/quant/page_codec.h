@@ -5,6 +5,7 @@
 
 #include "kernels/base/status.h"
 #include "kernels/core/codebook.h"
+#include "kernels/core/key_rounding.h"
 #include "kernels/page_format.h"
 
 // The bytes of one layer and KV head of a page, its block, in each codec. docs/page_format.md draws
@@ -33,6 +34,7 @@ BlockLayout BlockLayoutOf(Codec codec, const KvLayout& layout);
 struct VectorQuantizer {
   float (*turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes) = nullptr;
   float (*int8)(const float* x, int32_t dim, uint8_t* codes) = nullptr;
+  void (*keys)(const KeyRounding& keys) = nullptr;
   void (*decode_turbo)(const uint8_t* codes, int32_t dim, const Codebook& book, float scale,
                        float* x) = nullptr;
   void (*decode_int8)(const uint8_t* codes, int32_t dim, float scale, float* x) = nullptr;
@@ -41,10 +43,12 @@ struct VectorQuantizer {
 };
 VectorQuantizer ReferenceQuantizer();
 
-// k, v [page_tokens, head_dim] -> block. kDataLoss when a value is not finite; the block is then
+// k, v [page_tokens, head_dim] -> block. `query_moments` [head_dim, head_dim], or null: what keys
+// of 3 and 4 bits are rounded for. kDataLoss when a value is not finite; the block is then
 // undefined.
 Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
-                   const float* k, const float* v, std::byte* block);
+                   const float* k, const float* v, std::byte* block,
+                   const float* query_moments = nullptr);
 
 // The way back: what every reader of pages has to see.
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v);

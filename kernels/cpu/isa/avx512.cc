@@ -13,6 +13,7 @@ namespace thermocline {
 #include "kernels/cpu/isa/key_bias.inl"
 #include "kernels/cpu/isa/coded_attention.inl"
 #include "kernels/cpu/isa/quantize.inl"
+#include "kernels/cpu/isa/key_rounding.inl"
 #include "kernels/cpu/isa/rotate.inl"
 #include "kernels/cpu/isa/table.inl"
 // clang-format on

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/core/codebook.h"
+#include "kernels/core/key_rounding.h"
 
 // The functions that exist once per instruction set. Each set is one object file, built from the
 // same .inl files with its own compiler flags; a CpuOps picks one table when it is made.
@@ -129,6 +130,7 @@ struct IsaTable {
   // One vector of K or V for a coded page, as kernels/core/quantize.h says; codes [dim].
   float (*quantize_turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes);
   float (*quantize_int8)(const float* x, int32_t dim, uint8_t* codes);
+  void (*quantize_keys)(const KeyRounding& keys);
   void (*dequantize_turbo)(const uint8_t* codes, int32_t dim, const Codebook& book, float scale,
                            float* x);
   void (*dequantize_int8)(const uint8_t* codes, int32_t dim, float scale, float* x);

@@ -21,6 +21,7 @@ constexpr IsaTable kTable = {
     .rotate_vector = RotateVector,
     .quantize_turbo = QuantizeTurboVector,
     .quantize_int8 = QuantizeInt8Vector,
+    .quantize_keys = QuantizeKeys,
     .dequantize_turbo = DequantizeTurboVector,
     .dequantize_int8 = DequantizeInt8Vector,
 };

@@ -1,0 +1,27 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/core/codebook.h"
+
+namespace thermocline {
+
+// Keys of one block to codes, rounded for the queries that will meet them. What a coded key costs
+// is not the length of its error but that error's products with queries, and queries are far from
+// isotropic: in SmolLM2-135M half of their second moment lies in one direction. Codes are therefore
+// chosen to make e^T M e small, M the second moment of a head's queries, coordinate by coordinate:
+// each is rounded to where it best makes up for the errors of all the others. It costs bits nothing
+// and readers nothing. QuantizeKeys in kernels/core/quantize.h says the arithmetic.
+struct KeyRounding {
+  const float* x;        // [num_tokens, dim]
+  const float* moments;  // [dim, dim]: M, symmetric, positive definite
+  const Codebook* book;
+  int32_t num_tokens;  // 32 or 64
+  int32_t dim;
+  int32_t stride;  // of codes, from token to token
+  uint8_t* codes;  // [num_tokens, stride]
+  float* scales;   // [num_tokens]; NaN where a key is not finite
+  float* scratch;  // [4, dim, num_tokens]
+};
+
+}  // namespace thermocline
