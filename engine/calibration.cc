@@ -11,6 +11,7 @@
 
 #include "engine/calibration_pass.h"
 #include "engine/calibration_text.h"
+#include "engine/query_moments.h"
 #include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
 #include "scheduler/tier_policy.h"
@@ -69,28 +70,15 @@ class Calibrator {
     CHECK(num_pages_ > first_page_);
   }
 
-  // The pass with hot pages: distributions, mean keys, probe layers.
+  // The pass with hot pages: distributions, mean keys, moments of queries, probe layers.
   Status ReadHot(Calibration& calibration) {
-    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(calibration.formats);
-    if (!pass.ok()) {
-      return pass.status();
-    }
-    std::vector<double> copy_scores(static_cast<size_t>(layout_.num_layers), 0.0);
-    for (int page = 0; page < num_pages_; ++page) {
-      std::vector<float> energy(static_cast<size_t>(layout_.num_layers) *
-                                static_cast<size_t>(page + 1) *
-                                static_cast<size_t>(layout_.num_kv_heads));
-      Result<std::vector<float>> read = (*pass)->ReadPage(tokens_, page, Tier::kHot, energy);
-      if (!read.ok()) {
-        return read.status();
-      }
-      AddCopyScores(energy, page, copy_scores);
-      hot_.push_back(page >= first_page_ ? *std::move(read) : std::vector<float>());
-      progress_.PageRead();
-    }
-    calibration.formats.mean_keys = (*pass)->MeanKeys(num_pages_);
-    calibration.probe_layers = Greatest(copy_scores, kMaxProbeLayers);
-    return {};
+    QueryMoments moments(layout_, model_.config().num_heads);
+    model_.set_attention_observer([&](int layer, Tensor qkv, const BatchView& /*batch*/,
+                                      const KvCacheView& /*kv*/) { moments.Observe(layer, qkv); });
+    const Status read = ReadHotPages(calibration);
+    model_.set_attention_observer({});
+    calibration.formats.query_moments = moments.Normalized();
+    return read;
   }
 
   // Mean KL with the settled pages in `tier`.
@@ -119,6 +107,29 @@ class Calibrator {
  private:
   Result<std::unique_ptr<CalibrationPass>> NewPass(const KvFormats& formats) {
     return CalibrationPass::Create(model_, device_, layout_, formats, num_pages_);
+  }
+
+  Status ReadHotPages(Calibration& calibration) {
+    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(calibration.formats);
+    if (!pass.ok()) {
+      return pass.status();
+    }
+    std::vector<double> copy_scores(static_cast<size_t>(layout_.num_layers), 0.0);
+    for (int page = 0; page < num_pages_; ++page) {
+      std::vector<float> energy(static_cast<size_t>(layout_.num_layers) *
+                                static_cast<size_t>(page + 1) *
+                                static_cast<size_t>(layout_.num_kv_heads));
+      Result<std::vector<float>> read = (*pass)->ReadPage(tokens_, page, Tier::kHot, energy);
+      if (!read.ok()) {
+        return read.status();
+      }
+      AddCopyScores(energy, page, copy_scores);
+      hot_.push_back(page >= first_page_ ? *std::move(read) : std::vector<float>());
+      progress_.PageRead();
+    }
+    calibration.formats.mean_keys = (*pass)->MeanKeys(num_pages_);
+    calibration.probe_layers = Greatest(copy_scores, kMaxProbeLayers);
+    return {};
   }
 
   // How strongly the repeated page attends to where it stood first.

@@ -16,8 +16,8 @@
 namespace thermocline {
 namespace {
 
-constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '1'};
-constexpr uintmax_t kMaxFileBytes = uintmax_t{64} << 20;
+constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '2'};
+constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
 
 class Writer {
  public:
@@ -78,6 +78,7 @@ std::string Payload(const CalibrationKey& key, const KvLayout& layout,
   writer.Add(layout);
   writer.AddAll(calibration.formats.cold);
   writer.AddAll(calibration.formats.mean_keys);
+  writer.AddAll(calibration.formats.query_moments);
   writer.AddAll(calibration.probe_layers);
   writer.Add(calibration.warm_kl);
   writer.Add(calibration.cold_kl);
@@ -86,11 +87,15 @@ std::string Payload(const CalibrationKey& key, const KvLayout& layout,
   return std::move(writer.bytes);
 }
 
-// What a reader of pages relies on.
+bool AllFinite(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+}
+
+// What readers and writers of pages rely on.
 bool IsSound(const Calibration& calibration, const KvLayout& layout) {
   const auto num_layers = static_cast<size_t>(layout.num_layers);
-  const size_t num_means =
-      num_layers * static_cast<size_t>(layout.num_kv_heads) * static_cast<size_t>(layout.head_dim);
+  const auto head_dim = static_cast<size_t>(layout.head_dim);
+  const size_t num_means = num_layers * static_cast<size_t>(layout.num_kv_heads) * head_dim;
   const KvFormats& formats = calibration.formats;
   return formats.cold.size() == num_layers &&
          std::all_of(formats.cold.begin(), formats.cold.end(),
@@ -99,8 +104,8 @@ bool IsSound(const Calibration& calibration, const KvLayout& layout) {
                               codec == Codec::kTurboK4V3;
                      }) &&
          (formats.mean_keys.empty() || formats.mean_keys.size() == num_means) &&
-         std::all_of(formats.mean_keys.begin(), formats.mean_keys.end(),
-                     [](float x) { return std::isfinite(x); }) &&
+         (formats.query_moments.empty() || formats.query_moments.size() == num_means * head_dim) &&
+         AllFinite(formats.mean_keys) && AllFinite(formats.query_moments) &&
          std::all_of(calibration.probe_layers.begin(), calibration.probe_layers.end(),
                      [&](int layer) { return layer >= 0 && layer < layout.num_layers; }) &&
          (calibration.layer_kl.empty() || calibration.layer_kl.size() == num_layers);
@@ -156,6 +161,7 @@ Result<Calibration> ReadCalibration(const std::string& path, const CalibrationKe
   Calibration calibration;
   calibration.formats.cold = reader.TakeAll<Codec>();
   calibration.formats.mean_keys = reader.TakeAll<float>();
+  calibration.formats.query_moments = reader.TakeAll<float>();
   calibration.probe_layers = reader.TakeAll<int>();
   calibration.warm_kl = reader.Take<double>();
   calibration.cold_kl = reader.Take<double>();

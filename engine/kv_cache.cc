@@ -104,6 +104,7 @@ KvCache::KvCache(const KvLayout& layout, KvFormats formats, Buffer arena)
     }
   }
   mean_keys_ = std::move(formats.mean_keys);
+  query_moments_ = std::move(formats.query_moments);
   key_bias_ = std::move(formats.key_bias);
 }
 
@@ -113,7 +114,8 @@ KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
           .formats = formats_.data(),
           .layout = layout_,
           .mean_keys = mean_keys_.empty() ? nullptr : mean_keys_.data(),
-          .key_bias = key_bias_ ? key_bias_->view() : KeyBiasView()};
+          .key_bias = key_bias_ ? key_bias_->view() : KeyBiasView(),
+          .query_moments = query_moments_.empty() ? nullptr : query_moments_.data()};
 }
 
 }  // namespace thermocline

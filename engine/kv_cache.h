@@ -18,12 +18,13 @@ namespace thermocline {
 
 // How the pages of one model are coded, from its weights and its calibration.
 struct KvFormats {
-  std::vector<Codec> cold;          // [num_layers]: what a cold page holds
-  std::vector<float> mean_keys;     // as KvCacheView::mean_keys; empty: none
-  std::optional<KeyBias> key_bias;  // nothing: the model's K projection has none
+  std::vector<Codec> cold;           // [num_layers]: what a cold page holds
+  std::vector<float> mean_keys;      // as KvCacheView::mean_keys; empty: none
+  std::vector<float> query_moments;  // as KvCacheView::query_moments; empty: none
+  std::optional<KeyBias> key_bias;   // nothing: the model's K projection has none
 };
 
-// 3-bit cold pages and no mean keys: what is known without a calibration.
+// 3-bit cold pages, no mean keys and no moments: what is known without a calibration.
 KvFormats DefaultKvFormats(const KvLayout& layout);
 
 // The shape of a model's KV cache with pages of `page_tokens` positions.
@@ -54,6 +55,7 @@ class KvCache {
   KvLayout layout_;
   Buffer arena_;
   std::vector<float> mean_keys_;
+  std::vector<float> query_moments_;
   std::vector<LayerFormat> formats_;  // [num_layers][kNumTiers]
   std::optional<KeyBias> key_bias_;
 };
