@@ -11,6 +11,7 @@
 #include <random>
 
 #include "engine/calibration_file.h"
+#include "engine/query_moments.h"
 #include "kernels/cpu/cpu_device.h"
 #include "tests/testing/fake_checkpoint.h"
 
@@ -113,6 +114,7 @@ TEST_F(CalibrationTest, ColderPagesDivergeMoreAndEveryLayerTakesPart) {
     EXPECT_LT(kl, 2 * calibration.uniform_kl);
   }
   EXPECT_EQ(calibration.formats.mean_keys.size(), size_t{3} * 2 * 16);
+  EXPECT_EQ(calibration.formats.query_moments.size(), size_t{3} * 2 * 16 * 16);
   EXPECT_EQ(calibration.probe_layers, (std::vector<int>{0, 1, 2}));
   EXPECT_TRUE(std::is_sorted(progress.begin(), progress.end()));
   EXPECT_LE(progress.back(), 1);
@@ -129,7 +131,29 @@ TEST_F(CalibrationTest, DoesNotDependOnHowLongAStepIs) {
   const Calibration whole = Run(false, kPageTokens, {});
   const Calibration pieces = Run(false, 20, {});
   EXPECT_EQ(whole.formats.mean_keys, pieces.formats.mean_keys);
+  EXPECT_EQ(whole.formats.query_moments, pieces.formats.query_moments);
   EXPECT_EQ(whole.uniform_kl, pieces.uniform_kl);
+}
+
+TEST(QueryMoments, AreOfTheHeadsThatReadAKeyWithAnIsotropicPart) {
+  const KvLayout layout{.num_layers = 2, .num_kv_heads = 2, .head_dim = 2, .page_tokens = 64};
+  QueryMoments moments(layout, 4);
+  // Two tokens; four query heads, then K and V of two heads, which do not count.
+  std::vector<float> qkv = {3, 0, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9,
+                            1, 0, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9};
+  moments.Observe(1, Tensor(qkv.data(), {2, 16}));
+  const std::vector<float> got = moments.Normalized();
+  ASSERT_EQ(got.size(), size_t{2} * 2 * 2 * 2);
+  const auto expect = [&](size_t head, const std::vector<float>& want) {
+    for (size_t i = 0; i < 4; ++i) {
+      EXPECT_NEAR(got[4 * head + i], want[i], 1e-6F) << head << ' ' << i;
+    }
+  };
+  constexpr float kPart = QueryMoments::kIsotropicPart;
+  constexpr float kWhole = 1 + kPart;
+  expect(0, {1, 0, 0, 1});  // nothing was seen of layer 0
+  expect(2, {(10.0F / 6 + kPart) / kWhole, 0, 0, (2.0F / 6 + kPart) / kWhole});
+  expect(3, {1, 1 / kWhole, 1 / kWhole, 1});
 }
 
 TEST_F(CalibrationTest, TableNamesEveryLayerAndTheWhole) {
@@ -149,6 +173,7 @@ class CalibrationFile : public testing::Test {
     calibration_.formats = {
         .cold = {Codec::kTurbo3, Codec::kTurboK4V3},
         .mean_keys = {1, 2, 3, 4, 5, 6, 7, 8},
+        .query_moments = std::vector<float>(32, 0.5F),
     };
     calibration_.probe_layers = {1};
     calibration_.warm_kl = 0.5;
@@ -177,6 +202,7 @@ TEST_F(CalibrationFile, HoldsWhatWasWritten) {
   ASSERT_TRUE(read.ok()) << read.status().message();
   EXPECT_EQ(read->formats.cold, calibration_.formats.cold);
   EXPECT_EQ(read->formats.mean_keys, calibration_.formats.mean_keys);
+  EXPECT_EQ(read->formats.query_moments, calibration_.formats.query_moments);
   EXPECT_EQ(read->probe_layers, calibration_.probe_layers);
   EXPECT_EQ(read->warm_kl, 0.5);
   EXPECT_EQ(read->cold_kl, 0.25);
@@ -227,6 +253,12 @@ TEST_F(CalibrationFile, UnsoundNumbersAreRefused) {
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
   bad.formats.mean_keys[3] = NAN;
+  EXPECT_TRUE(refused(bad));
+  bad = calibration_;
+  bad.formats.query_moments[31] = INFINITY;
+  EXPECT_TRUE(refused(bad));
+  bad = calibration_;
+  bad.formats.query_moments.pop_back();
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
   bad.probe_layers = {2};
