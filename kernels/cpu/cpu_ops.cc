@@ -26,9 +26,29 @@ const IsaTable& TableOf(IsaLevel level) {
 // Activations of one MatMul, quantised. Kept by the calling thread, so that a step allocates
 // nothing after the first.
 struct QuantizedRows {
-  std::vector<int8_t> codes;            // [num_tokens, num_columns / 32, 2, 32]
-  std::vector<ActivationBlock> blocks;  // [num_tokens, num_columns / 32]
+  std::vector<int8_t> codes;            // as PanelProduct has them
+  std::vector<ActivationBlock> blocks;  // likewise
+
+  void Reserve(int64_t num_tokens, int64_t num_blocks) {
+    const int64_t num_groups = (num_tokens + kGroupTokens - 1) / kGroupTokens;
+    const auto needed = static_cast<size_t>(num_groups * num_blocks * kGroupTokens);
+    if (blocks.size() < needed) {
+      codes.resize(needed * kBlockCodes);
+      blocks.resize(needed);
+    }
+  }
 };
+
+// Panels that a thread takes at a time: about eight turns each, so that all end together; of more
+// than a tile of tokens no more than stay in a core's second cache from tile to tile.
+int64_t PanelsPerTurn(const PanelWeight& weight, int64_t num_tokens, int num_threads) {
+  constexpr int64_t kCacheBytes = 256 << 10;
+  constexpr int64_t kTileTokens = 8;
+  const int64_t turn = weight.num_panels() / (8 * num_threads);
+  const int64_t panel_bytes = static_cast<int64_t>(weight.num_bytes()) / weight.num_panels();
+  const int64_t fit = num_tokens > kTileTokens ? kCacheBytes / panel_bytes : turn;
+  return std::max<int64_t>(1, std::min(turn, fit));
+}
 
 }  // namespace
 
@@ -80,42 +100,46 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
   thread_local QuantizedRows quantized;
   const int64_t num_blocks = num_columns / kBlockColumns;
   if (weight.has_quantized()) {
-    const auto needed = static_cast<size_t>(num_tokens * num_blocks);
-    if (quantized.blocks.size() < needed) {
-      quantized.codes.resize(needed * 2 * kBlockColumns);
-      quantized.blocks.resize(needed);
-    }
+    quantized.Reserve(num_tokens, num_blocks);
   }
   // The pool's threads have a `quantized` of their own: hand them this one's memory.
   int8_t* codes = quantized.codes.data();
   ActivationBlock* blocks = quantized.blocks.data();
   if (weight.has_quantized()) {
     ForRows(num_tokens, num_columns, [&](int64_t row) {
-      isa_.quantize_row(x.f32() + row * num_columns, num_columns, codes + 2 * row * num_columns,
-                        blocks + row * num_blocks);
+      const int64_t first =
+          row / kGroupTokens * kGroupTokens * num_blocks + row % kGroupTokens;  // block of the row
+      isa_.quantize_row(x.f32() + row * num_columns, num_columns, codes + first * kBlockCodes,
+                        blocks + first);
     });
   }
-  for (const PanelWeight::Part& part : weight.parts()) {
-    const auto multiply = isa_.panel_product[static_cast<size_t>(part.kind)];
-    // About eight turns per thread: even, and each a long stream of memory.
-    const int64_t grain = std::max<int64_t>(1, part.num_panels / (8 * pool_.num_threads()));
-    pool_.ParallelFor(part.num_panels, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t first = p * kPanelRows;
-        multiply(
-            {.panel = weight.panel(part, p),
-             .num_columns = num_columns,
-             .num_tokens = num_tokens,
-             .codes = codes,
-             .blocks = blocks,
-             .x = x.f32(),
-             .y = y.f32() + part.first_row + first,
-             .y_stride = weight.rows(),
-             .num_rows = static_cast<int32_t>(std::min<int64_t>(kPanelRows, part.num_rows - first)),
-             .add = mode == MatMulMode::kAdd});
+  const auto multiply = [&](const PanelWeight::Part& part, int64_t begin, int64_t end) {
+    const int64_t first_row = begin * kPanelRows;
+    isa_.panel_product[static_cast<size_t>(part.kind)](
+        {.panels = weight.panel(part, begin),
+         .panel_bytes = static_cast<int64_t>(part.panel_bytes),
+         .num_panels = end - begin,
+         .num_columns = num_columns,
+         .num_tokens = num_tokens,
+         .codes = codes,
+         .blocks = blocks,
+         .x = x.f32(),
+         .y = y.f32() + part.first_row + first_row,
+         .y_stride = weight.rows(),
+         .num_rows = part.num_rows - first_row,
+         .add = mode == MatMulMode::kAdd});
+  };
+  // One loop over the panels of all parts.
+  const int64_t grain = PanelsPerTurn(weight, num_tokens, pool_.num_threads());
+  pool_.ParallelFor(weight.num_panels(), grain, [&](int64_t begin, int64_t end) {
+    for (const PanelWeight::Part& part : weight.parts()) {
+      const int64_t from = std::max<int64_t>(begin, part.first_panel);
+      const int64_t to = std::min(end, part.first_panel + part.num_panels);
+      if (from < to) {
+        multiply(part, from - part.first_panel, to - part.first_panel);
       }
-    });
-  }
+    }
+  });
 }
 
 void CpuOps::AddBias(Tensor x, std::span<const float> bias, Stream& /*stream*/) const {

@@ -243,6 +243,7 @@ Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSou
     Part part{.kind = kind,
               .first_row = weight->rows_,
               .num_rows = source.rows,
+              .first_panel = weight->parts_.empty() ? 0 : weight->num_panels(),
               .num_panels = (source.rows + kPanelRows - 1) / kPanelRows,
               .panel_bytes = BlockBytes(kind) * (IsFloatPanel(kind) ? cols : cols / kBlockColumns),
               .offset = num_bytes};

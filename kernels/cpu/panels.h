@@ -32,6 +32,7 @@ class PanelWeight final : public Weight {
     PanelKind kind;
     int64_t first_row;  // of the stacked matrix
     int64_t num_rows;
+    int64_t first_panel;  // of the weight's
     int64_t num_panels;
     size_t panel_bytes;
     size_t offset;  // into the buffer
@@ -45,6 +46,7 @@ class PanelWeight final : public Weight {
   int64_t cols() const override { return cols_; }
   size_t num_bytes() const override { return buffer_.bytes(); }
   std::span<const Part> parts() const { return parts_; }
+  int64_t num_panels() const { return parts_.back().first_panel + parts_.back().num_panels; }
   const uint8_t* panel(const Part& part, int64_t index) const {
     return reinterpret_cast<const uint8_t*>(buffer_.data()) + part.offset +
            static_cast<size_t>(index) * part.panel_bytes;

@@ -31,6 +31,10 @@ inline constexpr int kNumPanelKinds = 11;
 
 inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockColumns = 32;
+inline constexpr int kBlockCodes = 2 * kBlockColumns;  // bytes: high, then low
+// Quantised activations go in groups of four tokens, block by block: [group][block][token]. The
+// operands of a tile of tokens are then one or two streams, whatever the length of a row.
+inline constexpr int kGroupTokens = 4;
 
 // One block of 32 activations, quantised to 15 bits: x = scale * q, q = 128 high + low, high in
 // -127..127 and low in -64..63. Both are int8, so that a product with a weight is two integer dot
@@ -42,18 +46,20 @@ struct ActivationBlock {
   int32_t sum_high;  // of the last 16
 };
 
-// x times one panel, for `num_tokens` rows of x.
+// x times some panels, for `num_tokens` rows of x.
 struct PanelProduct {
-  const uint8_t* panel;
-  int64_t num_columns;  // a multiple of 32, unless the panel is of floats
+  const uint8_t* panels;
+  int64_t panel_bytes;
+  int64_t num_panels;
+  int64_t num_columns;  // a multiple of 32, unless the panels are of floats
   int64_t num_tokens;
-  const int8_t* codes;            // [num_tokens, num_columns / 32, 2, 32]: high, then low
-  const ActivationBlock* blocks;  // [num_tokens, num_columns / 32]
+  const int8_t* codes;            // [num_tokens / 4, num_columns / 32, 4, 2, 32]: high, then low
+  const ActivationBlock* blocks;  // [num_tokens / 4, num_columns / 32, 4]
   const float* x;                 // [num_tokens, num_columns], for float panels
-  float* y;                       // column 0 of the panel's first row; tokens are y_stride apart
-  int64_t y_stride;
-  int32_t num_rows;  // of the panel's 16 that exist
-  bool add;          // to what y holds
+  float* y;                       // column 0 of the first panel's first row
+  int64_t y_stride;               // from token to token
+  int64_t num_rows;               // of the panels' 16 each that exist
+  bool add;                       // to what y holds
 };
 
 // One page of one KV head, decoded to float32, against some query rows. Rows of k, v, q and o are
@@ -111,7 +117,7 @@ struct CodedPageAttention {
 };
 
 struct IsaTable {
-  // x [num_columns], a multiple of 32; codes [num_columns / 32, 2, 32].
+  // x [num_columns], a multiple of 32, is one token; codes and blocks start at its first block.
   void (*quantize_row)(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks);
   void (*panel_product[kNumPanelKinds])(const PanelProduct& product);
   void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t dim, float* y);

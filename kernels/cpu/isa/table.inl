@@ -4,12 +4,12 @@ namespace {
 
 constexpr IsaTable kTable = {
     .quantize_row = QuantizeRow,
-    .panel_product = {MultiplyPanel<PanelKind::kQ4_0>, MultiplyPanel<PanelKind::kQ4_1>,
-                      MultiplyPanel<PanelKind::kQ5_0>, MultiplyPanel<PanelKind::kQ5_1>,
-                      MultiplyPanel<PanelKind::kQ8_0>, MultiplyPanel<PanelKind::kQ4_K>,
-                      MultiplyPanel<PanelKind::kQ5_K>, MultiplyPanel<PanelKind::kQ6_K>,
-                      MultiplyPanel<PanelKind::kF32>, MultiplyPanel<PanelKind::kF16>,
-                      MultiplyPanel<PanelKind::kBF16>},
+    .panel_product = {MultiplyPanels<PanelKind::kQ4_0>, MultiplyPanels<PanelKind::kQ4_1>,
+                      MultiplyPanels<PanelKind::kQ5_0>, MultiplyPanels<PanelKind::kQ5_1>,
+                      MultiplyPanels<PanelKind::kQ8_0>, MultiplyPanels<PanelKind::kQ4_K>,
+                      MultiplyPanels<PanelKind::kQ5_K>, MultiplyPanels<PanelKind::kQ6_K>,
+                      MultiplyFloatPanels<PanelKind::kF32>, MultiplyFloatPanels<PanelKind::kF16>,
+                      MultiplyFloatPanels<PanelKind::kBF16>},
     .rms_norm = RmsNormRow,
     .gated_silu = GatedSilu,
     .gated_gelu = GatedGelu,
