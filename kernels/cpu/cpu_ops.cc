@@ -66,7 +66,7 @@ void CpuOps::ForRows(int64_t num_rows, int64_t row_elements, Body body) const {
 }
 
 Result<std::unique_ptr<Weight>> CpuOps::PrepareWeight(std::span<const WeightSource> parts) const {
-  Result<std::unique_ptr<PanelWeight>> weight = PanelWeight::Pack(parts, pool_);
+  Result<std::unique_ptr<PanelWeight>> weight = PanelWeight::Pack(parts, slabs_, pool_);
   if (!weight.ok()) {
     return weight.status();
   }

@@ -6,7 +6,6 @@
 
 #include "kernels/base/check.h"
 #include "kernels/core/half.h"
-#include "kernels/cpu/cpu_device.h"
 
 namespace thermocline {
 namespace {
@@ -231,11 +230,11 @@ bool IsFloatPanel(PanelKind kind) {
 }
 
 Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSource> sources,
-                                                       ThreadPool& pool) {
+                                                       WeightSlabs& slabs, ThreadPool& pool) {
   CHECK(!sources.empty());
   auto weight = std::unique_ptr<PanelWeight>(new PanelWeight);  // NOLINT: private constructor
   weight->cols_ = sources[0].cols;
-  size_t num_bytes = 0;
+  size_t& num_bytes = weight->num_bytes_;
   for (const WeightSource& source : sources) {
     CHECK(source.cols == weight->cols_);
     const PanelKind kind = KindOf(source.type);
@@ -252,12 +251,12 @@ Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSou
     weight->has_quantized_ |= !IsFloatPanel(kind);
     weight->parts_.push_back(part);
   }
-  Result<Buffer> buffer = AllocateHostBuffer(num_bytes);
-  if (!buffer.ok()) {
-    return buffer.status();
+  Result<WeightSlabs::Block> block = slabs.Allocate(num_bytes);
+  if (!block.ok()) {
+    return block.status();
   }
-  weight->buffer_ = *std::move(buffer);
-  auto* out = reinterpret_cast<uint8_t*>(weight->buffer_.data());
+  weight->block_ = *std::move(block);
+  auto* out = reinterpret_cast<uint8_t*>(weight->block_.data);
   for (size_t i = 0; i < sources.size(); ++i) {
     const Part& part = weight->parts_[i];
     pool.ParallelFor(part.num_panels, 4, [&](int64_t begin, int64_t end) {
