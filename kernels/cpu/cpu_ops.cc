@@ -39,16 +39,26 @@ struct QuantizedRows {
   }
 };
 
-// Panels that a thread takes at a time: about eight turns each, so that all end together; of more
-// than a tile of tokens no more than stay in a core's second cache from tile to tile.
-int64_t PanelsPerTurn(const PanelWeight& weight, int64_t num_tokens, int num_threads) {
-  constexpr int64_t kCacheBytes = 256 << 10;
-  constexpr int64_t kTileTokens = 8;
-  const int64_t turn = weight.num_panels() / (8 * num_threads);
-  const int64_t panel_bytes = static_cast<int64_t>(weight.num_bytes()) / weight.num_panels();
-  const int64_t fit = num_tokens > kTileTokens ? kCacheBytes / panel_bytes : turn;
-  return std::max<int64_t>(1, std::min(turn, fit));
-}
+// A MatMul cut into turns that threads take one by one: some panels times some tokens, of which
+// neither is more than stays in a core's second cache. Eight turns for each thread when there are
+// few tokens, as each is then a short stream of memory; 32 else, so that all end together.
+struct Turns {
+  static constexpr int64_t kTokens = 64;  // at most; whole tiles and groups
+  int64_t num_panels;                     // of a turn, at most
+  int64_t panel_turns;
+  int64_t token_turns;
+
+  Turns(const PanelWeight& weight, int64_t num_tokens, int num_threads) {
+    constexpr int64_t kCacheBytes = 256 << 10;
+    const int64_t all = weight.num_panels();
+    const int64_t panel_bytes = static_cast<int64_t>(weight.num_bytes()) / all;
+    token_turns = (num_tokens + kTokens - 1) / kTokens;
+    const int64_t wanted = num_threads * (token_turns == 1 ? 8 : 32);
+    const int64_t most = num_tokens == 1 ? all : std::max<int64_t>(1, kCacheBytes / panel_bytes);
+    num_panels = std::clamp<int64_t>(all * token_turns / wanted, 1, most);
+    panel_turns = (all + num_panels - 1) / num_panels;
+  }
+};
 
 }  // namespace
 
@@ -113,31 +123,39 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
                         blocks + first);
     });
   }
-  const auto multiply = [&](const PanelWeight::Part& part, int64_t begin, int64_t end) {
+  const Turns turns(weight, num_tokens, pool_.num_threads());
+  const auto multiply = [&](const PanelWeight::Part& part, int64_t begin, int64_t end,
+                            int64_t token) {
     const int64_t first_row = begin * kPanelRows;
     isa_.panel_product[static_cast<size_t>(part.kind)](
         {.panels = weight.panel(part, begin),
          .panel_bytes = static_cast<int64_t>(part.panel_bytes),
          .num_panels = end - begin,
          .num_columns = num_columns,
-         .num_tokens = num_tokens,
-         .codes = codes,
-         .blocks = blocks,
-         .x = x.f32(),
-         .y = y.f32() + part.first_row + first_row,
+         .num_tokens = std::min(Turns::kTokens, num_tokens - token),
+         .codes = codes + token * num_blocks * kBlockCodes,
+         .blocks = blocks + token * num_blocks,
+         .x = x.f32() + token * num_columns,
+         .y = y.f32() + token * weight.rows() + part.first_row + first_row,
          .y_stride = weight.rows(),
          .num_rows = part.num_rows - first_row,
          .add = mode == MatMulMode::kAdd});
   };
-  // One loop over the panels of all parts.
-  const int64_t grain = PanelsPerTurn(weight, num_tokens, pool_.num_threads());
-  pool_.ParallelFor(weight.num_panels(), grain, [&](int64_t begin, int64_t end) {
+  const auto take_turn = [&](int64_t turn) {
+    const int64_t token = turn / turns.panel_turns * Turns::kTokens;
+    const int64_t begin = turn % turns.panel_turns * turns.num_panels;
+    const int64_t end = begin + turns.num_panels;
     for (const PanelWeight::Part& part : weight.parts()) {
-      const int64_t from = std::max<int64_t>(begin, part.first_panel);
+      const int64_t from = std::max(begin, part.first_panel);
       const int64_t to = std::min(end, part.first_panel + part.num_panels);
       if (from < to) {
-        multiply(part, from - part.first_panel, to - part.first_panel);
+        multiply(part, from - part.first_panel, to - part.first_panel, token);
       }
+    }
+  };
+  pool_.ParallelFor(turns.panel_turns * turns.token_turns, 1, [&](int64_t first, int64_t last) {
+    for (int64_t turn = first; turn < last; ++turn) {
+      take_turn(turn);
     }
   });
 }
