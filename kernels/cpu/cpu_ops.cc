@@ -177,22 +177,13 @@ void CpuOps::Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeS
   const int64_t width = qkv.dim(1);
   CHECK(2 * num_pairs <= head_dim && int64_t{num_heads} * head_dim <= width);
   CHECK(cos_sin.dim(0) == qkv.dim(0));
-  // Pair i of a head: elements i * step and i * step + partner.
-  const int64_t step = style == RopeStyle::kInterleaved ? 2 : 1;
-  const int64_t partner = style == RopeStyle::kInterleaved ? 1 : num_pairs;
   ForRows(qkv.dim(0), width, [&](int64_t row) {
-    const float* angles = cos_sin.f32() + row * num_pairs * 2;
-    for (int h = 0; h < num_heads; ++h) {
-      float* head = qkv.f32() + row * width + int64_t{h} * head_dim;
-      for (int64_t i = 0; i < num_pairs; ++i) {
-        const float cos = angles[2 * i];
-        const float sin = angles[2 * i + 1];
-        const float a = head[i * step];
-        const float b = head[i * step + partner];
-        head[i * step] = a * cos - b * sin;
-        head[i * step + partner] = a * sin + b * cos;
-      }
-    }
+    isa_.rope({.heads = qkv.f32() + row * width,
+               .num_heads = num_heads,
+               .head_dim = head_dim,
+               .angles = cos_sin.f32() + row * num_pairs * 2,
+               .num_pairs = static_cast<int32_t>(num_pairs),
+               .interleaved = style == RopeStyle::kInterleaved});
   });
 }
 
@@ -227,22 +218,22 @@ void CpuOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& b
                       const KvCacheView& kv, int layer, Stream& /*stream*/) const {
   const KvLayout& layout = kv.layout;
   const int64_t dim = layout.head_dim;
-  for (int s = 0; s < batch.num_sequences; ++s) {
-    for (int t = batch.sequence_starts[s]; t < batch.sequence_starts[s + 1]; ++t) {
-      const int position = batch.positions[t];
-      const int64_t slot = position % layout.page_tokens;
-      const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
-      CHECK(kv.page_map[page].tier() == Tier::kHot);  // a page being written is hot
-      const float* row = qkv.f32() + int64_t{t} * qkv.dim(1);
-      for (int h = 0; h < layout.num_kv_heads; ++h) {
-        std::byte* block = kv.block(page, layer, h);
-        auto* k = reinterpret_cast<uint16_t*>(block) + slot * dim;
-        auto* v = reinterpret_cast<uint16_t*>(block + NativeVOffset(layout)) + slot * dim;
-        isa_.float_to_half(row + k_column + h * dim, dim, k);
-        isa_.float_to_half(row + v_column + h * dim, dim, v);
-      }
+  const int32_t* starts = batch.sequence_starts;
+  ForRows(batch.num_tokens, 2 * layout.num_kv_heads * dim, [&](int64_t t) {
+    const auto s = std::upper_bound(starts, starts + batch.num_sequences, t) - starts - 1;
+    const int position = batch.positions[t];
+    const int64_t slot = position % layout.page_tokens;
+    const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
+    CHECK(kv.page_map[page].tier() == Tier::kHot);  // a page being written is hot
+    const float* row = qkv.f32() + t * qkv.dim(1);
+    for (int h = 0; h < layout.num_kv_heads; ++h) {
+      std::byte* block = kv.block(page, layer, h);
+      auto* k = reinterpret_cast<uint16_t*>(block) + slot * dim;
+      auto* v = reinterpret_cast<uint16_t*>(block + NativeVOffset(layout)) + slot * dim;
+      isa_.float_to_half(row + k_column + h * dim, dim, k);
+      isa_.float_to_half(row + v_column + h * dim, dim, v);
     }
-  }
+  });
 }
 
 void CpuOps::GatedActivation(Tensor gate_up, Activation activation, Tensor out,

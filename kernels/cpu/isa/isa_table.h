@@ -116,6 +116,16 @@ struct CodedPageAttention {
   float* page_sum;
 };
 
+// Heads of one token, `head_dim` floats each, whose pairs turn by the angles of its position.
+struct RopeHeads {
+  float* heads;  // [num_heads, head_dim]
+  int32_t num_heads;
+  int32_t head_dim;
+  const float* angles;  // [num_pairs, 2]: cos, sin
+  int32_t num_pairs;
+  bool interleaved;  // pairs (2i, 2i + 1); else (i, i + num_pairs)
+};
+
 struct IsaTable {
   // x [num_columns], a multiple of 32, is one token; codes and blocks start at its first block.
   void (*quantize_row)(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks);
@@ -130,6 +140,7 @@ struct IsaTable {
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).
   void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
                       float* sum, float* o);
+  void (*rope)(const RopeHeads& rope);
   // In place: x [dim] to the basis of pages, or back. signs [dim].
   void (*rotate_vector)(float* x, const float* signs, int32_t dim, bool back);
   // One vector of K or V for a coded page, as kernels/core/quantize.h says; codes [dim].

@@ -43,6 +43,18 @@ struct Simd {
     return {_mm256_blendv_ps(other.a, x.a, _mm256_castsi256_ps(in_a)),
             _mm256_blendv_ps(other.b, x.b, _mm256_castsi256_ps(in_b))};
   }
+  template <int kRun>
+  static F SwapRuns(F x) {
+    if constexpr (kRun == 1) {
+      return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)};
+    } else if constexpr (kRun == 2) {
+      return {_mm256_permute_ps(x.a, 0x4e), _mm256_permute_ps(x.b, 0x4e)};
+    } else if constexpr (kRun == 4) {
+      return {_mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1)};
+    } else {
+      return {x.b, x.a};
+    }
+  }
   static F Round(F x) {
     constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return {_mm256_round_ps(x.a, kNearest), _mm256_round_ps(x.b, kNearest)};

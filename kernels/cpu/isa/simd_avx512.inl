@@ -28,6 +28,19 @@ struct Simd {
   static F First(F x, int count, F other) {
     return _mm512_mask_blend_ps(static_cast<__mmask16>((1U << count) - 1), other, x);
   }
+  // Neighbouring runs of kRun lanes change places.
+  template <int kRun>
+  static F SwapRuns(F x) {
+    if constexpr (kRun == 1) {
+      return _mm512_permute_ps(x, 0xb1);
+    } else if constexpr (kRun == 2) {
+      return _mm512_permute_ps(x, 0x4e);
+    } else if constexpr (kRun == 4) {
+      return _mm512_shuffle_f32x4(x, x, 0xb1);
+    } else {
+      return _mm512_shuffle_f32x4(x, x, 0x4e);
+    }
+  }
   static F Round(F x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   }

@@ -52,6 +52,10 @@ struct Simd {
   static F First(const F& x, int count, const F& other) {
     return Map([&](int i) { return i < count ? x.v[i] : other.v[i]; });
   }
+  template <int kRun>
+  static F SwapRuns(const F& x) {
+    return Map([&](int i) { return x.v[i ^ kRun]; });
+  }
   // Adding and taking away 1.5 * 2^23 leaves the nearest even integer of |x| < 2^22.
   static F Round(const F& x) {
     return Map([&](int i) {

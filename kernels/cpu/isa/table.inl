@@ -18,6 +18,7 @@ constexpr IsaTable kTable = {
     .attend_page = AttendPage,
     .attend_coded_page = AttendCodedPage,
     .merge_state = MergeState,
+    .rope = RopeRow,
     .rotate_vector = RotateVector,
     .quantize_turbo = QuantizeTurboVector,
     .quantize_int8 = QuantizeInt8Vector,
