@@ -178,17 +178,20 @@ bool HasFloatScales(PanelKind kind) {
   return kind == PanelKind::kQ4_K || kind == PanelKind::kQ5_K || kind == PanelKind::kQ6_K;
 }
 
+// Four columns of one row, a byte each.
+uint32_t FourColumns(const RowBlock& block, size_t column) {
+  uint32_t four = 0;
+  std::memcpy(&four, block.codes.data() + column, sizeof(four));
+  return four;
+}
+
 void PlaceRowBlock(PanelKind kind, const RowBlock& block, size_t row, uint8_t* out) {
-  for (size_t column = 0; column < 32; ++column) {
-    const size_t vector = column / 4;
-    const size_t byte = 4 * row + column % 4;
-    if (!HasNibbles(kind)) {
-      out[64 * vector + byte] = block.codes[column];
-    } else if (column < 16) {
-      out[64 * vector + byte] |= block.codes[column];
-    } else {
-      out[64 * (vector - 4) + byte] |= static_cast<uint8_t>(block.codes[column] << 4U);
+  for (size_t vector = 0; vector < (HasNibbles(kind) ? 4U : 8U); ++vector) {
+    uint32_t four = FourColumns(block, 4 * vector);
+    if (HasNibbles(kind)) {
+      four |= FourColumns(block, 16 + 4 * vector) << 4U;
     }
+    std::memcpy(out + 64 * vector + 4 * row, &four, sizeof(four));
   }
   uint8_t* scales = out + (HasNibbles(kind) ? 256 : 512);
   if (HasFloatScales(kind)) {
