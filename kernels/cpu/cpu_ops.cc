@@ -40,8 +40,8 @@ struct QuantizedRows {
 };
 
 // A MatMul cut into turns that threads take one by one: some panels times some tokens, of which
-// neither is more than stays in a core's second cache. Eight turns for each thread when there are
-// few tokens, as each is then a short stream of memory; 32 else, so that all end together.
+// neither is more than stays in a core's second cache. Many turns let all threads end together,
+// but each starts a stream of memory anew, which is what a few tokens wait for.
 struct Turns {
   static constexpr int64_t kTokens = 64;  // at most; whole tiles and groups
   int64_t num_panels;                     // of a turn, at most
@@ -50,12 +50,15 @@ struct Turns {
 
   Turns(const PanelWeight& weight, int64_t num_tokens, int num_threads) {
     constexpr int64_t kCacheBytes = 256 << 10;
+    constexpr int64_t kStreamBytes = 256 << 10;  // of a turn at least, times tokens
     const int64_t all = weight.num_panels();
     const int64_t panel_bytes = static_cast<int64_t>(weight.num_bytes()) / all;
     token_turns = (num_tokens + kTokens - 1) / kTokens;
-    const int64_t wanted = num_threads * (token_turns == 1 ? 8 : 32);
-    const int64_t most = num_tokens == 1 ? all : std::max<int64_t>(1, kCacheBytes / panel_bytes);
-    num_panels = std::clamp<int64_t>(all * token_turns / wanted, 1, most);
+    const int64_t even = all * token_turns / (num_threads * (token_turns == 1 ? 8 : 32));
+    const int64_t stream =
+        std::min(kStreamBytes / (panel_bytes * num_tokens), (all + num_threads - 1) / num_threads);
+    const int64_t most = num_tokens == 1 ? all : kCacheBytes / panel_bytes;
+    num_panels = std::max<int64_t>(1, std::min(std::max(even, stream), most));
     panel_turns = (all + num_panels - 1) / num_panels;
   }
 };
