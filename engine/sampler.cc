@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "engine/counter_random.h"
+#include "engine/score_scan.h"
 #include "kernels/base/check.h"
 
 namespace thermocline {
@@ -24,24 +25,16 @@ bool BansEndTokens(const Sequence& sequence) {
   return sequence.num_output() < sequence.request->stop.min_tokens;
 }
 
-// The greatest score; nothing sensible when one is NaN or +infinity, which `finite` tells.
-float MaxScore(std::span<const float> scores, bool& finite) {
-  float max = kNegativeInfinity;
-  bool all_below_infinity = true;
-  for (const float score : scores) {
-    all_below_infinity &= score <= std::numeric_limits<float>::max();  // false for NaN as well
-    max = score > max ? score : max;
-  }
-  finite = all_below_infinity && max > kNegativeInfinity;
-  return max;
-}
-
-TokenId PickByWeight(std::span<const ScoredToken> candidates, double uniform) {
+double TotalOf(std::span<const ScoredToken> candidates) {
   double total = 0;
   for (const ScoredToken& candidate : candidates) {
     total += static_cast<double>(candidate.score);
   }
-  double left = uniform * total;
+  return total;
+}
+
+TokenId PickByWeight(std::span<const ScoredToken> candidates, double uniform) {
+  double left = uniform * TotalOf(candidates);
   for (const ScoredToken& candidate : candidates) {
     left -= static_cast<double>(candidate.score);
     if (left < 0) {
@@ -65,16 +58,15 @@ Sampler::Sampler(int vocab_size, std::vector<TokenId> end_tokens)
 Result<TokenId> Sampler::Sample(std::span<const float> logits, const Sequence& sequence) {
   CHECK(logits.size() == vocab_size_);
   const std::span<const float> scores = Adjust(logits, sequence);
-  bool finite = false;
-  const float max = MaxScore(scores, finite);
-  if (!finite) {
+  const BestScore best = FindBest(scores);
+  if (!best.finite) {
     return Internal("the model's output after {} tokens is not a number or leaves no token",
                     sequence.tokens.size());
   }
   if (sequence.request->sampling.temperature < kMinTemperature) {
-    return static_cast<TokenId>(std::find(scores.begin(), scores.end(), max) - scores.begin());
+    return static_cast<TokenId>(best.index);
   }
-  return Draw(scores, max, sequence);
+  return Draw(scores, best.score, sequence);
 }
 
 std::span<const float> Sampler::Adjust(std::span<const float> logits, const Sequence& sequence) {
@@ -145,67 +137,48 @@ TokenId Sampler::Draw(std::span<const float> scores, float max, const Sequence& 
                                      static_cast<uint32_t>(sequence.num_output()));
   const bool limits_tokens = params.top_k > 0 && static_cast<size_t>(params.top_k) < vocab_size_;
   if (!limits_tokens && params.min_p <= 0 && params.top_p >= 1) {
-    return DrawFromAll(scores, max, params.temperature, uniform);
+    ExpOfScores(scores, max, params.temperature, weights_);
+    return static_cast<TokenId>(IndexAtPart(weights_, uniform));
   }
-  CollectCandidates(scores, max, params);
+  const double total =
+      limits_tokens ? CollectTop(scores, max, params) : CollectLikely(scores, max, params);
   if (params.top_p < 1) {
-    KeepNucleus(params.top_p);
+    KeepNucleus(params.top_p, total);
   }
   return PickByWeight(candidates_, uniform);
 }
 
-TokenId Sampler::DrawFromAll(std::span<const float> scores, float max, float temperature,
-                             double uniform) {
-  double total = 0;
-  for (size_t i = 0; i < scores.size(); ++i) {
-    weights_[i] = std::exp((scores[i] - max) / temperature);
-    total += static_cast<double>(weights_[i]);
-  }
-  double left = uniform * total;
-  size_t last = 0;  // the last token of any weight: rounding must not pick one that has none
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    left -= static_cast<double>(weights_[i]);
-    last = weights_[i] > 0 ? i : last;
-    if (left < 0) {
-      return static_cast<TokenId>(i);
-    }
-  }
-  return static_cast<TokenId>(last);
-}
-
-void Sampler::CollectCandidates(std::span<const float> scores, float max,
-                                const SamplingParams& params) {
-  // min_p in the domain of scores: exp((score - max) / temperature) >= min_p.
-  const float bar =
-      params.min_p > 0 ? max + params.temperature * std::log(params.min_p) : kNegativeInfinity;
-  const auto passes = [&](float score) { return score == max || score >= bar; };
-  if (params.top_k > 0 && static_cast<size_t>(params.top_k) < vocab_size_) {
-    SelectTop(scores, params.top_k, candidates_);
-    std::erase_if(candidates_, [&](const ScoredToken& c) { return !passes(c.score); });
-  } else {
-    candidates_.clear();
-    for (size_t i = 0; i < scores.size(); ++i) {
-      if (passes(scores[i])) {
-        candidates_.push_back({scores[i], static_cast<TokenId>(i)});
-      }
-    }
-  }
+double Sampler::CollectTop(std::span<const float> scores, float max, const SamplingParams& params) {
+  SelectTop(scores, params.top_k, candidates_);
   for (ScoredToken& candidate : candidates_) {
     candidate.score = std::exp((candidate.score - max) / params.temperature);
   }
+  std::erase_if(candidates_, [&](const ScoredToken& c) { return c.score < params.min_p; });
+  return TotalOf(candidates_);
 }
 
-void Sampler::KeepNucleus(float top_p) {
+double Sampler::CollectLikely(std::span<const float> scores, float max,
+                              const SamplingParams& params) {
+  ExpOfScores(scores, max, params.temperature, weights_);
   double total = 0;
-  for (const ScoredToken& candidate : candidates_) {
-    total += static_cast<double>(candidate.score);
+  float bar = params.min_p;
+  if (bar <= 0) {
+    // All tokens below this bar together weigh less than half of 1 - top_p: none of them is in the
+    // nucleus.
+    total = SumOfWeights(weights_);
+    bar = static_cast<float>(0.5 * (1.0 - static_cast<double>(params.top_p)) * total /
+                             static_cast<double>(vocab_size_));
   }
-  // All tokens below this bar together weigh less than 1 - top_p: none of them is in the nucleus,
-  // and what is left to sort is short.
-  const auto bar = static_cast<float>(0.5 * (1.0 - static_cast<double>(top_p)) * total /
-                                      static_cast<double>(candidates_.size()));
-  std::erase_if(candidates_, [&](const ScoredToken& c) { return c.score < bar; });
+  candidates_.clear();
+  for (size_t i = 0; i < weights_.size(); ++i) {
+    if (weights_[i] >= bar) {
+      candidates_.push_back({weights_[i], static_cast<TokenId>(i)});
+    }
+  }
+  return params.min_p > 0 ? TotalOf(candidates_) : total;
+}
 
+void Sampler::KeepNucleus(float top_p, double total) {
   const double wanted = static_cast<double>(top_p) * total;
   double mass = 0;
   size_t sorted = 0;

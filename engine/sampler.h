@@ -37,10 +37,11 @@ class Sampler {
   void BanEndTokens(const Request& request);
 
   TokenId Draw(std::span<const float> scores, float max, const Sequence& sequence);
-  TokenId DrawFromAll(std::span<const float> scores, float max, float temperature, double uniform);
-  // Each leaves in candidates_ what is drawn from, as weights relative to the best token's.
-  void CollectCandidates(std::span<const float> scores, float max, const SamplingParams& params);
-  void KeepNucleus(float top_p);
+  // Each leaves in candidates_ what may be drawn, as weights relative to the best token's, and says
+  // what top_p is a part of: the total, with what is too unlikely to be in any nucleus.
+  double CollectTop(std::span<const float> scores, float max, const SamplingParams& params);
+  double CollectLikely(std::span<const float> scores, float max, const SamplingParams& params);
+  void KeepNucleus(float top_p, double total);
 
   size_t vocab_size_;
   std::vector<TokenId> end_tokens_;

@@ -196,4 +196,10 @@ const CheckpointTensor* GgufFile::FindTensor(std::string_view name) const {
   return found == tensor_indices_.end() ? nullptr : &tensors_[found->second];
 }
 
+void GgufFile::Release(const CheckpointTensor& tensor) const {
+  if (file_.has_value()) {
+    file_->Release({tensor.data, tensor.num_bytes});
+  }
+}
+
 }  // namespace thermocline

@@ -58,6 +58,7 @@ class GgufFile final : public Checkpoint {
   Result<std::vector<double>> ReadFloats(std::string_view key) const override;
   const CheckpointTensor* FindTensor(std::string_view name) const override;
   const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
+  void Release(const CheckpointTensor& tensor) const override;
   std::span<const std::byte> bytes() const { return bytes_; }  // the whole file
 
  private:

@@ -47,6 +47,14 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
   return MappedFile(*bytes);
 }
 
+// Pages that the part shares with its neighbours go as well, and come back when they are read.
+void MappedFile::Release(std::span<const std::byte> part) const {
+  constexpr size_t kPage = 4096;
+  const auto first = static_cast<size_t>(part.data() - bytes_.data()) / kPage * kPage;
+  const auto last = static_cast<size_t>(part.data() - bytes_.data()) + part.size();
+  madvise(const_cast<std::byte*>(bytes_.data()) + first, last - first, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (!bytes_.empty()) {
     munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());

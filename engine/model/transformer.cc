@@ -63,6 +63,9 @@ class Transformer::Loader {
       return {prepared.status().code(), names.front() + ": " + prepared.status().message()};
     }
     weight = *std::move(prepared);
+    for (const std::string& name : names) {  // else the file and its copy are in memory together
+      checkpoint_.Release(*checkpoint_.FindTensor(name));
+    }
     return {};
   }
 

@@ -11,6 +11,8 @@ namespace {
 // what a core shared with other threads could miss.
 constexpr int kSpins = 1000;
 
+constexpr uint32_t kOpen = 1U << 31;  // of inside_
+
 void Pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -43,19 +45,40 @@ void ThreadPool::ParallelFor(int64_t num_items, int64_t grain,
   }
   loop_ = {.body = &body, .num_items = num_items, .grain = grain};
   next_item_.store(0, std::memory_order_relaxed);
-  num_busy_.store(static_cast<int32_t>(workers_.size()), std::memory_order_relaxed);
+  inside_.store(kOpen, std::memory_order_release);
   generation_.fetch_add(1, std::memory_order_release);
   generation_.notify_all();
   RunLoop();
-  // The loop's state is the workers' until each has left it.
-  int spins = 0;
-  for (int32_t busy = num_busy_.load(std::memory_order_acquire); busy != 0;
-       busy = num_busy_.load(std::memory_order_acquire)) {
+  AwaitWorkers();
+}
+
+// Shuts the door and waits for those who are inside: the loop's state is theirs until they leave.
+void ThreadPool::AwaitWorkers() {
+  uint32_t inside = inside_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+  for (int spins = 0; inside != 0; inside = inside_.load(std::memory_order_acquire)) {
     if (++spins < kSpins) {
       Pause();
     } else {
-      num_busy_.wait(busy, std::memory_order_acquire);
+      inside_.wait(inside, std::memory_order_acquire);
     }
+  }
+}
+
+// Whether the door was open. The loop may be a later one than the one that woke this worker.
+bool ThreadPool::Enter() {
+  uint32_t inside = inside_.load(std::memory_order_relaxed);
+  while ((inside & kOpen) != 0) {
+    if (inside_.compare_exchange_weak(inside, inside + 1, std::memory_order_acquire,
+                                      std::memory_order_relaxed)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void ThreadPool::Leave() {
+  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {  // the last, and the door is shut
+    inside_.notify_one();
   }
 }
 
@@ -85,11 +108,10 @@ void ThreadPool::Work() {
     if (stopping_) {
       return;
     }
-    // A loop ends only when every worker has left it, so no generation can be missed.
     seen = current;
-    RunLoop();
-    if (num_busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      num_busy_.notify_one();
+    if (Enter()) {
+      RunLoop();
+      Leave();
     }
   }
 }

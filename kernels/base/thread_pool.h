@@ -10,6 +10,8 @@ namespace thermocline {
 
 // Runs loops over a fixed set of threads, the caller among them. Idle workers spin for some tens of
 // microseconds, then sleep on a futex: on shared cores an unbounded spin would starve the server.
+// A loop does not wait for a worker that has not begun with it: one that another process keeps off
+// its core costs its share of the work and no more.
 // One thread calls ParallelFor at a time; bodies may not call it.
 class ThreadPool {
  public:
@@ -33,12 +35,15 @@ class ThreadPool {
     int64_t grain = 1;
   };
   void Work();
+  bool Enter();
+  void Leave();
   void RunLoop();
+  void AwaitWorkers();
 
-  Loop loop_;                            // written by the caller before generation_ rises
+  Loop loop_;                            // the caller's to write while nobody is inside
   std::atomic<int64_t> next_item_{0};    // of the running loop
   std::atomic<uint32_t> generation_{0};  // rises by one for each loop; workers wait on it
-  std::atomic<int32_t> num_busy_{0};     // workers that have not finished the running loop
+  std::atomic<uint32_t> inside_{0};      // workers in the running loop; kOpen while more may come
   std::atomic<bool> stopping_{false};
   std::vector<std::jthread> workers_;
 };

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 
 #include "kernels/cpu/cpu_ops.h"
@@ -28,14 +29,25 @@ Result<Buffer> AllocateHostBuffer(size_t bytes) {
   if (bytes == 0) {
     return Buffer();
   }
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (data == MAP_FAILED) {
+  constexpr size_t kPage = 4096;
+  constexpr size_t kHugePage = size_t{2} << 20;
+  const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
+  const size_t slack = bytes >= kHugePage ? kHugePage : 0;
+  void* mapping = mmap(nullptr, rounded + slack, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) {
     return ResourceExhausted("{} bytes of memory: {}", bytes, std::strerror(errno));
+  }
+  auto* data = static_cast<std::byte*>(mapping);
+  if (slack > 0) {  // a large buffer starts where a huge page can
+    const size_t before = -reinterpret_cast<uintptr_t>(data) % kHugePage;
+    Unmap(data, before);
+    data += before;
+    Unmap(data + rounded, slack - before);
   }
   // Streaming through 4 KiB pages costs a fifth of the bandwidth. A hint: failure is no error.
   madvise(data, bytes, MADV_HUGEPAGE);
-  return Buffer(static_cast<std::byte*>(data), bytes, Unmap);
+  return Buffer(data, bytes, Unmap);
 }
 
 Result<std::unique_ptr<CpuDevice>> CpuDevice::Create(const Options& options) {

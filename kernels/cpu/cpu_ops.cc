@@ -26,8 +26,41 @@ const IsaTable& TableOf(IsaLevel level) {
 // Activations of one MatMul, quantised. Kept by the calling thread, so that a step allocates
 // nothing after the first.
 struct QuantizedRows {
-  std::vector<int8_t> codes;            // [num_tokens, num_columns / 32, 2, 32]
-  std::vector<ActivationBlock> blocks;  // [num_tokens, num_columns / 32]
+  std::vector<int8_t> codes;            // as PanelProduct has them
+  std::vector<ActivationBlock> blocks;  // likewise
+
+  void Reserve(int64_t num_tokens, int64_t num_blocks) {
+    const int64_t num_groups = (num_tokens + kGroupTokens - 1) / kGroupTokens;
+    const auto needed = static_cast<size_t>(num_groups * num_blocks * kGroupTokens);
+    if (blocks.size() < needed) {
+      codes.resize(needed * kBlockCodes);
+      blocks.resize(needed);
+    }
+  }
+};
+
+// A MatMul cut into turns that threads take one by one: some panels times some tokens, of which
+// neither is more than stays in a core's second cache. Many turns let all threads end together,
+// but each starts a stream of memory anew, which is what a few tokens wait for.
+struct Turns {
+  static constexpr int64_t kTokens = 64;  // at most; whole tiles and groups
+  int64_t num_panels;                     // of a turn, at most
+  int64_t panel_turns;
+  int64_t token_turns;
+
+  Turns(const PanelWeight& weight, int64_t num_tokens, int num_threads) {
+    constexpr int64_t kCacheBytes = 256 << 10;
+    constexpr int64_t kStreamBytes = 256 << 10;  // of a turn at least, times tokens
+    const int64_t all = weight.num_panels();
+    const int64_t panel_bytes = static_cast<int64_t>(weight.num_bytes()) / all;
+    token_turns = (num_tokens + kTokens - 1) / kTokens;
+    const int64_t even = all * token_turns / (num_threads * (token_turns == 1 ? 8 : 32));
+    const int64_t stream =
+        std::min(kStreamBytes / (panel_bytes * num_tokens), (all + num_threads - 1) / num_threads);
+    const int64_t most = num_tokens == 1 ? all : kCacheBytes / panel_bytes;
+    num_panels = std::max<int64_t>(1, std::min(std::max(even, stream), most));
+    panel_turns = (all + num_panels - 1) / num_panels;
+  }
 };
 
 }  // namespace
@@ -46,7 +79,7 @@ void CpuOps::ForRows(int64_t num_rows, int64_t row_elements, Body body) const {
 }
 
 Result<std::unique_ptr<Weight>> CpuOps::PrepareWeight(std::span<const WeightSource> parts) const {
-  Result<std::unique_ptr<PanelWeight>> weight = PanelWeight::Pack(parts, pool_);
+  Result<std::unique_ptr<PanelWeight>> weight = PanelWeight::Pack(parts, slabs_, pool_);
   if (!weight.ok()) {
     return weight.status();
   }
@@ -80,42 +113,54 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
   thread_local QuantizedRows quantized;
   const int64_t num_blocks = num_columns / kBlockColumns;
   if (weight.has_quantized()) {
-    const auto needed = static_cast<size_t>(num_tokens * num_blocks);
-    if (quantized.blocks.size() < needed) {
-      quantized.codes.resize(needed * 2 * kBlockColumns);
-      quantized.blocks.resize(needed);
-    }
+    quantized.Reserve(num_tokens, num_blocks);
   }
   // The pool's threads have a `quantized` of their own: hand them this one's memory.
   int8_t* codes = quantized.codes.data();
   ActivationBlock* blocks = quantized.blocks.data();
   if (weight.has_quantized()) {
     ForRows(num_tokens, num_columns, [&](int64_t row) {
-      isa_.quantize_row(x.f32() + row * num_columns, num_columns, codes + 2 * row * num_columns,
-                        blocks + row * num_blocks);
+      const int64_t first =
+          row / kGroupTokens * kGroupTokens * num_blocks + row % kGroupTokens;  // block of the row
+      isa_.quantize_row(x.f32() + row * num_columns, num_columns, codes + first * kBlockCodes,
+                        blocks + first);
     });
   }
-  for (const PanelWeight::Part& part : weight.parts()) {
-    const auto multiply = isa_.panel_product[static_cast<size_t>(part.kind)];
-    // About eight turns per thread: even, and each a long stream of memory.
-    const int64_t grain = std::max<int64_t>(1, part.num_panels / (8 * pool_.num_threads()));
-    pool_.ParallelFor(part.num_panels, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t p = begin; p < end; ++p) {
-        const int64_t first = p * kPanelRows;
-        multiply(
-            {.panel = weight.panel(part, p),
-             .num_columns = num_columns,
-             .num_tokens = num_tokens,
-             .codes = codes,
-             .blocks = blocks,
-             .x = x.f32(),
-             .y = y.f32() + part.first_row + first,
-             .y_stride = weight.rows(),
-             .num_rows = static_cast<int32_t>(std::min<int64_t>(kPanelRows, part.num_rows - first)),
-             .add = mode == MatMulMode::kAdd});
+  const Turns turns(weight, num_tokens, pool_.num_threads());
+  const auto multiply = [&](const PanelWeight::Part& part, int64_t begin, int64_t end,
+                            int64_t token) {
+    const int64_t first_row = begin * kPanelRows;
+    isa_.panel_product[static_cast<size_t>(part.kind)](
+        {.panels = weight.panel(part, begin),
+         .panel_bytes = static_cast<int64_t>(part.panel_bytes),
+         .num_panels = end - begin,
+         .num_columns = num_columns,
+         .num_tokens = std::min(Turns::kTokens, num_tokens - token),
+         .codes = codes + token * num_blocks * kBlockCodes,
+         .blocks = blocks + token * num_blocks,
+         .x = x.f32() + token * num_columns,
+         .y = y.f32() + token * weight.rows() + part.first_row + first_row,
+         .y_stride = weight.rows(),
+         .num_rows = part.num_rows - first_row,
+         .add = mode == MatMulMode::kAdd});
+  };
+  const auto take_turn = [&](int64_t turn) {
+    const int64_t token = turn / turns.panel_turns * Turns::kTokens;
+    const int64_t begin = turn % turns.panel_turns * turns.num_panels;
+    const int64_t end = begin + turns.num_panels;
+    for (const PanelWeight::Part& part : weight.parts()) {
+      const int64_t from = std::max(begin, part.first_panel);
+      const int64_t to = std::min(end, part.first_panel + part.num_panels);
+      if (from < to) {
+        multiply(part, from - part.first_panel, to - part.first_panel, token);
       }
-    });
-  }
+    }
+  };
+  pool_.ParallelFor(turns.panel_turns * turns.token_turns, 1, [&](int64_t first, int64_t last) {
+    for (int64_t turn = first; turn < last; ++turn) {
+      take_turn(turn);
+    }
+  });
 }
 
 void CpuOps::AddBias(Tensor x, std::span<const float> bias, Stream& /*stream*/) const {
@@ -135,22 +180,13 @@ void CpuOps::Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeS
   const int64_t width = qkv.dim(1);
   CHECK(2 * num_pairs <= head_dim && int64_t{num_heads} * head_dim <= width);
   CHECK(cos_sin.dim(0) == qkv.dim(0));
-  // Pair i of a head: elements i * step and i * step + partner.
-  const int64_t step = style == RopeStyle::kInterleaved ? 2 : 1;
-  const int64_t partner = style == RopeStyle::kInterleaved ? 1 : num_pairs;
   ForRows(qkv.dim(0), width, [&](int64_t row) {
-    const float* angles = cos_sin.f32() + row * num_pairs * 2;
-    for (int h = 0; h < num_heads; ++h) {
-      float* head = qkv.f32() + row * width + int64_t{h} * head_dim;
-      for (int64_t i = 0; i < num_pairs; ++i) {
-        const float cos = angles[2 * i];
-        const float sin = angles[2 * i + 1];
-        const float a = head[i * step];
-        const float b = head[i * step + partner];
-        head[i * step] = a * cos - b * sin;
-        head[i * step + partner] = a * sin + b * cos;
-      }
-    }
+    isa_.rope({.heads = qkv.f32() + row * width,
+               .num_heads = num_heads,
+               .head_dim = head_dim,
+               .angles = cos_sin.f32() + row * num_pairs * 2,
+               .num_pairs = static_cast<int32_t>(num_pairs),
+               .interleaved = style == RopeStyle::kInterleaved});
   });
 }
 
@@ -186,22 +222,22 @@ void CpuOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& b
                       const KvCacheView& kv, int layer, Stream& /*stream*/) const {
   const KvLayout& layout = kv.layout;
   const int64_t dim = layout.head_dim;
-  for (int s = 0; s < batch.num_sequences; ++s) {
-    for (int t = batch.sequence_starts[s]; t < batch.sequence_starts[s + 1]; ++t) {
-      const int position = batch.positions[t];
-      const int64_t slot = position % layout.page_tokens;
-      const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
-      CHECK(kv.page_map[page].tier() == Tier::kHot);  // a page being written is hot
-      const float* row = qkv.f32() + int64_t{t} * qkv.dim(1);
-      for (int h = 0; h < layout.num_kv_heads; ++h) {
-        std::byte* block = kv.block(page, layer, h);
-        auto* k = reinterpret_cast<uint16_t*>(block) + slot * dim;
-        auto* v = reinterpret_cast<uint16_t*>(block + NativeVOffset(layout)) + slot * dim;
-        isa_.float_to_half(row + k_column + h * dim, dim, k);
-        isa_.float_to_half(row + v_column + h * dim, dim, v);
-      }
+  const int32_t* starts = batch.sequence_starts;
+  ForRows(batch.num_tokens, 2 * layout.num_kv_heads * dim, [&](int64_t t) {
+    const auto s = std::upper_bound(starts, starts + batch.num_sequences, t) - starts - 1;
+    const int position = batch.positions[t];
+    const int64_t slot = position % layout.page_tokens;
+    const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
+    CHECK(kv.page_map[page].tier() == Tier::kHot);  // a page being written is hot
+    const float* row = qkv.f32() + t * qkv.dim(1);
+    for (int h = 0; h < layout.num_kv_heads; ++h) {
+      std::byte* block = kv.block(page, layer, h);
+      auto* k = reinterpret_cast<uint16_t*>(block) + slot * dim;
+      auto* v = reinterpret_cast<uint16_t*>(block + NativeVOffset(layout)) + slot * dim;
+      isa_.float_to_half(row + k_column + h * dim, dim, k);
+      isa_.float_to_half(row + v_column + h * dim, dim, v);
     }
-  }
+  });
 }
 
 void CpuOps::GatedActivation(Tensor gate_up, Activation activation, Tensor out,

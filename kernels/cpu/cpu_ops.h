@@ -3,6 +3,7 @@
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa/isa_level.h"
 #include "kernels/cpu/isa/isa_table.h"
+#include "kernels/cpu/weight_slabs.h"
 #include "kernels/ops.h"
 
 namespace thermocline {
@@ -41,6 +42,7 @@ class CpuOps final : public Ops {
 
   const IsaTable& isa_;
   ThreadPool& pool_;
+  mutable WeightSlabs slabs_;
 };
 
 }  // namespace thermocline

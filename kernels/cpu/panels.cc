@@ -6,7 +6,6 @@
 
 #include "kernels/base/check.h"
 #include "kernels/core/half.h"
-#include "kernels/cpu/cpu_device.h"
 
 namespace thermocline {
 namespace {
@@ -179,17 +178,20 @@ bool HasFloatScales(PanelKind kind) {
   return kind == PanelKind::kQ4_K || kind == PanelKind::kQ5_K || kind == PanelKind::kQ6_K;
 }
 
+// Four columns of one row, a byte each.
+uint32_t FourColumns(const RowBlock& block, size_t column) {
+  uint32_t four = 0;
+  std::memcpy(&four, block.codes.data() + column, sizeof(four));
+  return four;
+}
+
 void PlaceRowBlock(PanelKind kind, const RowBlock& block, size_t row, uint8_t* out) {
-  for (size_t column = 0; column < 32; ++column) {
-    const size_t vector = column / 4;
-    const size_t byte = 4 * row + column % 4;
-    if (!HasNibbles(kind)) {
-      out[64 * vector + byte] = block.codes[column];
-    } else if (column < 16) {
-      out[64 * vector + byte] |= block.codes[column];
-    } else {
-      out[64 * (vector - 4) + byte] |= static_cast<uint8_t>(block.codes[column] << 4U);
+  for (size_t vector = 0; vector < (HasNibbles(kind) ? 4U : 8U); ++vector) {
+    uint32_t four = FourColumns(block, 4 * vector);
+    if (HasNibbles(kind)) {
+      four |= FourColumns(block, 16 + 4 * vector) << 4U;
     }
+    std::memcpy(out + 64 * vector + 4 * row, &four, sizeof(four));
   }
   uint8_t* scales = out + (HasNibbles(kind) ? 256 : 512);
   if (HasFloatScales(kind)) {
@@ -231,11 +233,11 @@ bool IsFloatPanel(PanelKind kind) {
 }
 
 Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSource> sources,
-                                                       ThreadPool& pool) {
+                                                       WeightSlabs& slabs, ThreadPool& pool) {
   CHECK(!sources.empty());
   auto weight = std::unique_ptr<PanelWeight>(new PanelWeight);  // NOLINT: private constructor
   weight->cols_ = sources[0].cols;
-  size_t num_bytes = 0;
+  size_t& num_bytes = weight->num_bytes_;
   for (const WeightSource& source : sources) {
     CHECK(source.cols == weight->cols_);
     const PanelKind kind = KindOf(source.type);
@@ -243,6 +245,7 @@ Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSou
     Part part{.kind = kind,
               .first_row = weight->rows_,
               .num_rows = source.rows,
+              .first_panel = weight->parts_.empty() ? 0 : weight->num_panels(),
               .num_panels = (source.rows + kPanelRows - 1) / kPanelRows,
               .panel_bytes = BlockBytes(kind) * (IsFloatPanel(kind) ? cols : cols / kBlockColumns),
               .offset = num_bytes};
@@ -251,12 +254,12 @@ Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSou
     weight->has_quantized_ |= !IsFloatPanel(kind);
     weight->parts_.push_back(part);
   }
-  Result<Buffer> buffer = AllocateHostBuffer(num_bytes);
-  if (!buffer.ok()) {
-    return buffer.status();
+  Result<WeightSlabs::Block> block = slabs.Allocate(num_bytes);
+  if (!block.ok()) {
+    return block.status();
   }
-  weight->buffer_ = *std::move(buffer);
-  auto* out = reinterpret_cast<uint8_t*>(weight->buffer_.data());
+  weight->block_ = *std::move(block);
+  auto* out = reinterpret_cast<uint8_t*>(weight->block_.data);
   for (size_t i = 0; i < sources.size(); ++i) {
     const Part& part = weight->parts_[i];
     pool.ParallelFor(part.num_panels, 4, [&](int64_t begin, int64_t end) {

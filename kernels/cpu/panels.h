@@ -7,6 +7,7 @@
 #include "kernels/base/status.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/cpu/isa/isa_table.h"
+#include "kernels/cpu/weight_slabs.h"
 #include "kernels/device.h"
 #include "kernels/ops.h"
 
@@ -32,21 +33,23 @@ class PanelWeight final : public Weight {
     PanelKind kind;
     int64_t first_row;  // of the stacked matrix
     int64_t num_rows;
+    int64_t first_panel;  // of the weight's
     int64_t num_panels;
     size_t panel_bytes;
-    size_t offset;  // into the buffer
+    size_t offset;  // into the block
   };
 
   // kResourceExhausted when there is no memory.
   static Result<std::unique_ptr<PanelWeight>> Pack(std::span<const WeightSource> sources,
-                                                   ThreadPool& pool);
+                                                   WeightSlabs& slabs, ThreadPool& pool);
 
   int64_t rows() const override { return rows_; }
   int64_t cols() const override { return cols_; }
-  size_t num_bytes() const override { return buffer_.bytes(); }
+  size_t num_bytes() const override { return num_bytes_; }
   std::span<const Part> parts() const { return parts_; }
+  int64_t num_panels() const { return parts_.back().first_panel + parts_.back().num_panels; }
   const uint8_t* panel(const Part& part, int64_t index) const {
-    return reinterpret_cast<const uint8_t*>(buffer_.data()) + part.offset +
+    return reinterpret_cast<const uint8_t*>(block_.data) + part.offset +
            static_cast<size_t>(index) * part.panel_bytes;
   }
   bool has_quantized() const { return has_quantized_; }
@@ -58,7 +61,8 @@ class PanelWeight final : public Weight {
   int64_t cols_ = 0;
   bool has_quantized_ = false;
   std::vector<Part> parts_;
-  Buffer buffer_;
+  size_t num_bytes_ = 0;
+  WeightSlabs::Block block_;
 };
 
 bool IsFloatPanel(PanelKind kind);

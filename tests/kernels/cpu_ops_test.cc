@@ -491,7 +491,7 @@ TEST_P(CpuOpsTest, RotationEqualsTheReferenceAndGoesBack) {
     rotate(reference->ops(), want, Rotation::kForward);
     rotate(device_->ops(), got, Rotation::kForward);
     for (size_t i = 0; i < x.size(); ++i) {
-      ASSERT_NEAR(got[i], want[i], 2e-6F) << "head_dim " << dim;
+      ASSERT_EQ(got[i], want[i]) << "head_dim " << dim;
       if (static_cast<int>(i) % (4 * dim) >= 3 * dim) {
         ASSERT_EQ(got[i], x[i]);  // the fourth head was not to be rotated
       }

@@ -1,8 +1,11 @@
-"""Object files built for one instruction set must not offer symbols that the linker could keep for all."""
+"""What object files built for one instruction set offer to the linker, and what their hot loops keep in registers."""
 
 import os
 import pathlib
+import re
 import subprocess
+
+import pytest
 
 BUILD = pathlib.Path(os.environ["THERMOCLINE_BUILD"])
 
@@ -28,3 +31,31 @@ def test_isa_objects_export_only_their_table():
         lines = subprocess.run(["nm", "-C", path], check=True, capture_output=True, text=True).stdout
         exported = [line[19:] for line in lines.splitlines() if line[17:18] == "T"]
         assert len(exported) == 1 and exported[0].endswith("IsaTable()"), exported
+
+
+def functions(path):
+    """Of an object file: the lines of each function by its demangled name."""
+    lines = subprocess.run(["objdump", "-d", "-C", path], check=True, capture_output=True, text=True).stdout
+    found, current = {}, []
+    for line in lines.splitlines():
+        if line.endswith(">:"):
+            current = found.setdefault(line.split(" ", 1)[1], [])
+        else:
+            current.append(line)
+    return found
+
+
+def test_sums_of_a_tile_stay_in_registers():
+    # Of a build without instrumentation. PanelKind 7 has two scales for each block and is let off.
+    if "CMAKE_BUILD_TYPE:STRING=Release" not in (BUILD / "CMakeCache.txt").read_text():
+        pytest.skip("not a release build")
+    tiles = {
+        name: lines
+        for name, lines in functions(isa_objects()[1]).items()
+        if re.search(r"MultiplyTile<\(thermocline::PanelKind\)[0-6], 8>", name)
+    }
+    assert len(tiles) == 7
+    for name, lines in tiles.items():
+        reloads = [line for line in lines if re.search(r"\(%r[sb]p[^)]*\),.*%zmm", line)]
+        assert sum("vpdpbusd" in line for line in lines) == 128, name
+        assert not reloads, (name, reloads)

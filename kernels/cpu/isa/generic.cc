@@ -8,6 +8,7 @@ namespace thermocline {
 // Each builds on those before it.
 #include "kernels/cpu/isa/simd_generic.inl"
 #include "kernels/cpu/isa/matmul.inl"
+#include "kernels/cpu/isa/float_matmul.inl"
 #include "kernels/cpu/isa/elementwise.inl"
 #include "kernels/cpu/isa/attention.inl"
 #include "kernels/cpu/isa/key_bias.inl"

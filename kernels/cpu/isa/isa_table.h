@@ -32,6 +32,10 @@ inline constexpr int kNumPanelKinds = 11;
 
 inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockColumns = 32;
+inline constexpr int kBlockCodes = 2 * kBlockColumns;  // bytes: high, then low
+// Quantised activations go in groups of four tokens, block by block: [group][block][token]. The
+// operands of a tile of tokens are then one or two streams, whatever the length of a row.
+inline constexpr int kGroupTokens = 4;
 
 // One block of 32 activations, quantised to 15 bits: x = scale * q, q = 128 high + low, high in
 // -127..127 and low in -64..63. Both are int8, so that a product with a weight is two integer dot
@@ -43,18 +47,20 @@ struct ActivationBlock {
   int32_t sum_high;  // of the last 16
 };
 
-// x times one panel, for `num_tokens` rows of x.
+// x times some panels, for `num_tokens` rows of x.
 struct PanelProduct {
-  const uint8_t* panel;
-  int64_t num_columns;  // a multiple of 32, unless the panel is of floats
+  const uint8_t* panels;
+  int64_t panel_bytes;
+  int64_t num_panels;
+  int64_t num_columns;  // a multiple of 32, unless the panels are of floats
   int64_t num_tokens;
-  const int8_t* codes;            // [num_tokens, num_columns / 32, 2, 32]: high, then low
-  const ActivationBlock* blocks;  // [num_tokens, num_columns / 32]
+  const int8_t* codes;            // [num_tokens / 4, num_columns / 32, 4, 2, 32]: high, then low
+  const ActivationBlock* blocks;  // [num_tokens / 4, num_columns / 32, 4]
   const float* x;                 // [num_tokens, num_columns], for float panels
-  float* y;                       // column 0 of the panel's first row; tokens are y_stride apart
-  int64_t y_stride;
-  int32_t num_rows;  // of the panel's 16 that exist
-  bool add;          // to what y holds
+  float* y;                       // column 0 of the first panel's first row
+  int64_t y_stride;               // from token to token
+  int64_t num_rows;               // of the panels' 16 each that exist
+  bool add;                       // to what y holds
 };
 
 // One page of one KV head, decoded to float32, against some query rows. Rows of k, v, q and o are
@@ -111,8 +117,18 @@ struct CodedPageAttention {
   float* page_sum;
 };
 
+// Heads of one token, `head_dim` floats each, whose pairs turn by the angles of its position.
+struct RopeHeads {
+  float* heads;  // [num_heads, head_dim]
+  int32_t num_heads;
+  int32_t head_dim;
+  const float* angles;  // [num_pairs, 2]: cos, sin
+  int32_t num_pairs;
+  bool interleaved;  // pairs (2i, 2i + 1); else (i, i + num_pairs)
+};
+
 struct IsaTable {
-  // x [num_columns], a multiple of 32; codes [num_columns / 32, 2, 32].
+  // x [num_columns], a multiple of 32, is one token; codes and blocks start at its first block.
   void (*quantize_row)(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks);
   void (*panel_product[kNumPanelKinds])(const PanelProduct& product);
   void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t dim, float* y);
@@ -125,6 +141,7 @@ struct IsaTable {
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).
   void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
                       float* sum, float* o);
+  void (*rope)(const RopeHeads& rope);
   // In place: x [dim] to the basis of pages, or back. signs [dim].
   void (*rotate_vector)(float* x, const float* signs, int32_t dim, bool back);
   // One vector of K or V for a coded page, as kernels/core/quantize.h says; codes [dim].

@@ -1,8 +1,9 @@
-// Products of activations with 16-row panels (kernels/cpu/panels.h), for any Simd of 16 lanes.
+// Products of activations with 16-row panels of quantised weights (kernels/cpu/panels.h), for any
+// Simd of 16 lanes.
 //
-// A panel is multiplied with up to Simd::kMaxTokens rows of activations at a time. Whatever that
-// number, the sums of one row of the result are formed in one order, so a token's result does not
-// depend on its neighbours.
+// A panel is multiplied with a tile of up to Simd::kMaxTokens rows of activations at a time.
+// Whatever that number, the sums of one row of the result are formed in one order, so a token's
+// result does not depend on its neighbours.
 
 namespace {
 
@@ -38,228 +39,203 @@ struct Panel {
   }
 };
 
-inline void StoreRows(const PanelProduct& product, int64_t token, F sums) {
-  float* y = product.y + token * product.y_stride;
-  if (product.num_rows == kPanelRows) {
+// The 16 results of one token in panel `p`.
+inline void StoreRows(const PanelProduct& product, int64_t p, int64_t token, F sums) {
+  float* y = product.y + token * product.y_stride + p * kPanelRows;
+  const int64_t num_rows = product.num_rows - p * kPanelRows;
+  if (num_rows >= kPanelRows) {
     Simd::Store(y, product.add ? Simd::Add(Simd::Load(y), sums) : sums);
     return;
   }
   float rows[kPanelRows];
   Simd::Store(rows, sums);
-  for (int i = 0; i < product.num_rows; ++i) {
+  for (int64_t i = 0; i < num_rows; ++i) {
     y[i] = product.add ? y[i] + rows[i] : rows[i];
   }
 }
 
-// The integer products of one half (16 columns) of a block of bytes, or of a whole block of
-// nibbles, with one of the two bytes of the activations.
+// One block of a tile's activations: a pointer for each group of tokens, so that every operand is
+// at a constant distance from one of two pointers.
 template <int kTokens>
-inline void DotNibbleBlock(const uint8_t* codes, const int8_t* x, int64_t stride, I* dots) {
+struct TileBlock {
+  static constexpr int kGroups = (kTokens + kGroupTokens - 1) / kGroupTokens;
+  const int8_t* codes[kGroups];
+  const ActivationBlock* blocks[kGroups];
+
+  TileBlock(const PanelProduct& product, int64_t first) {
+    const int64_t group = first / kGroupTokens;
+    const int64_t member = first % kGroupTokens;  // 0, unless the tile is smaller than a group
+    const int64_t num_blocks = product.num_columns / kBlockColumns;
+    for (int g = 0; g < kGroups; ++g) {
+      const int64_t block = (group + g) * num_blocks * kGroupTokens + member;
+      codes[g] = product.codes + block * kBlockCodes;
+      blocks[g] = product.blocks + block;
+    }
+  }
+  const int8_t* high(int t) const {
+    return codes[t / kGroupTokens] + t % kGroupTokens * kBlockCodes;
+  }
+  const int8_t* low(int t) const { return high(t) + kBlockColumns; }
+  const ActivationBlock& block(int t) const { return blocks[t / kGroupTokens][t % kGroupTokens]; }
+  void Next() {
+    for (int g = 0; g < kGroups; ++g) {
+      codes[g] += kGroupTokens * kBlockCodes;
+      blocks[g] += kGroupTokens;
+    }
+  }
+};
+
+// Integer products of a tile's tokens with 16 rows: with the high bytes of the activations and with
+// the low ones. Two chains per token, and the weights are unpacked once for both.
+template <int kTokens>
+struct Dots {
+  I high[kTokens];
+  I low[kTokens];
+
+  Dots() {
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      high[t] = low[t] = Simd::SetInt(0);
+    }
+  }
+};
+
+// A block of 32 columns.
+template <int kTokens>
+inline void DotNibbleBlock(const uint8_t* codes, const TileBlock<kTokens>& x, Dots<kTokens>& dots) {
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     const B both = Simd::LoadBytes(codes + 64 * j);
-    const B low = Simd::LowNibbles(both);
-    const B high = Simd::HighNibbles(both);
-#pragma GCC unroll 12
+    const B first = Simd::LowNibbles(both);
+    const B second = Simd::HighNibbles(both);
+#pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      dots[t] = Simd::DotNibbles(dots[t], low, x + t * stride + 4 * j);
-      dots[t] = Simd::DotNibbles(dots[t], high, x + t * stride + 16 + 4 * j);
+      dots.high[t] = Simd::DotNibbles(dots.high[t], first, x.high(t) + 4 * j);
+      dots.low[t] = Simd::DotNibbles(dots.low[t], first, x.low(t) + 4 * j);
+    }
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) {
+      dots.high[t] = Simd::DotNibbles(dots.high[t], second, x.high(t) + 16 + 4 * j);
+      dots.low[t] = Simd::DotNibbles(dots.low[t], second, x.low(t) + 16 + 4 * j);
     }
   }
 }
 
-template <int kTokens>
-inline void DotByteHalf(const uint8_t* codes, const int8_t* x, int64_t stride, I* dots) {
+// Half a block: 16 columns from `kColumn` on.
+template <int kColumn, int kTokens>
+inline void DotByteHalf(const uint8_t* codes, const TileBlock<kTokens>& x, Dots<kTokens>& dots) {
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const B bytes = Simd::LoadBytes(codes + 64 * j);
-#pragma GCC unroll 12
+    const B bytes = Simd::LoadBytes(codes + 16 * kColumn + 64 * j);
+#pragma GCC unroll 8
     for (int t = 0; t < kTokens; ++t) {
-      dots[t] = Simd::DotBytes(dots[t], bytes, x + t * stride + 4 * j);
+      dots.high[t] = Simd::DotBytes(dots.high[t], bytes, x.high(t) + kColumn + 4 * j);
+      dots.low[t] = Simd::DotBytes(dots.low[t], bytes, x.low(t) + kColumn + 4 * j);
     }
   }
 }
 
-// dots = dots * 128 less what the weights' zero point adds to the products of the chosen halves of
-// a block. `blocks` are `stride` apart from token to token.
-template <int kZero, int kTokens>
-inline void ShiftToLow(const ActivationBlock* blocks, int64_t stride, bool low_half, bool high_half,
-                       I* dots) {
-#pragma GCC unroll 12
+constexpr int LogOf(int power) { return power <= 1 ? 0 : 1 + LogOf(power / 2); }
+
+// sums += scale * (128 high + low - what the zero point adds to the halves of a block that count)
+template <int kZero, bool kFirstHalf, bool kSecondHalf, int kTokens>
+inline void AddScaled(const Dots<kTokens>& dots, const TileBlock<kTokens>& x, F scale, F* sums) {
+#pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
-    dots[t] = Simd::Times128(dots[t]);
-    if constexpr (kZero != 0) {
-      const ActivationBlock& block = blocks[t * stride];
-      const int32_t sum = (low_half ? block.sum_low : 0) + (high_half ? block.sum_high : 0);
-      dots[t] = Simd::AddInt(dots[t], Simd::SetInt(-kZero * sum));
+    const ActivationBlock& block = x.block(t);
+    I dot = Simd::AddInt(Simd::ShiftLeft<7>(dots.high[t]), dots.low[t]);
+    if constexpr (kZero != 0 && kFirstHalf) {
+      dot = Simd::SubInt(dot, Simd::ShiftLeft<LogOf(kZero)>(Simd::SetInt(block.sum_low)));
     }
+    if constexpr (kZero != 0 && kSecondHalf) {
+      dot = Simd::SubInt(dot, Simd::ShiftLeft<LogOf(kZero)>(Simd::SetInt(block.sum_high)));
+    }
+    sums[t] = Simd::Fma(Simd::ToFloat(dot), Simd::Mul(scale, Simd::Set(block.scale)), sums[t]);
   }
 }
+
+// How far ahead of the sums a panel's memory is asked for: with several tokens the processor's own
+// prefetching comes too late (a quarter of the time of eight tokens was waiting).
+constexpr int64_t kPrefetchBytes = 4096;
 
 template <PanelKind kKind, int kTokens>
-void MultiplyTokens(const PanelProduct& product, int64_t first) {
+void MultiplyTile(const PanelProduct& product, int64_t p, int64_t first) {
   using P = Panel<kKind>;
   const int64_t num_blocks = product.num_columns / kBlockColumns;
-  const int64_t stride = 2 * product.num_columns;
-  const int8_t* x = product.codes + first * stride;
-  const ActivationBlock* blocks = product.blocks + first * num_blocks;
-  const uint8_t* codes = product.panel;
+  const uint8_t* codes = product.panels + p * product.panel_bytes;
+  TileBlock<kTokens> x(product, first);
   F sums[kTokens];
-#pragma GCC unroll 12
+#pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
     sums[t] = Simd::Zero();
   }
   for (int64_t b = 0; b < num_blocks; ++b) {
+    if constexpr (kTokens > 1) {
+#pragma GCC unroll 9
+      for (int line = 0; line < P::kBlockBytes; line += 64) {
+        __builtin_prefetch(codes + kPrefetchBytes + line);
+      }
+    }
     const uint8_t* scales = codes + P::kCodeBytes;
     const F scale = P::LoadScales(scales);
-    I dots[kTokens];
-#pragma GCC unroll 12
-    for (int t = 0; t < kTokens; ++t) {
-      dots[t] = Simd::SetInt(0);
-    }
-    // All products with the high bytes first; times 128, they start the sums of the low ones.
-    if constexpr (P::kNibbles) {
-      DotNibbleBlock<kTokens>(codes, x, stride, dots);
-      ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, true, true, dots);
-      DotNibbleBlock<kTokens>(codes, x + kBlockColumns, stride, dots);
+    if constexpr (P::kTwoScales) {
+      Dots<kTokens> first_half;
+      DotByteHalf<0>(codes, x, first_half);
+      AddScaled<P::kZero, true, false>(first_half, x, scale, sums);
+      Dots<kTokens> second_half;
+      DotByteHalf<16>(codes, x, second_half);
+      AddScaled<P::kZero, false, true>(second_half, x, P::LoadScales(scales + P::kScaleBytes),
+                                       sums);
     } else {
-      DotByteHalf<kTokens>(codes, x, stride, dots);
-      if constexpr (P::kTwoScales) {
-        ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, true, false, dots);
-        DotByteHalf<kTokens>(codes, x + kBlockColumns, stride, dots);
-#pragma GCC unroll 12
-        for (int t = 0; t < kTokens; ++t) {
-          const ActivationBlock& block = blocks[t * num_blocks + b];
-          sums[t] =
-              Simd::Fma(Simd::ToFloat(dots[t]), Simd::Mul(scale, Simd::Set(block.scale)), sums[t]);
-          dots[t] = Simd::SetInt(0);
-        }
-        DotByteHalf<kTokens>(codes + 256, x + 16, stride, dots);
-        ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, false, true, dots);
+      Dots<kTokens> dots;
+      if constexpr (P::kNibbles) {
+        DotNibbleBlock(codes, x, dots);
       } else {
-        DotByteHalf<kTokens>(codes + 256, x + 16, stride, dots);
-        ShiftToLow<P::kZero, kTokens>(blocks + b, num_blocks, true, true, dots);
-        DotByteHalf<kTokens>(codes, x + kBlockColumns, stride, dots);
+        DotByteHalf<0>(codes, x, dots);
+        DotByteHalf<16>(codes, x, dots);
       }
-      DotByteHalf<kTokens>(codes + 256, x + kBlockColumns + 16, stride, dots);
-    }
-    const F last_scale = P::kTwoScales ? P::LoadScales(scales + P::kScaleBytes) : scale;
-#pragma GCC unroll 12
-    for (int t = 0; t < kTokens; ++t) {
-      const ActivationBlock& block = blocks[t * num_blocks + b];
-      sums[t] =
-          Simd::Fma(Simd::ToFloat(dots[t]), Simd::Mul(last_scale, Simd::Set(block.scale)), sums[t]);
+      AddScaled<P::kZero, true, true>(dots, x, scale, sums);
     }
     if constexpr (P::kMinimum) {
       const F minimum = P::LoadScales(scales + P::kScaleBytes);
-#pragma GCC unroll 12
+#pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
-        sums[t] = Simd::Fma(minimum, Simd::Set(blocks[t * num_blocks + b].scaled_sum), sums[t]);
+        sums[t] = Simd::Fma(minimum, Simd::Set(x.block(t).scaled_sum), sums[t]);
       }
     }
     codes += P::kBlockBytes;
-    x += 2 * kBlockColumns;
+    x.Next();
   }
-#pragma GCC unroll 12
+#pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
-    StoreRows(product, first + t, sums[t]);
+    StoreRows(product, p, first + t, sums[t]);
   }
 }
 
-template <PanelKind kKind>
-F LoadFloatColumn(const uint8_t* panel, int64_t column) {
-  if constexpr (kKind == PanelKind::kF32) {
-    return Simd::Load(reinterpret_cast<const float*>(panel) + column * kPanelRows);
-  } else if constexpr (kKind == PanelKind::kF16) {
-    return Simd::LoadHalf(reinterpret_cast<const uint16_t*>(panel) + column * kPanelRows);
-  } else {
-    return Simd::LoadBFloat16(reinterpret_cast<const uint16_t*>(panel) + column * kPanelRows);
-  }
-}
-
-// Four sums per token, of columns 0, 4, 8, ..; 1, 5, 9, ..: enough independent chains for one
-// token.
+// A tile of activations meets one panel after the other and stays in the nearest cache meanwhile.
 template <PanelKind kKind, int kTokens>
-void MultiplyFloatTokens(const PanelProduct& product, int64_t first) {
-  const int64_t num_columns = product.num_columns;
-  const float* x = product.x + first * num_columns;
-  F sums[kTokens][4];
-  for (int t = 0; t < kTokens; ++t) {
-    for (F& sum : sums[t]) {
-      sum = Simd::Zero();
+void MultiplyTiles(const PanelProduct& product, int64_t& token) {
+  for (; token + kTokens <= product.num_tokens; token += kTokens) {
+    for (int64_t p = 0; p < product.num_panels; ++p) {
+      MultiplyTile<kKind, kTokens>(product, p, token);
     }
-  }
-  const int64_t whole = num_columns / 4 * 4;
-  for (int64_t column = 0; column < whole; column += 4) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const F weights = LoadFloatColumn<kKind>(product.panel, column + j);
-#pragma GCC unroll 4
-      for (int t = 0; t < kTokens; ++t) {
-        sums[t][j] = Simd::Fma(weights, Simd::Set(x[t * num_columns + column + j]), sums[t][j]);
-      }
-    }
-  }
-  for (int64_t column = whole; column < num_columns; ++column) {
-    const F weights = LoadFloatColumn<kKind>(product.panel, column);
-    for (int t = 0; t < kTokens; ++t) {
-      sums[t][0] = Simd::Fma(weights, Simd::Set(x[t * num_columns + column]), sums[t][0]);
-    }
-  }
-  for (int t = 0; t < kTokens; ++t) {
-    StoreRows(product, first + t,
-              Simd::Add(Simd::Add(sums[t][0], sums[t][1]), Simd::Add(sums[t][2], sums[t][3])));
-  }
-}
-
-template <PanelKind kKind, int kTokens>
-void MultiplyAny(const PanelProduct& product, int64_t first) {
-  if constexpr (kKind == PanelKind::kF32 || kKind == PanelKind::kF16 || kKind == PanelKind::kBF16) {
-    MultiplyFloatTokens<kKind, kTokens>(product, first);
-  } else {
-    MultiplyTokens<kKind, kTokens>(product, first);
   }
 }
 
 // Takes as many tokens at a time as there are registers for.
 template <PanelKind kKind>
-void MultiplyPanel(const PanelProduct& product) {
-  constexpr bool kFloats =
-      kKind == PanelKind::kF32 || kKind == PanelKind::kF16 || kKind == PanelKind::kBF16;
-  constexpr int kMost = kFloats && Simd::kMaxTokens > 4 ? 4 : Simd::kMaxTokens;
+void MultiplyPanels(const PanelProduct& product) {
   int64_t token = 0;
-  while (token < product.num_tokens) {
-    const int64_t left = product.num_tokens - token;
-    if constexpr (kMost >= 12) {
-      if (left >= 12) {
-        MultiplyAny<kKind, 12>(product, token);
-        token += 12;
-        continue;
-      }
-      if (left >= 8) {
-        MultiplyAny<kKind, 8>(product, token);
-        token += 8;
-        continue;
-      }
-    }
-    if constexpr (kMost >= 4) {
-      if (left >= 4) {
-        MultiplyAny<kKind, 4>(product, token);
-        token += 4;
-        continue;
-      }
-    }
-    if (left >= 2) {
-      MultiplyAny<kKind, 2>(product, token);
-      token += 2;
-    } else {
-      MultiplyAny<kKind, 1>(product, token);
-      token += 1;
-    }
+  if constexpr (Simd::kMaxTokens >= 8) {
+    MultiplyTiles<kKind, 8>(product, token);
+    MultiplyTiles<kKind, 4>(product, token);
   }
+  MultiplyTiles<kKind, 2>(product, token);
+  MultiplyTiles<kKind, 1>(product, token);
 }
 
-// x [num_columns] -> codes and their scale, by blocks of 32.
+// x [num_columns] -> codes and their scale, by blocks of 32; those of the other tokens of its group
+// lie between them.
 void QuantizeRow(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks) {
   for (int64_t b = 0; b < num_columns / kBlockColumns; ++b) {
     const F low = Simd::Load(x + b * kBlockColumns);
@@ -272,8 +248,8 @@ void QuantizeRow(const float* x, int64_t num_columns, int8_t* codes, ActivationB
     // A block so small that its scale is no normal number is zero.
     const bool normal = scale >= 1.17549435e-38F;
     const F inverse = Simd::Set(normal ? kLargestCode / largest : 0.0F);
-    ActivationBlock& block = blocks[b];
-    int8_t* out = codes + b * 2 * kBlockColumns;
+    ActivationBlock& block = blocks[b * kGroupTokens];
+    int8_t* out = codes + b * kGroupTokens * kBlockCodes;
     block.scale = scale;
     block.sum_low = Simd::StoreCodes(out, out + kBlockColumns, Simd::Mul(low, inverse));
     block.sum_high = Simd::StoreCodes(out + 16, out + kBlockColumns + 16, Simd::Mul(high, inverse));

@@ -1,70 +1,57 @@
-// The random-sign Hadamard rotation of one vector (kernels/core/hadamard.h), for any Simd of 16
-// lanes. Stages between vectors of 16 are additions; the four inside one are a product with the
-// 16 x 16 Hadamard matrix, which needs no shuffles.
+// What turns the vectors of heads: rotary positions (kernels/core/rope.h) and the random-sign
+// Hadamard rotation (kernels/core/hadamard.h), for any Simd of 16 lanes. Hadamard stages go in the
+// order of the reference's, which makes them equal to it bit for bit.
 
 namespace {
 
-// Entry (i, j) is -1 where i and j have an odd number of bits in common.
-alignas(64) constexpr float kHadamard16[16][16] = {
-    {1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F,
-     1.0F},
+alignas(64) constexpr float kStageSigns[4][16] = {
     {1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F,
      1.0F, -1.0F},
     {1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F,
      -1.0F, -1.0F},
-    {1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F,
-     -1.0F, 1.0F},
     {1.0F, 1.0F, 1.0F, 1.0F, -1.0F, -1.0F, -1.0F, -1.0F, 1.0F, 1.0F, 1.0F, 1.0F, -1.0F, -1.0F,
      -1.0F, -1.0F},
-    {1.0F, -1.0F, 1.0F, -1.0F, -1.0F, 1.0F, -1.0F, 1.0F, 1.0F, -1.0F, 1.0F, -1.0F, -1.0F, 1.0F,
-     -1.0F, 1.0F},
-    {1.0F, 1.0F, -1.0F, -1.0F, -1.0F, -1.0F, 1.0F, 1.0F, 1.0F, 1.0F, -1.0F, -1.0F, -1.0F, -1.0F,
-     1.0F, 1.0F},
-    {1.0F, -1.0F, -1.0F, 1.0F, -1.0F, 1.0F, 1.0F, -1.0F, 1.0F, -1.0F, -1.0F, 1.0F, -1.0F, 1.0F,
-     1.0F, -1.0F},
     {1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, 1.0F, -1.0F, -1.0F, -1.0F, -1.0F, -1.0F, -1.0F,
      -1.0F, -1.0F},
-    {1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F,
-     -1.0F, 1.0F},
-    {1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F,
-     1.0F, 1.0F},
-    {1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F,
-     1.0F, -1.0F},
-    {1.0F, 1.0F, 1.0F, 1.0F, -1.0F, -1.0F, -1.0F, -1.0F, -1.0F, -1.0F, -1.0F, -1.0F, 1.0F, 1.0F,
-     1.0F, 1.0F},
-    {1.0F, -1.0F, 1.0F, -1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F, -1.0F, 1.0F, 1.0F, -1.0F,
-     1.0F, -1.0F},
-    {1.0F, 1.0F, -1.0F, -1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F, 1.0F, 1.0F,
-     -1.0F, -1.0F},
-    {1.0F, -1.0F, -1.0F, 1.0F, -1.0F, 1.0F, 1.0F, -1.0F, -1.0F, 1.0F, 1.0F, -1.0F, 1.0F, -1.0F,
-     -1.0F, 1.0F},
 };
 
-// x [size] = H x, not scaled; size is a power of two of at least 16.
-inline void HadamardOfSixteens(float* x, int32_t size) {
-  for (int32_t half = 16; half < size; half *= 2) {
-    for (int32_t begin = 0; begin < size; begin += 2 * half) {
-      for (int32_t i = begin; i < begin + half; i += 16) {
-        const F a = Simd::Load(x + i);
-        const F b = Simd::Load(x + i + half);
-        Simd::Store(x + i, Simd::Add(a, b));
-        Simd::Store(x + i + half, Simd::Sub(a, b));
+// Sums in the lower lanes of each pair of runs, differences in the upper ones.
+template <int kRun>
+inline F LaneStage(F x, const float* signs) {
+  return Simd::Fma(x, Simd::Load(signs), Simd::SwapRuns<kRun>(x));
+}
+
+// x [16 kVectors] = H x, not scaled, all of it in registers.
+template <int kVectors>
+inline void HadamardOfSixteens(float* x) {
+  F v[kVectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < kVectors; ++i) {
+    v[i] = LaneStage<1>(Simd::Load(x + 16 * i), kStageSigns[0]);
+    v[i] = LaneStage<2>(v[i], kStageSigns[1]);
+    v[i] = LaneStage<4>(v[i], kStageSigns[2]);
+    v[i] = LaneStage<8>(v[i], kStageSigns[3]);
+  }
+#pragma GCC unroll 4
+  for (int half = 1; half < kVectors; half *= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kVectors; ++i) {
+      if ((i & half) == 0) {
+        const F a = v[i];
+        v[i] = Simd::Add(a, v[i + half]);
+        v[i + half] = Simd::Sub(a, v[i + half]);
       }
     }
   }
-  for (int32_t i = 0; i < size; i += 16) {
-    F even = Simd::Zero();
-    F odd = Simd::Zero();
-    for (int j = 0; j < 16; j += 2) {
-      even = Simd::Fma(Simd::Load(kHadamard16[j]), Simd::Set(x[i + j]), even);
-      odd = Simd::Fma(Simd::Load(kHadamard16[j + 1]), Simd::Set(x[i + j + 1]), odd);
-    }
-    Simd::Store(x + i, Simd::Add(even, odd));
+#pragma GCC unroll 16
+  for (int i = 0; i < kVectors; ++i) {
+    Simd::Store(x + 16 * i, v[i]);
   }
 }
 
-inline void HadamardOfFew(float* x, int32_t size) {
-  for (int32_t half = 1; half < size; half *= 2) {
+// Stages of runs of `half` elements and longer.
+inline void HadamardStages(float* x, int32_t size, int32_t half) {
+  for (; half < size; half *= 2) {
     for (int32_t begin = 0; begin < size; begin += 2 * half) {
       for (int32_t i = begin; i < begin + half; ++i) {
         const float a = x[i];
@@ -74,6 +61,36 @@ inline void HadamardOfFew(float* x, int32_t size) {
       }
     }
   }
+}
+
+inline void HadamardOf(float* x, int32_t size) {
+  switch (size) {
+    case 16:
+      return HadamardOfSixteens<1>(x);
+    case 32:
+      return HadamardOfSixteens<2>(x);
+    case 64:
+      return HadamardOfSixteens<4>(x);
+    case 128:
+      return HadamardOfSixteens<8>(x);
+    default:
+      break;
+  }
+  int32_t done = 1;
+  for (int32_t i = 0; size > 128 && i < size; i += 128) {
+    HadamardOfSixteens<8>(x + i);
+    done = 128;
+  }
+  HadamardStages(x, size, done);
+}
+
+// 1 / sqrt(size) for a power of two, as the reference has it.
+inline float InverseRootOf(int32_t size) {
+  float halvings = 1.0F;
+  for (; size >= 4; size /= 4) {
+    halvings *= 0.5F;
+  }
+  return size == 2 ? halvings * 0.70710678F : halvings;
 }
 
 void RotateVector(float* x, const float* signs, int32_t dim, bool back) {
@@ -86,12 +103,8 @@ void RotateVector(float* x, const float* signs, int32_t dim, bool back) {
       size *= 2;
     }
     float* block = x + done;
-    if (size >= 16) {
-      HadamardOfSixteens(block, size);
-    } else {
-      HadamardOfFew(block, size);
-    }
-    const float scale = 1.0F / __builtin_sqrtf(static_cast<float>(size));
+    HadamardOf(block, size);
+    const float scale = InverseRootOf(size);
     for (int32_t i = 0; i < size; ++i) {
       block[i] *= scale;
     }
@@ -99,6 +112,74 @@ void RotateVector(float* x, const float* signs, int32_t dim, bool back) {
   }
   for (int32_t i = 0; i < dim && back; ++i) {
     x[i] *= signs[i];
+  }
+}
+
+// Pairs [begin, end) of one head, whose elements are step * i and step * i + partner.
+inline void RotatePairs(float* head, const float* angles, int32_t begin, int32_t end, int32_t step,
+                        int32_t partner) {
+  for (int32_t i = begin; i < end; ++i) {
+    const float cos = angles[2 * i];
+    const float sin = angles[2 * i + 1];
+    const float a = head[i * step];
+    const float b = head[i * step + partner];
+    head[i * step] = a * cos - b * sin;
+    head[i * step + partner] = a * sin + b * cos;
+  }
+}
+
+// Eight pairs side by side in 16 lanes.
+inline void RopeInterleaved(const RopeHeads& rope) {
+  const int32_t whole = rope.num_pairs / 8 * 8;
+  for (int32_t pair = 0; pair < whole; pair += 8) {
+    float cos[16];
+    float sin[16];
+    for (int i = 0; i < 8; ++i) {
+      cos[2 * i] = cos[2 * i + 1] = rope.angles[2 * (pair + i)];
+      sin[2 * i + 1] = rope.angles[2 * (pair + i) + 1];
+      sin[2 * i] = -sin[2 * i + 1];
+    }
+    for (int32_t h = 0; h < rope.num_heads; ++h) {
+      float* x = rope.heads + int64_t{h} * rope.head_dim + 2 * pair;
+      const F both = Simd::Load(x);
+      Simd::Store(
+          x, Simd::Fma(both, Simd::Load(cos), Simd::Mul(Simd::SwapRuns<1>(both), Simd::Load(sin))));
+    }
+  }
+  for (int32_t h = 0; h < rope.num_heads; ++h) {
+    RotatePairs(rope.heads + int64_t{h} * rope.head_dim, rope.angles, whole, rope.num_pairs, 2, 1);
+  }
+}
+
+// Sixteen pairs, whose halves are num_pairs apart.
+inline void RopeHalves(const RopeHeads& rope) {
+  const int32_t whole = rope.num_pairs / 16 * 16;
+  for (int32_t pair = 0; pair < whole; pair += 16) {
+    float cos[16];
+    float sin[16];
+    for (int i = 0; i < 16; ++i) {
+      cos[i] = rope.angles[2 * (pair + i)];
+      sin[i] = rope.angles[2 * (pair + i) + 1];
+    }
+    for (int32_t h = 0; h < rope.num_heads; ++h) {
+      float* x = rope.heads + int64_t{h} * rope.head_dim + pair;
+      const F a = Simd::Load(x);
+      const F b = Simd::Load(x + rope.num_pairs);
+      Simd::Store(x, Simd::Sub(Simd::Mul(a, Simd::Load(cos)), Simd::Mul(b, Simd::Load(sin))));
+      Simd::Store(x + rope.num_pairs, Simd::Fma(a, Simd::Load(sin), Simd::Mul(b, Simd::Load(cos))));
+    }
+  }
+  for (int32_t h = 0; h < rope.num_heads; ++h) {
+    RotatePairs(rope.heads + int64_t{h} * rope.head_dim, rope.angles, whole, rope.num_pairs, 1,
+                rope.num_pairs);
+  }
+}
+
+void RopeRow(const RopeHeads& rope) {
+  if (rope.interleaved) {
+    RopeInterleaved(rope);
+  } else {
+    RopeHalves(rope);
   }
 }
 

@@ -43,6 +43,18 @@ struct Simd {
     return {_mm256_blendv_ps(other.a, x.a, _mm256_castsi256_ps(in_a)),
             _mm256_blendv_ps(other.b, x.b, _mm256_castsi256_ps(in_b))};
   }
+  template <int kRun>
+  static F SwapRuns(F x) {
+    if constexpr (kRun == 1) {
+      return {_mm256_permute_ps(x.a, 0xb1), _mm256_permute_ps(x.b, 0xb1)};
+    } else if constexpr (kRun == 2) {
+      return {_mm256_permute_ps(x.a, 0x4e), _mm256_permute_ps(x.b, 0x4e)};
+    } else if constexpr (kRun == 4) {
+      return {_mm256_permute2f128_ps(x.a, x.a, 1), _mm256_permute2f128_ps(x.b, x.b, 1)};
+    } else {
+      return {x.b, x.a};
+    }
+  }
   static F Round(F x) {
     constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return {_mm256_round_ps(x.a, kNearest), _mm256_round_ps(x.b, kNearest)};
@@ -75,14 +87,18 @@ struct Simd {
   static I SetInt(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
   static F ToFloat(I x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
   static I AddInt(I x, I y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
-  static I Times128(I x) { return {_mm256_slli_epi32(x.a, 7), _mm256_slli_epi32(x.b, 7)}; }
+  static I SubInt(I x, I y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+  template <int kBits>
+  static I ShiftLeft(I x) {
+    return {_mm256_slli_epi32(x.a, kBits), _mm256_slli_epi32(x.b, kBits)};
+  }
   static int32_t StoreCodes(int8_t* high_codes, int8_t* low_codes, F x) {
     const __m256i a = _mm256_cvtps_epi32(x.a);
     const __m256i b = _mm256_cvtps_epi32(x.b);
     const __m256i half = _mm256_set1_epi32(64);
     const I high = {_mm256_srai_epi32(_mm256_add_epi32(a, half), 7),
                     _mm256_srai_epi32(_mm256_add_epi32(b, half), 7)};
-    const I shifted = Times128(high);
+    const I shifted = ShiftLeft<7>(high);
     StoreBytes(high_codes, high);
     StoreBytes(low_codes, {_mm256_sub_epi32(a, shifted.a), _mm256_sub_epi32(b, shifted.b)});
     const __m256i sum = _mm256_add_epi32(a, b);

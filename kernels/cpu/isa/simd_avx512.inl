@@ -3,11 +3,10 @@
 namespace {
 
 struct Simd {
-  using F = __m512;   // 16 floats
-  using I = __m512i;  // 16 int32
-  using B = __m512i;  // 64 bytes: 16 rows of 4 columns
-  static constexpr int kMaxTokens =
-      12;  // 12 float and 12 integer sums and operands fill 32 registers
+  using F = __m512;                     // 16 floats
+  using I = __m512i;                    // 16 int32
+  using B = __m512i;                    // 64 bytes: 16 rows of 4 columns
+  static constexpr int kMaxTokens = 8;  // 8 float and 16 integer sums leave 8 registers of 32
 
   static F Zero() { return _mm512_setzero_ps(); }
   static F Set(float x) { return _mm512_set1_ps(x); }
@@ -28,6 +27,19 @@ struct Simd {
   // x in the first `count` lanes, `other` in the rest.
   static F First(F x, int count, F other) {
     return _mm512_mask_blend_ps(static_cast<__mmask16>((1U << count) - 1), other, x);
+  }
+  // Neighbouring runs of kRun lanes change places.
+  template <int kRun>
+  static F SwapRuns(F x) {
+    if constexpr (kRun == 1) {
+      return _mm512_permute_ps(x, 0xb1);
+    } else if constexpr (kRun == 2) {
+      return _mm512_permute_ps(x, 0x4e);
+    } else if constexpr (kRun == 4) {
+      return _mm512_shuffle_f32x4(x, x, 0xb1);
+    } else {
+      return _mm512_shuffle_f32x4(x, x, 0x4e);
+    }
   }
   static F Round(F x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -55,13 +67,17 @@ struct Simd {
   static I SetInt(int32_t x) { return _mm512_set1_epi32(x); }
   static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }
   static I AddInt(I a, I b) { return _mm512_add_epi32(a, b); }
-  static I Times128(I x) { return _mm512_slli_epi32(x, 7); }
+  static I SubInt(I a, I b) { return _mm512_sub_epi32(a, b); }
+  template <int kBits>
+  static I ShiftLeft(I x) {
+    return _mm512_slli_epi32(x, kBits);
+  }
   // Rounds to the nearest integers, all within 127 * 128, and cuts them in 128 high + low. Their
   // sum.
   static int32_t StoreCodes(int8_t* high_codes, int8_t* low_codes, F x) {
     const __m512i rounded = _mm512_cvtps_epi32(x);
     const __m512i high = _mm512_srai_epi32(_mm512_add_epi32(rounded, _mm512_set1_epi32(64)), 7);
-    const __m512i low = _mm512_sub_epi32(rounded, Times128(high));
+    const __m512i low = _mm512_sub_epi32(rounded, ShiftLeft<7>(high));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(high_codes), _mm512_cvtepi32_epi8(high));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(low_codes), _mm512_cvtepi32_epi8(low));
     return _mm512_reduce_add_epi32(rounded);

@@ -52,6 +52,10 @@ struct Simd {
   static F First(const F& x, int count, const F& other) {
     return Map([&](int i) { return i < count ? x.v[i] : other.v[i]; });
   }
+  template <int kRun>
+  static F SwapRuns(const F& x) {
+    return Map([&](int i) { return x.v[i ^ kRun]; });
+  }
   // Adding and taking away 1.5 * 2^23 leaves the nearest even integer of |x| < 2^22.
   static F Round(const F& x) {
     return Map([&](int i) {
@@ -109,18 +113,14 @@ struct Simd {
     return Map([&](int i) { return static_cast<float>(x.v[i]); });
   }
   static I AddInt(const I& a, const I& b) {
-    I out;
-    for (int i = 0; i < 16; ++i) {
-      out.v[i] = a.v[i] + b.v[i];
-    }
-    return out;
+    return MapInt([&](int i) { return a.v[i] + b.v[i]; });
   }
-  static I Times128(const I& x) {
-    I out;
-    for (int i = 0; i < 16; ++i) {
-      out.v[i] = x.v[i] * 128;
-    }
-    return out;
+  static I SubInt(const I& a, const I& b) {
+    return MapInt([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  template <int kBits>
+  static I ShiftLeft(const I& x) {
+    return MapInt([&](int i) { return x.v[i] * (1 << kBits); });
   }
   static int32_t StoreCodes(int8_t* high_codes, int8_t* low_codes, const F& x) {
     const F rounded = Round(x);
