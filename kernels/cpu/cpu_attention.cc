@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -16,7 +17,7 @@
 namespace thermocline {
 namespace {
 
-constexpr int kTileTokens = 16;
+constexpr int kTileRows = 96;  // as many pay for widening a page
 constexpr int kSplitPages = 4;
 
 struct Item {
@@ -43,8 +44,7 @@ struct State {
 
 // What one thread needs beside the state; kept between calls.
 struct Scratch {
-  std::vector<float> k;  // [page_tokens, dim], decoded
-  std::vector<float> v;
+  std::vector<float> page;           // two buffers [page_tokens, dim], and what aligns them
   std::vector<float> q;              // [num_rows, dim], scaled
   std::vector<float> bias;           // [num_rows], of coded pages
   std::vector<float> bias_products;  // [num_rows][2][head_dim / 2]: see BiasScores; may be empty
@@ -71,12 +71,13 @@ class PagedAttentionLoop {
         out_(out) {}
 
   void CollectItems(std::vector<Item>& items) const {
+    const int tile_tokens = std::max(1, kTileRows / group_);
     items.clear();
     for (int s = 0; s < batch_.num_sequences; ++s) {
       const int end = batch_.sequence_starts[s + 1];
-      for (int t = batch_.sequence_starts[s]; t < end; t += kTileTokens) {
+      for (int t = batch_.sequence_starts[s]; t < end; t += tile_tokens) {
         for (int h = 0; h < kv_.layout.num_kv_heads; ++h) {
-          items.push_back({s, h, t, std::min(kTileTokens, end - t)});
+          items.push_back({s, h, t, std::min(tile_tokens, end - t)});
         }
       }
     }
@@ -257,19 +258,35 @@ class PagedAttentionLoop {
       AttendCoded(codec, block, page_index, scratch, state);
       return;
     }
-    DecodeNative(block, num_written, scratch);
-    isa_.attend_page({.k = scratch.k.data(),
-                      .v = scratch.v.data(),
-                      .q = scratch.q.data(),
-                      .num_valid = scratch.num_valid.data(),
-                      .num_rows = static_cast<int32_t>(state.max.size()),
-                      .dim = dim_,
-                      .max = state.max.data(),
-                      .sum = state.sum.data(),
-                      .o = state.o.data(),
-                      .page_max = scratch.page_max.data(),
-                      .page_sum = scratch.page_sum.data(),
-                      .keep = kv_.keep_mask(page, params_.layer, item.kv_head)});
+    isa_.attend_page({.k = reinterpret_cast<const uint16_t*>(block),
+                      .v = reinterpret_cast<const uint16_t*>(block + NativeVOffset(kv_.layout)),
+                      .head_dim = kv_.layout.head_dim,
+                      .page_tokens = kv_.layout.page_tokens,
+                      .num_written = num_written,
+                      .rows = Rows(scratch, state),
+                      .keep = kv_.keep_mask(page, params_.layer, item.kv_head),
+                      .buffers = Buffers(scratch)});
+  }
+
+  QueryRows Rows(Scratch& scratch, State& state) const {
+    return {.q = scratch.q.data(),
+            .num_valid = scratch.num_valid.data(),
+            .num_rows = static_cast<int32_t>(state.max.size()),
+            .dim = dim_,
+            .max = state.max.data(),
+            .sum = state.sum.data(),
+            .o = state.o.data(),
+            .page_max = scratch.page_max.data(),
+            .page_sum = scratch.page_sum.data()};
+  }
+
+  PageBuffers Buffers(Scratch& scratch) const {
+    const size_t size = static_cast<size_t>(kv_.layout.page_tokens) * Dim();
+    scratch.page.resize(2 * size + 16);
+    void* aligned = scratch.page.data();
+    size_t space = scratch.page.size() * sizeof(float);
+    auto* k = static_cast<float*>(std::align(64, 2 * size * sizeof(float), aligned, space));
+    return {.k = k, .v = k + size};
   }
 
   void AttendCoded(Codec codec, const std::byte* block, int page_index, Scratch& scratch,
@@ -292,40 +309,10 @@ class PagedAttentionLoop {
                             .v_bits = v_bits,
                             .page_tokens = layout.page_tokens,
                             .num_values = (layout.head_dim + 15) / 16,
-                            .q = scratch.q.data(),
+                            .rows = Rows(scratch, state),
                             .bias = scratch.bias.data(),
                             .key_bias = BiasOfPage(page_index, scratch),
-                            .num_valid = scratch.num_valid.data(),
-                            .num_rows = static_cast<int32_t>(state.max.size()),
-                            .dim = dim_,
-                            .max = state.max.data(),
-                            .sum = state.sum.data(),
-                            .o = state.o.data(),
-                            .page_max = scratch.page_max.data(),
-                            .page_sum = scratch.page_sum.data()});
-  }
-
-  // K and V of the first `num_written` positions of a hot page, as float32.
-  void DecodeNative(const std::byte* block, int num_written, Scratch& scratch) const {
-    const size_t size = static_cast<size_t>(kv_.layout.page_tokens) * Dim();
-    if (scratch.k.size() != size) {
-      scratch.k.assign(size, 0.0F);
-      scratch.v.assign(size, 0.0F);
-    }
-    DecodeHalves(reinterpret_cast<const uint16_t*>(block), num_written, scratch.k.data());
-    DecodeHalves(reinterpret_cast<const uint16_t*>(block + NativeVOffset(kv_.layout)), num_written,
-                 scratch.v.data());
-  }
-
-  void DecodeHalves(const uint16_t* src, int num_written, float* dst) const {
-    const int head_dim = kv_.layout.head_dim;
-    if (head_dim == dim_) {
-      isa_.half_to_float(src, int64_t{num_written} * dim_, dst);
-      return;
-    }
-    for (int64_t t = 0; t < num_written; ++t) {
-      isa_.half_to_float(src + t * head_dim, head_dim, dst + t * dim_);
-    }
+                            .buffers = Buffers(scratch)});
   }
 
   void Merge(const State& from, State& to) const {

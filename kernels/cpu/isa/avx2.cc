@@ -6,6 +6,7 @@ namespace thermocline {
 
 // clang-format off
 // Each builds on those before it.
+#include "kernels/cpu/isa/transpose_avx2.inl"
 #include "kernels/cpu/isa/simd_avx2.inl"
 #include "kernels/cpu/isa/matmul.inl"
 #include "kernels/cpu/isa/elementwise.inl"

@@ -6,8 +6,11 @@ struct Simd {
   using F = __m512;   // 16 floats
   using I = __m512i;  // 16 int32
   using B = __m512i;  // 64 bytes: 16 rows of 4 columns
+  using H = __m256i;  // 16 halves
   static constexpr int kMaxTokens =
       12;  // 12 float and 12 integer sums and operands fill 32 registers
+  // Of a product of `rows` rows of floats with rows of vectors: 24 sums, 4 vectors, one factor.
+  static constexpr int NumVectors(int /*rows*/) { return 4; }
 
   static F Zero() { return _mm512_setzero_ps(); }
   static F Set(float x) { return _mm512_set1_ps(x); }
@@ -46,6 +49,13 @@ struct Simd {
   static void StoreHalf(uint16_t* p, F x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static void StoreHalves(uint16_t* p, H x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+  }
+  static F ToFloat(H x) { return _mm512_cvtph_ps(x); }
+  static void TransposeHalves(const uint16_t* rows, int64_t stride, H* columns) {
+    TransposeRows(rows, stride, columns);
   }
   static F LoadBFloat16(const uint16_t* p) {
     const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
