@@ -71,7 +71,8 @@ struct QueryRows {
 };
 
 // Where a page's K and V are spread out for the rows: `k` [dim][page_tokens] and `v`
-// [page_tokens][dim], whole cache lines.
+// [page_tokens][dim], whole cache lines; or as pairs of bfloat16, `k` [dim / 2][page_tokens] of
+// dimensions and `v` [page_tokens / 2][dim] of positions.
 struct PageBuffers {
   float* k;
   float* v;
@@ -145,5 +146,6 @@ struct IsaTable {
 const IsaTable& GenericIsaTable();
 const IsaTable& Avx2IsaTable();
 const IsaTable& Avx512IsaTable();
+const IsaTable& Avx512Bf16IsaTable();
 
 }  // namespace thermocline

@@ -62,6 +62,41 @@ struct Simd {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
   }
 
+#ifdef __AVX512BF16__
+  // Pairs of bfloat16 in 32-bit lanes. Rounding is to nearest even, and denormals are zero.
+  static H NarrowToBFloat16(F x) { return reinterpret_cast<H>(_mm512_cvtneps_pbh(x)); }
+  static I NarrowToBFloat16(F low, F high) {  // low's 16, then high's
+    return reinterpret_cast<I>(_mm512_cvtne2ps_pbh(high, low));
+  }
+  // sum + x0 y0 + x1 y1
+  static F DotPairs(I x, I y, F sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y));
+  }
+  // `words`: 16-bit lanes, of which the low 5 bits choose one of 32 entries.
+  static I LookUpWords(I table, I words) { return _mm512_permutexvar_epi16(words, table); }
+  // Words 0, 16, 1, 17, ..
+  static I InterleaveWords(I x) {
+    const __m512i even = Lanes();
+    const __m512i odd = _mm512_slli_epi32(_mm512_add_epi32(even, _mm512_set1_epi32(16)), 16);
+    return _mm512_permutexvar_epi16(_mm512_or_si512(even, odd), x);
+  }
+  // Numbers 0, 2, 1, 3 of each four.
+  static F SwapMiddles(F x) { return _mm512_permute_ps(x, 0xd8); }
+  static I Lanes() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+  static I FloatBits(F x) { return _mm512_castps_si512(x); }
+  static void StoreInts(uint32_t* p, I x) { _mm512_storeu_si512(p, x); }
+  // The first `count` of 16 halves, and zeros.
+  static F LoadFirstHalves(const uint16_t* p, int count) {
+    if (count >= 16) {
+      return LoadHalf(p);
+    }
+    const auto mask = static_cast<__mmask16>((1U << (count < 0 ? 0 : count)) - 1);
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+  }
+#endif
+
   static I SetInt(int32_t x) { return _mm512_set1_epi32(x); }
   static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }
   static I AddInt(I a, I b) { return _mm512_add_epi32(a, b); }
