@@ -33,6 +33,13 @@ void QueryTile::Load(const AttentionCall& call, const TileSpan& tile) {
       }
     }
   }
+  q_words_.resize(num_rows_ * dim / 2);
+  q_steps_.resize(num_rows_);
+  call.isa.narrow_queries({.q = q_.data(),
+                           .num_rows = static_cast<int32_t>(num_rows_),
+                           .dim = call.padded_dim(),
+                           .q_words = q_words_.data(),
+                           .q_steps = q_steps_.data()});
   bias_.assign(num_rows_, 0.0F);
   const float* mean_key = call.kv.mean_key(call.params.layer, tile.kv_head);
   for (size_t r = 0; r < num_rows_ && mean_key != nullptr; ++r) {
@@ -149,6 +156,8 @@ QueryRows QueryTile::Rows(const AttentionCall& call, SoftmaxState& state) {
           .max = state.max.data(),
           .sum = state.sum.data(),
           .o = state.o.data(),
+          .q_words = q_words_.data(),
+          .q_steps = q_steps_.data(),
           .page_max = page_max_.data(),
           .page_sum = page_sum_.data()};
 }

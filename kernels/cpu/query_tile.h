@@ -65,6 +65,8 @@ class QueryTile {
   TileSpan tile_{};
   size_t num_rows_ = 0;
   std::vector<float> q_;              // [num_rows, padded_dim], scaled
+  std::vector<uint32_t> q_words_;     // [num_rows, padded_dim / 2]: see QueryRows
+  std::vector<float> q_steps_;        // [num_rows]
   std::vector<float> bias_;           // [num_rows], of coded pages
   std::vector<float> bias_products_;  // [num_rows][2][head_dim / 2]: see BiasScores; may be empty
   std::vector<float> key_query_;      // [head_dim]

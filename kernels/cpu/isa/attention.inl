@@ -28,6 +28,9 @@ struct HalfPage {
   }
 };
 
+// Products are of the queries as they are.
+void NarrowQueries(const QueryRows& /*rows*/) {}
+
 // Values to v [page_tokens][dim], zero-padded.
 inline void WidenValues(const PageAttention& page, float* v) {
   const int32_t dim = page.rows.dim;

@@ -1,9 +1,7 @@
 // A page of any codec against some query rows, in products of pairs of bfloat16 with float32 sums;
-// but scores of keys in halves are of float32, see docs/design.md. For AVX-512 with BF16.
+// but scores of keys in halves are sums of integers: word_keys.inl. For AVX-512 with BF16.
 
 namespace {
-
-constexpr int kMaxDim = 512;
 
 // o = o * scales + weights x v, pairs [page_tokens / 2][dim] that are spread out.
 template <int kRows>
@@ -15,11 +13,11 @@ inline void AddPairs(const QueryRows& rows, int32_t first, const uint32_t* v, in
                  rows.dim);
 }
 
-// k [dim][page_tokens] as floats or halves.
-template <typename K>
+// Keys are words in k [head_dim / 2][page_tokens], values pairs in v.
 struct HalfPage {
   const PageAttention& page;
-  const K* k;
+  const WordPair* k;
+  const float* k_steps;
   const uint32_t* v;
 
   template <int kRows>
@@ -27,8 +25,10 @@ struct HalfPage {
     alignas(64) float weights[kRows * kMaxPageTokens];
     alignas(64) float scales[16];
     const QueryRows& rows = page.rows;
-    ScorePage<kRows>(rows.q + int64_t{first} * rows.dim, rows.dim, k, page.page_tokens,
-                     page.head_dim, num_valid, weights);
+    const int64_t stride = rows.dim / 2;
+    const auto* queries = reinterpret_cast<const WordPair*>(rows.q_words) + first * stride;
+    ScorePage<kRows>(queries, stride, k, page.page_tokens, page.head_dim / 2, num_valid, weights);
+    ScaleSums<kRows>(rows.q_steps + first, k_steps, num_valid, weights);
     if (page.keep != kAllKept) {
       for (int r = 0; r < kRows; ++r) {
         DropScores(page.keep, num_valid, weights + r * kMaxPageTokens);
@@ -40,16 +40,12 @@ struct HalfPage {
 };
 
 void AttendPage(const PageAttention& page) {
+  auto* k = reinterpret_cast<WordPair*>(page.buffers.k);
+  float* k_steps = page.buffers.k + page.page_tokens * page.rows.dim / 2;
   auto* v = reinterpret_cast<uint32_t*>(page.buffers.v);
+  NarrowKeys(page, k, k_steps);
   NarrowValues(page, v);
-  if (page.rows.num_rows < kManyRows) {
-    auto* k = reinterpret_cast<uint16_t*>(page.buffers.k);
-    TransposeKeys(page, k);
-    ForRuns<kMaxRows>(page.rows, page.keep, HalfPage<uint16_t>{page, k, v});
-    return;
-  }
-  TransposeKeys(page, page.buffers.k);
-  ForRuns<kMaxRows>(page.rows, page.keep, HalfPage<float>{page, page.buffers.k, v});
+  ForRuns<kMaxRows>(page.rows, page.keep, HalfPage{page, k, k_steps, v});
 }
 
 // scores += K x q, K's scales applied to whole sums.
@@ -79,7 +75,7 @@ struct SpreadPage {
     alignas(64) float weights[kRows * kMaxPageTokens];
     alignas(64) float scales[16];
     const int64_t num_pairs = page.rows.dim / 2;
-    NarrowQueries<kRows>(page.rows, first, queries);
+    PairQueries<kRows>(page.rows, first, queries);
     StartScores<kRows>(page, first, weights);
     ScorePage<kRows>(queries, num_pairs, k, page.page_tokens, page.rows.dim / 2, num_valid, dots);
     ScaleScores<kRows>(page, num_valid, dots, weights);
@@ -157,7 +153,7 @@ struct CodedPage {
     alignas(64) float weights[kRows * kMaxPageTokens];
     alignas(64) uint32_t pairs[kRows * kMaxPageTokens];
     alignas(64) float scales[16];
-    NarrowQueries<kRows>(page.rows, first, queries);
+    PairQueries<kRows>(page.rows, first, queries);
     StartScores<kRows>(page, first, weights);
     switch (page.k_bits) {
       case 3:

@@ -18,7 +18,7 @@ inline void StorePairs(uint32_t* p, F x) {
 
 // Rows of q from `first` on, to pairs [kRows][dim / 2].
 template <int kRows>
-inline void NarrowQueries(const QueryRows& rows, int32_t first, uint32_t* pairs) {
+inline void PairQueries(const QueryRows& rows, int32_t first, uint32_t* pairs) {
   const float* q = rows.q + int64_t{first} * rows.dim;
   for (int i = 0; i < kRows * rows.dim; i += 16) {
     StorePairs(pairs + i / 2, Simd::Load(q + i));

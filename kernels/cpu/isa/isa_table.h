@@ -63,11 +63,13 @@ struct QueryRows {
   const int32_t* num_valid;  // [num_rows]: leading positions of the page that a row sees, or 0
   int32_t num_rows;
   int32_t dim;
-  float* max;       // [num_rows] largest score,
-  float* sum;       // [num_rows] sum of exp(score - max),
-  float* o;         // [num_rows, dim] and the values weighted by the same
-  float* page_max;  // [num_rows] of this page alone; rows that see none of it are left alone
-  float* page_sum;  // [num_rows] of this page alone, with the state's new max
+  float* max;         // [num_rows] largest score,
+  float* sum;         // [num_rows] sum of exp(score - max),
+  float* o;           // [num_rows, dim] and the values weighted by the same
+  uint32_t* q_words;  // [num_rows, dim / 2] and [num_rows]: what narrow_queries makes of q, for
+  float* q_steps;     // instruction sets that have it
+  float* page_max;    // [num_rows] of this page alone; rows that see none of it are left alone
+  float* page_sum;    // [num_rows] of this page alone, with the state's new max
 };
 
 // Where a page's K and V are spread out for the rows: `k` [dim][page_tokens] and `v`
@@ -128,6 +130,7 @@ struct IsaTable {
   void (*gated_gelu)(const float* gate, const float* up, int64_t dim, float* out);
   void (*half_to_float)(const uint16_t* src, int64_t count, float* dst);
   void (*float_to_half)(const float* src, int64_t count, uint16_t* dst);
+  void (*narrow_queries)(const QueryRows& rows);  // once for all pages
   void (*attend_page)(const PageAttention& page);
   void (*attend_coded_page)(const CodedPageAttention& page);
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).

@@ -86,6 +86,24 @@ struct Simd {
     return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   }
   static I FloatBits(F x) { return _mm512_castps_si512(x); }
+  // sum + x0 y0 + x1 y1, pairs of int16; `sum` holds integers.
+  static F DotWords(I x, I y, F sum) {
+    return _mm512_castsi512_ps(_mm512_dpwssd_epi32(_mm512_castps_si512(sum), x, y));
+  }
+  // The low words of both.
+  static I PairWords(I low, I high) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
+  }
+  static void StoreLowWords(uint16_t* p, I x) { StoreHalves(p, _mm512_cvtepi32_epi16(x)); }
+  // The largest magnitudes of `count` rows of 16 halves.
+  static F LargestHalves(const uint16_t* rows, int count) {
+    H largest = _mm256_setzero_si256();
+    for (int i = 0; i < count; ++i, rows += 16) {
+      const H row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows));
+      largest = _mm256_max_epu16(largest, _mm256_and_si256(row, _mm256_set1_epi16(0x7fff)));
+    }
+    return ToFloat(largest);
+  }
   static void StoreInts(uint32_t* p, I x) { _mm512_storeu_si512(p, x); }
   // The first `count` of 16 halves, and zeros.
   static F LoadFirstHalves(const uint16_t* p, int count) {
