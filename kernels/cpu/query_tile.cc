@@ -113,12 +113,27 @@ void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_in
   call.isa.attend_page(
       {.k = reinterpret_cast<const uint16_t*>(block),
        .v = reinterpret_cast<const uint16_t*>(block + NativeVOffset(layout)),
+       .next = NextBlock(call, page_index),
        .head_dim = layout.head_dim,
        .page_tokens = layout.page_tokens,
        .num_written = std::min(layout.page_tokens, last + 1 - page_index * layout.page_tokens),
        .rows = Rows(call, state),
        .keep = call.kv.keep_mask(page, call.params.layer, tile_.kv_head),
        .buffers = Buffers(call)});
+}
+
+// Of the page after this one, if that is hot too.
+const uint16_t* QueryTile::NextBlock(const AttentionCall& call, int page_index) const {
+  const BatchView& batch = call.batch;
+  const int next = batch.page_starts[tile_.sequence] + page_index + 1;
+  if (next == batch.page_starts[tile_.sequence + 1]) {
+    return nullptr;
+  }
+  const PageId page = batch.page_ids[next];
+  const Codec codec = call.kv.format(call.params.layer, call.kv.page_map[page].tier()).codec;
+  return codec == Codec::kNative ? reinterpret_cast<const uint16_t*>(
+                                       call.kv.block(page, call.params.layer, tile_.kv_head))
+                                 : nullptr;
 }
 
 void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,

@@ -42,6 +42,9 @@ inline void NarrowValues(const PageAttention& page, uint32_t* v) {
   for (int token = 0; token < page.num_written; token += 4) {
     const uint16_t* values = page.v + token * page.head_dim;
     const int written = page.num_written - token;
+    for (int i = 0; i < page.head_dim; i += 64) {
+      FetchNext(page, (page.page_tokens + token) * page.head_dim + 4 * i);
+    }
     for (int i = 0; i < dim; i += 16) {
       const int count = page.head_dim - i;
       F four[4];

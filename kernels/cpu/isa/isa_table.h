@@ -82,8 +82,9 @@ struct PageBuffers {
 
 // One page in halves against some query rows.
 struct PageAttention {
-  const uint16_t* k;  // [page_tokens, head_dim]
-  const uint16_t* v;  // [page_tokens, head_dim]
+  const uint16_t* k;     // [page_tokens, head_dim]
+  const uint16_t* v;     // [page_tokens, head_dim]
+  const uint16_t* next;  // the block that is read after this one, k and v, or null
   int32_t head_dim;
   int32_t page_tokens;  // 32 or 64
   int32_t num_written;  // leading positions that hold something

@@ -95,15 +95,12 @@ struct Simd {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
   }
   static void StoreLowWords(uint16_t* p, I x) { StoreHalves(p, _mm512_cvtepi32_epi16(x)); }
-  // The largest magnitudes of `count` rows of 16 halves.
-  static F LargestHalves(const uint16_t* rows, int count) {
-    H largest = _mm256_setzero_si256();
-    for (int i = 0; i < count; ++i, rows += 16) {
-      const H row = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows));
-      largest = _mm256_max_epu16(largest, _mm256_and_si256(row, _mm256_set1_epi16(0x7fff)));
-    }
-    return ToFloat(largest);
+  // Halves: the larger of two magnitudes.
+  static H LargerMagnitudes(H a, H b) {
+    const H magnitude = _mm256_set1_epi16(0x7fff);
+    return _mm256_max_epu16(_mm256_and_si256(a, magnitude), _mm256_and_si256(b, magnitude));
   }
+  static H ZeroHalves() { return _mm256_setzero_si256(); }
   static void StoreInts(uint32_t* p, I x) { _mm512_storeu_si512(p, x); }
   // The first `count` of 16 halves, and zeros.
   static F LoadFirstHalves(const uint16_t* p, int count) {

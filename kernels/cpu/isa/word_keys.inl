@@ -56,26 +56,54 @@ void NarrowQueries(const QueryRows& rows) {
   }
 }
 
+// What lies at `elements` of the block that is read next, 512 bytes of it. Blocks are too short and
+// too far from each other for the CPU to foresee: without this, memory delivers a fifth of what it
+// can.
+inline void FetchNext(const PageAttention& page, int64_t elements) {
+  if (page.next != nullptr) {
+#pragma GCC unroll 8
+    for (int line = 0; line < 8; ++line) {
+      __builtin_prefetch(page.next + elements + 32 * line, 0, 2);
+    }
+  }
+}
+
+// 16 keys from `token` on to halves [head_dim][16]; their largest magnitudes.
+inline F TransposeKeys(const PageAttention& page, int token, uint16_t* halves) {
+  const int head_dim = page.head_dim;
+  const uint16_t* keys = page.k + token * head_dim;
+  Simd::H largest[2] = {Simd::ZeroHalves(), Simd::ZeroHalves()};
+  for (int i = 0; i < head_dim; i += 16) {
+    FetchNext(page, token * head_dim + 16 * i);
+    Simd::H columns[16];
+    Simd::TransposeHalves(keys + i, head_dim, columns);
+    const int count = head_dim - i < 16 ? head_dim - i : 16;
+#pragma GCC unroll 16
+    for (int j = 0; j < 16; ++j) {
+      Simd::StoreHalves(halves + (i + j) * 16, columns[j]);
+      if (j < count) {
+        largest[j % 2] = Simd::LargerMagnitudes(largest[j % 2], columns[j]);
+      }
+    }
+  }
+  return Simd::ToFloat(Simd::LargerMagnitudes(largest[0], largest[1]));
+}
+
 // Keys in halves to words, k [head_dim / 2][page_tokens], and their steps [page_tokens]. What lies
 // behind the positions that are written is not defined.
 inline void NarrowKeys(const PageAttention& page, WordPair* k, float* steps) {
   alignas(64) uint16_t halves[kMaxDim * 16];
   for (int token = 0; token < page.num_written; token += 16) {
-    for (int i = 0; i < page.head_dim; i += 16) {
-      Simd::H columns[16];
-      Simd::TransposeHalves(page.k + token * page.head_dim + i, page.head_dim, columns);
-#pragma GCC unroll 16
-      for (int j = 0; j < 16; ++j) {
-        Simd::StoreHalves(halves + (i + j) * 16, columns[j]);
-      }
-    }
-    const F largest = Simd::LargestHalves(halves, page.head_dim);
+    const F largest = TransposeKeys(page, token, halves);
     Simd::Store(steps + token, Simd::Mul(largest, Simd::Set(1 / kKeySteps)));
     const F scale = Simd::Div(Simd::Set(kKeySteps), largest);
-    for (int i = 0; i < page.head_dim; i += 2) {
-      const I low = RoundToWords(Simd::LoadHalf(halves + i * 16), scale);
-      const I high = RoundToWords(Simd::LoadHalf(halves + (i + 1) * 16), scale);
-      Simd::StoreInts(&k[i / 2 * page.page_tokens + token].bits, Simd::PairWords(low, high));
+    const uint16_t* half = halves;
+    WordPair* pairs = k + token;
+#pragma GCC unroll 4
+    for (int i = 0; i < page.head_dim; i += 2, half += 32, pairs += page.page_tokens) {
+      const I low = RoundToWords(Simd::LoadHalf(half), scale);
+      const I high = RoundToWords(Simd::LoadHalf(half + 16), scale);
+      Simd::StoreInts(&pairs->bits, Simd::PairWords(low, high));
     }
   }
 }
