@@ -113,7 +113,7 @@ void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_in
   call.isa.attend_page(
       {.k = reinterpret_cast<const uint16_t*>(block),
        .v = reinterpret_cast<const uint16_t*>(block + NativeVOffset(layout)),
-       .next = NextBlock(call, page_index),
+       .next = reinterpret_cast<const uint16_t*>(NextBlock(call, Codec::kNative, page_index)),
        .head_dim = layout.head_dim,
        .page_tokens = layout.page_tokens,
        .num_written = std::min(layout.page_tokens, last + 1 - page_index * layout.page_tokens),
@@ -122,18 +122,19 @@ void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_in
        .buffers = Buffers(call)});
 }
 
-// Of the page after this one, if that is hot too.
-const uint16_t* QueryTile::NextBlock(const AttentionCall& call, int page_index) const {
+// Of the page after this one, if that has the same codec.
+const std::byte* QueryTile::NextBlock(const AttentionCall& call, Codec codec,
+                                      int page_index) const {
   const BatchView& batch = call.batch;
   const int next = batch.page_starts[tile_.sequence] + page_index + 1;
   if (next == batch.page_starts[tile_.sequence + 1]) {
     return nullptr;
   }
   const PageId page = batch.page_ids[next];
-  const Codec codec = call.kv.format(call.params.layer, call.kv.page_map[page].tier()).codec;
-  return codec == Codec::kNative ? reinterpret_cast<const uint16_t*>(
-                                       call.kv.block(page, call.params.layer, tile_.kv_head))
-                                 : nullptr;
+  const Tier tier = call.kv.page_map[page].tier();
+  return call.kv.format(call.params.layer, tier).codec == codec
+             ? call.kv.block(page, call.params.layer, tile_.kv_head)
+             : nullptr;
 }
 
 void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
@@ -147,20 +148,23 @@ void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page,
   };
   const int k_bits = KeyBits(codec);
   const int v_bits = ValueBits(codec);
-  call.isa.attend_coded_page({.k_codes = bytes,
-                              .v_codes = bytes + at.v_codes,
-                              .k_scales = halves(at.k_scales),
-                              .v_scales = halves(at.v_scales),
-                              .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
-                              .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
-                              .k_bits = k_bits,
-                              .v_bits = v_bits,
-                              .page_tokens = layout.page_tokens,
-                              .num_values = (layout.head_dim + 15) / 16,
-                              .rows = Rows(call, state),
-                              .bias = bias_.data(),
-                              .key_bias = BiasOfPage(call, page_index),
-                              .buffers = Buffers(call)});
+  call.isa.attend_coded_page(
+      {.k_codes = bytes,
+       .v_codes = bytes + at.v_codes,
+       .k_scales = halves(at.k_scales),
+       .v_scales = halves(at.v_scales),
+       .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
+       .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
+       .k_bits = k_bits,
+       .v_bits = v_bits,
+       .page_tokens = layout.page_tokens,
+       .num_values = (layout.head_dim + 15) / 16,
+       .next = reinterpret_cast<const uint8_t*>(NextBlock(call, codec, page_index)),
+       .next_bytes = static_cast<int32_t>(at.bytes),
+       .rows = Rows(call, state),
+       .bias = bias_.data(),
+       .key_bias = BiasOfPage(call, page_index),
+       .buffers = Buffers(call)});
 }
 
 QueryRows QueryTile::Rows(const AttentionCall& call, SoftmaxState& state) {

@@ -58,7 +58,7 @@ class QueryTile {
   void AttendNative(const AttentionCall& call, PageId page, int page_index, SoftmaxState& state);
   void AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
                    SoftmaxState& state);
-  const uint16_t* NextBlock(const AttentionCall& call, int page_index) const;
+  const std::byte* NextBlock(const AttentionCall& call, Codec codec, int page_index) const;
   QueryRows Rows(const AttentionCall& call, SoftmaxState& state);
   PageBuffers Buffers(const AttentionCall& call);
   BiasScores BiasOfPage(const AttentionCall& call, int page_index) const;

@@ -199,6 +199,9 @@ void NarrowCodes(const CodedPageAttention& page, uint32_t* k, uint32_t* v) {
 }
 
 void AttendCodedPage(const CodedPageAttention& page) {
+  for (int32_t at = 0; page.next != nullptr && at < page.next_bytes; at += 64) {
+    __builtin_prefetch(page.next + at, 0, 2);
+  }
   if (page.rows.num_rows < kManyRows) {
     ForRuns<4>(page.rows, kAllKept, CodedPage{page});
     return;

@@ -116,6 +116,8 @@ struct CodedPageAttention {
   int32_t v_bits;       // 3 or 8
   int32_t page_tokens;  // 32 or 64
   int32_t num_values;   // panels of V: dimensions / 16
+  const uint8_t* next;  // the block that is read after this one, or null
+  int32_t next_bytes;
   QueryRows rows;
   const float* bias;  // [num_rows]
   BiasScores key_bias;
