@@ -87,6 +87,7 @@ inline void ForRuns(const QueryRows& rows, uint64_t keep, const Attend& attend) 
            rows.num_valid[row + count] == num_valid) {
       ++count;
     }
+    count = count == 5 ? 4 : count;  // g++ 12 keeps sums of five rows on the stack
     if (SeesAny(keep, num_valid)) {
       switch (count) {
         case 1:
@@ -101,11 +102,8 @@ inline void ForRuns(const QueryRows& rows, uint64_t keep, const Attend& attend) 
         case 4:
           attend.template Run<4>(row, num_valid);
           break;
-        case 5:
-          attend.template Run<(kMost < 5 ? 1 : 5)>(row, num_valid);
-          break;
         default:
-          attend.template Run<(kMost < 6 ? 1 : 6)>(row, num_valid);
+          attend.template Run<kMost>(row, num_valid);
           break;
       }
     }
