@@ -80,6 +80,7 @@ inline bool SeesAny(uint64_t keep, int num_valid) {
 // positions, at least one of them in `keep`.
 template <int kMost, typename Attend>
 inline void ForRuns(const QueryRows& rows, uint64_t keep, const Attend& attend) {
+  static_assert(kMost == 4 || kMost == 6);
   for (int32_t row = 0; row < rows.num_rows;) {
     const int num_valid = rows.num_valid[row];
     int32_t count = 1;
@@ -99,11 +100,13 @@ inline void ForRuns(const QueryRows& rows, uint64_t keep, const Attend& attend) 
         case 3:
           attend.template Run<3>(row, num_valid);
           break;
-        case 4:
-          attend.template Run<4>(row, num_valid);
+        case 6:
+          if constexpr (kMost == 6) {
+            attend.template Run<6>(row, num_valid);
+          }
           break;
         default:
-          attend.template Run<kMost>(row, num_valid);
+          attend.template Run<4>(row, num_valid);
           break;
       }
     }

@@ -9,7 +9,7 @@ constexpr int kMaxDim = 512;
 // magnitudes of a query add up to kQuerySteps, its rounding not counted.
 constexpr float kKeySteps = 8191;
 constexpr float kQuerySteps = 260000;
-static_assert(kKeySteps * (double{kQuerySteps} + kMaxDim / 2) < double{0x7fffffff});
+static_assert(kKeySteps * (double{kQuerySteps} + 0.5 * kMaxDim) < double{0x7fffffff});
 
 struct WordPair {
   uint32_t bits;
