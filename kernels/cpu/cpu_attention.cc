@@ -5,7 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_ops.h"
-#include "kernels/quant/page_codec.h"
+#include "kernels/cpu/query_tile.h"
 
 // Attention over paged K and V. A work item is a tile of query tokens of one sequence and KV head:
 // the heads of the group share each page that is read, whatever its tier. Long sequences are cut
@@ -16,120 +16,76 @@
 namespace thermocline {
 namespace {
 
-constexpr int kTileTokens = 16;
+constexpr int kTileRows = 96;  // as many pay for spreading a page out
 constexpr int kSplitPages = 4;
 
-struct Item {
-  int sequence;
-  int kv_head;
-  int first_token;  // in the batch
-  int num_tokens;
-};
-
-// Online-softmax state of an item's rows after some of its pages.
-struct State {
-  std::vector<float> max;
-  std::vector<float> sum;
-  std::vector<float> o;           // [num_rows, dim]
-  std::vector<float> log_energy;  // [pages, num_rows]: of each page less twice the whole log sum
-
-  void Reset(size_t num_rows, size_t dim) {
-    max.assign(num_rows, -INFINITY);
-    sum.assign(num_rows, 0.0F);
-    o.assign(num_rows * dim, 0.0F);
-    log_energy.clear();
-  }
-};
-
-// What one thread needs beside the state; kept between calls.
+// What one thread needs; kept between calls.
 struct Scratch {
-  std::vector<float> k;  // [page_tokens, dim], decoded
-  std::vector<float> v;
-  std::vector<float> q;              // [num_rows, dim], scaled
-  std::vector<float> bias;           // [num_rows], of coded pages
-  std::vector<float> bias_products;  // [num_rows][2][head_dim / 2]: see BiasScores; may be empty
-  std::vector<float> key_query;      // [head_dim]
-  std::vector<int32_t> num_valid;
-  std::vector<float> page_max;  // [num_rows]
-  std::vector<float> page_sum;
-  State merged;
-  State split;
+  QueryTile rows;
+  SoftmaxState merged;
+  SoftmaxState split;
 };
 
 class PagedAttentionLoop {
  public:
-  PagedAttentionLoop(const IsaTable& isa, Tensor qkv, int num_heads, const BatchView& batch,
-                     const KvCacheView& kv, const AttentionParams& params, Tensor out)
-      : isa_(isa),
-        qkv_(qkv),
-        num_heads_(num_heads),
-        group_(num_heads / kv.layout.num_kv_heads),
-        dim_((kv.layout.head_dim + 31) / 32 * 32),
-        batch_(batch),
-        kv_(kv),
-        params_(params),
-        out_(out) {}
+  explicit PagedAttentionLoop(const AttentionCall& call) : call_(call) {}
 
-  void CollectItems(std::vector<Item>& items) const {
-    items.clear();
-    for (int s = 0; s < batch_.num_sequences; ++s) {
-      const int end = batch_.sequence_starts[s + 1];
-      for (int t = batch_.sequence_starts[s]; t < end; t += kTileTokens) {
-        for (int h = 0; h < kv_.layout.num_kv_heads; ++h) {
-          items.push_back({s, h, t, std::min(kTileTokens, end - t)});
+  void CollectTiles(std::vector<TileSpan>& tiles) const {
+    const int tile_tokens = std::max(1, kTileRows / call_.group());
+    tiles.clear();
+    for (int s = 0; s < call_.batch.num_sequences; ++s) {
+      const int end = call_.batch.sequence_starts[s + 1];
+      for (int t = call_.batch.sequence_starts[s]; t < end; t += tile_tokens) {
+        for (int h = 0; h < call_.kv.layout.num_kv_heads; ++h) {
+          tiles.push_back({s, h, t, std::min(tile_tokens, end - t)});
         }
       }
     }
   }
 
-  int NumSplits(const Item& item) const {
-    const int last = batch_.positions[item.first_token + item.num_tokens - 1];
-    const int num_pages = last / kv_.layout.page_tokens + 1;
-    return (num_pages + kSplitPages - 1) / kSplitPages;
+  int NumSplits(const TileSpan& tile) const {
+    return (NumPages(tile) + kSplitPages - 1) / kSplitPages;
   }
 
-  size_t NumRows(const Item& item) const { return static_cast<size_t>(item.num_tokens * group_); }
-
-  // All splits of an item, one after the other. `energy`: see FoldEnergy.
-  void RunItem(const Item& item, Scratch& scratch, std::vector<float>& energy) const {
-    LoadQueries(item, scratch);
-    scratch.merged.Reset(NumRows(item), Dim());
-    for (int split = 0; split < NumSplits(item); ++split) {
-      RunSplit(item, split, scratch, scratch.split);
+  // All splits of a tile, one after the other. `energy`: see FoldEnergy.
+  void RunTile(const TileSpan& tile, Scratch& scratch, std::vector<float>& energy) const {
+    scratch.rows.Load(call_, tile);
+    scratch.merged.Reset(NumRows(tile), Dim());
+    for (int split = 0; split < NumSplits(tile); ++split) {
+      RunSplit(tile, split, scratch, scratch.split);
       Merge(scratch.split, scratch.merged);
     }
-    StoreOutput(item, scratch.merged);
-    FoldEnergy(item, scratch.merged, energy);
+    StoreOutput(tile, scratch.merged);
+    FoldEnergy(tile, scratch.merged, energy);
   }
 
-  // One split of an item, its state left in `state`.
-  void RunSplitAlone(const Item& item, int split, Scratch& scratch, State& state) const {
-    LoadQueries(item, scratch);
-    RunSplit(item, split, scratch, state);
+  // One split of a tile, its state left in `state`.
+  void RunSplitAlone(const TileSpan& tile, int split, Scratch& scratch, SoftmaxState& state) const {
+    scratch.rows.Load(call_, tile);
+    RunSplit(tile, split, scratch, state);
   }
 
-  void MergeSplits(const Item& item, const State* splits, Scratch& scratch,
+  void MergeSplits(const TileSpan& tile, const SoftmaxState* splits, Scratch& scratch,
                    std::vector<float>& energy) const {
-    scratch.merged.Reset(NumRows(item), Dim());
-    for (int split = 0; split < NumSplits(item); ++split) {
+    scratch.merged.Reset(NumRows(tile), Dim());
+    for (int split = 0; split < NumSplits(tile); ++split) {
       Merge(splits[split], scratch.merged);
     }
-    StoreOutput(item, scratch.merged);
-    FoldEnergy(item, scratch.merged, energy);
+    StoreOutput(tile, scratch.merged);
+    FoldEnergy(tile, scratch.merged, energy);
   }
 
-  bool observes() const { return params_.page_energy != nullptr; }
-
-  // The energies of the items' pages, several items of one sequence and head among them.
-  void StoreEnergies(std::span<const Item> items,
+  // The energies of the tiles' pages, several tiles of one sequence and head among them.
+  void StoreEnergies(std::span<const TileSpan> tiles,
                      std::span<const std::vector<float>> energies) const {
-    const auto num_kv_heads = static_cast<size_t>(kv_.layout.num_kv_heads);
-    const auto num_pages = static_cast<size_t>(batch_.page_starts[batch_.num_sequences]);
-    std::fill_n(params_.page_energy, num_pages * num_kv_heads, 0.0F);
-    for (size_t i = 0; i < items.size(); ++i) {
-      float* pages = params_.page_energy +
-                     static_cast<size_t>(batch_.page_starts[items[i].sequence]) * num_kv_heads +
-                     static_cast<size_t>(items[i].kv_head);
+    const auto num_kv_heads = static_cast<size_t>(call_.kv.layout.num_kv_heads);
+    const BatchView& batch = call_.batch;
+    const auto num_pages = static_cast<size_t>(batch.page_starts[batch.num_sequences]);
+    std::fill_n(call_.params.page_energy, num_pages * num_kv_heads, 0.0F);
+    for (size_t i = 0; i < tiles.size(); ++i) {
+      float* pages = call_.params.page_energy +
+                     static_cast<size_t>(batch.page_starts[tiles[i].sequence]) * num_kv_heads +
+                     static_cast<size_t>(tiles[i].kv_head);
       for (size_t page = 0; page < energies[i].size(); ++page) {
         float& greatest = pages[page * num_kv_heads];
         greatest = std::max(greatest, energies[i][page]);
@@ -138,80 +94,28 @@ class PagedAttentionLoop {
   }
 
  private:
-  size_t Dim() const { return static_cast<size_t>(dim_); }
-
-  // Rows are [token][head of the group].
-  void LoadQueries(const Item& item, Scratch& scratch) const {
-    const int head_dim = kv_.layout.head_dim;
-    scratch.q.assign(NumRows(item) * Dim(), 0.0F);
-    float* out = scratch.q.data();
-    for (int t = 0; t < item.num_tokens; ++t) {
-      const float* row = qkv_.f32() + int64_t{item.first_token + t} * qkv_.dim(1) +
-                         int64_t{item.kv_head} * group_ * head_dim;
-      for (int h = 0; h < group_; ++h, out += dim_) {
-        for (int i = 0; i < head_dim; ++i) {
-          out[i] = row[int64_t{h} * head_dim + i] * params_.scale;
-        }
-      }
-    }
-    scratch.bias.assign(NumRows(item), 0.0F);
-    const float* mean_key = kv_.mean_key(params_.layer, item.kv_head);
-    for (size_t r = 0; r < NumRows(item) && mean_key != nullptr; ++r) {
-      for (size_t i = 0; i < static_cast<size_t>(head_dim); ++i) {
-        scratch.bias[r] += scratch.q[r * Dim() + i] * mean_key[i];
-      }
-    }
-    LoadBiasProducts(item, scratch);
+  size_t Dim() const { return static_cast<size_t>(call_.padded_dim()); }
+  size_t NumRows(const TileSpan& tile) const {
+    return static_cast<size_t>(tile.num_tokens * call_.group());
+  }
+  int NumPages(const TileSpan& tile) const {
+    const int last = call_.batch.positions[tile.first_token + tile.num_tokens - 1];
+    return last / call_.kv.layout.page_tokens + 1;
   }
 
-  // Each row's conj(q) b, q in the basis that keys have before they are rotated into the pages'.
-  void LoadBiasProducts(const Item& item, Scratch& scratch) const {
-    const KeyBiasView& bias = kv_.key_bias;
-    scratch.bias_products.clear();
-    if (!bias.has(params_.layer)) {
-      return;
-    }
-    const auto num_pairs = static_cast<size_t>(bias.num_pairs);
-    const float* real = kv_.key_bias_of(params_.layer, item.kv_head);
-    const float* imaginary = real + num_pairs;
-    scratch.bias_products.resize(NumRows(item) * 2 * num_pairs);
-    for (size_t r = 0; r < NumRows(item); ++r) {
-      const float* row = scratch.q.data() + r * Dim();
-      scratch.key_query.assign(row, row + kv_.layout.head_dim);
-      isa_.rotate_vector(scratch.key_query.data(), bias.signs, kv_.layout.head_dim, true);
-      float* products = scratch.bias_products.data() + r * 2 * num_pairs;
-      for (size_t i = 0; i < num_pairs; ++i) {
-        const float a = scratch.key_query[static_cast<size_t>(bias.elements[i])];
-        const float b = scratch.key_query[static_cast<size_t>(bias.elements[num_pairs + i])];
-        products[i] = a * real[i] + b * imaginary[i];
-        products[num_pairs + i] = a * imaginary[i] - b * real[i];
-      }
-    }
+  // First row of the tile that is observed; NumRows: none.
+  size_t FirstObservedRow(const TileSpan& tile) const {
+    const int first = call_.batch.sequence_starts[tile.sequence + 1] - kObservedTokens;
+    return static_cast<size_t>(std::clamp(first - tile.first_token, 0, tile.num_tokens) *
+                               call_.group());
   }
 
-  BiasScores BiasOfPage(int page_index, const Scratch& scratch) const {
-    const KeyBiasView& bias = kv_.key_bias;
-    if (scratch.bias_products.empty()) {
-      return {};
-    }
-    CHECK(page_index < bias.num_pages);
-    return {.products = scratch.bias_products.data(),
-            .page_angles = bias.page_angles + int64_t{page_index} * 2 * bias.num_pairs,
-            .token_angles = bias.token_angles,
-            .num_pairs = bias.num_pairs};
-  }
-
-  // First row of the item that is observed; NumRows: none.
-  size_t FirstObservedRow(const Item& item) const {
-    const int first = batch_.sequence_starts[item.sequence + 1] - kObservedTokens;
-    return static_cast<size_t>(std::clamp(first - item.first_token, 0, item.num_tokens) * group_);
-  }
-
-  // With all pages merged the whole log sum is known: energy [pages] of the item.
-  void FoldEnergy(const Item& item, const State& merged, std::vector<float>& energy) const {
-    const size_t num_rows = NumRows(item);
+  // With all pages merged the whole log sum is known: energy [pages] of the tile.
+  void FoldEnergy(const TileSpan& tile, const SoftmaxState& merged,
+                  std::vector<float>& energy) const {
+    const size_t num_rows = NumRows(tile);
     energy.assign(merged.log_energy.size() / num_rows, 0.0F);
-    for (size_t r = FirstObservedRow(item); r < num_rows; ++r) {
+    for (size_t r = FirstObservedRow(tile); r < num_rows; ++r) {
       const float twice_log_sum = 2 * (merged.max[r] + std::log(merged.sum[r]));
       for (size_t page = 0; page < energy.size(); ++page) {
         energy[page] = std::max(energy[page],
@@ -220,128 +124,30 @@ class PagedAttentionLoop {
     }
   }
 
-  void NoteEnergy(const Scratch& scratch, State& state) const {
-    for (size_t r = 0; r < state.max.size(); ++r) {
-      state.log_energy.push_back(state.max[r] + std::log(scratch.page_sum[r]) +
-                                 scratch.page_max[r]);
-    }
-  }
-
-  void RunSplit(const Item& item, int split, Scratch& scratch, State& state) const {
-    const int page_tokens = kv_.layout.page_tokens;
-    const int last = batch_.positions[item.first_token + item.num_tokens - 1];
-    const int end = std::min((split + 1) * kSplitPages, last / page_tokens + 1);
-    state.Reset(NumRows(item), Dim());
-    scratch.num_valid.resize(NumRows(item));
+  void RunSplit(const TileSpan& tile, int split, Scratch& scratch, SoftmaxState& state) const {
+    const bool notes_energy = call_.observes() && FirstObservedRow(tile) < NumRows(tile);
+    const int end = std::min((split + 1) * kSplitPages, NumPages(tile));
+    state.Reset(NumRows(tile), Dim());
     for (int page = split * kSplitPages; page < end; ++page) {
-      for (size_t r = 0; r < NumRows(item); ++r) {
-        const int position = batch_.positions[item.first_token + static_cast<int>(r) / group_];
-        scratch.num_valid[r] = std::clamp(position + 1 - page * page_tokens, 0, page_tokens);
-      }
-      scratch.page_max.assign(NumRows(item), -INFINITY);
-      scratch.page_sum.assign(NumRows(item), 0.0F);
-      AttendPage(item, page, std::min(page_tokens, last + 1 - page * page_tokens), scratch, state);
-      if (observes()) {
-        NoteEnergy(scratch, state);
-      }
+      scratch.rows.Attend(call_, page, notes_energy, state);
     }
   }
 
-  // One page of any tier; its first `num_written` positions hold something.
-  void AttendPage(const Item& item, int page_index, int num_written, Scratch& scratch,
-                  State& state) const {
-    const PageId page = batch_.page_ids[batch_.page_starts[item.sequence] + page_index];
-    const Codec codec = kv_.format(params_.layer, kv_.page_map[page].tier()).codec;
-    const std::byte* block = kv_.block(page, params_.layer, item.kv_head);
-    if (codec != Codec::kNative) {
-      AttendCoded(codec, block, page_index, scratch, state);
-      return;
-    }
-    DecodeNative(block, num_written, scratch);
-    isa_.attend_page({.k = scratch.k.data(),
-                      .v = scratch.v.data(),
-                      .q = scratch.q.data(),
-                      .num_valid = scratch.num_valid.data(),
-                      .num_rows = static_cast<int32_t>(state.max.size()),
-                      .dim = dim_,
-                      .max = state.max.data(),
-                      .sum = state.sum.data(),
-                      .o = state.o.data(),
-                      .page_max = scratch.page_max.data(),
-                      .page_sum = scratch.page_sum.data(),
-                      .keep = kv_.keep_mask(page, params_.layer, item.kv_head)});
-  }
-
-  void AttendCoded(Codec codec, const std::byte* block, int page_index, Scratch& scratch,
-                   State& state) const {
-    const KvLayout& layout = kv_.layout;
-    const BlockLayout at = BlockLayoutOf(codec, layout);
-    const auto* bytes = reinterpret_cast<const uint8_t*>(block);
-    const auto halves = [&](uint32_t offset) {
-      return static_cast<const uint16_t*>(static_cast<const void*>(block + offset));
-    };
-    const int k_bits = KeyBits(codec);
-    const int v_bits = ValueBits(codec);
-    isa_.attend_coded_page({.k_codes = bytes,
-                            .v_codes = bytes + at.v_codes,
-                            .k_scales = halves(at.k_scales),
-                            .v_scales = halves(at.v_scales),
-                            .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
-                            .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
-                            .k_bits = k_bits,
-                            .v_bits = v_bits,
-                            .page_tokens = layout.page_tokens,
-                            .num_values = (layout.head_dim + 15) / 16,
-                            .q = scratch.q.data(),
-                            .bias = scratch.bias.data(),
-                            .key_bias = BiasOfPage(page_index, scratch),
-                            .num_valid = scratch.num_valid.data(),
-                            .num_rows = static_cast<int32_t>(state.max.size()),
-                            .dim = dim_,
-                            .max = state.max.data(),
-                            .sum = state.sum.data(),
-                            .o = state.o.data(),
-                            .page_max = scratch.page_max.data(),
-                            .page_sum = scratch.page_sum.data()});
-  }
-
-  // K and V of the first `num_written` positions of a hot page, as float32.
-  void DecodeNative(const std::byte* block, int num_written, Scratch& scratch) const {
-    const size_t size = static_cast<size_t>(kv_.layout.page_tokens) * Dim();
-    if (scratch.k.size() != size) {
-      scratch.k.assign(size, 0.0F);
-      scratch.v.assign(size, 0.0F);
-    }
-    DecodeHalves(reinterpret_cast<const uint16_t*>(block), num_written, scratch.k.data());
-    DecodeHalves(reinterpret_cast<const uint16_t*>(block + NativeVOffset(kv_.layout)), num_written,
-                 scratch.v.data());
-  }
-
-  void DecodeHalves(const uint16_t* src, int num_written, float* dst) const {
-    const int head_dim = kv_.layout.head_dim;
-    if (head_dim == dim_) {
-      isa_.half_to_float(src, int64_t{num_written} * dim_, dst);
-      return;
-    }
-    for (int64_t t = 0; t < num_written; ++t) {
-      isa_.half_to_float(src + t * head_dim, head_dim, dst + t * dim_);
-    }
-  }
-
-  void Merge(const State& from, State& to) const {
+  void Merge(const SoftmaxState& from, SoftmaxState& to) const {
     for (size_t r = 0; r < to.max.size(); ++r) {
-      isa_.merge_state(from.max[r], from.sum[r], from.o.data() + r * Dim(), dim_, &to.max[r],
-                       &to.sum[r], to.o.data() + r * Dim());
+      call_.isa.merge_state(from.max[r], from.sum[r], from.o.data() + r * Dim(), call_.padded_dim(),
+                            &to.max[r], &to.sum[r], to.o.data() + r * Dim());
     }
     to.log_energy.insert(to.log_energy.end(), from.log_energy.begin(), from.log_energy.end());
   }
 
-  void StoreOutput(const Item& item, const State& state) const {
-    const int head_dim = kv_.layout.head_dim;
-    for (size_t r = 0; r < NumRows(item); ++r) {
-      const int64_t token = item.first_token + static_cast<int64_t>(r) / group_;
-      const int64_t head = int64_t{item.kv_head} * group_ + static_cast<int64_t>(r) % group_;
-      float* out = out_.f32() + (token * num_heads_ + head) * head_dim;
+  void StoreOutput(const TileSpan& tile, const SoftmaxState& state) const {
+    const int head_dim = call_.kv.layout.head_dim;
+    const int group = call_.group();
+    for (size_t r = 0; r < NumRows(tile); ++r) {
+      const int64_t token = tile.first_token + static_cast<int64_t>(r) / group;
+      const int64_t head = int64_t{tile.kv_head} * group + static_cast<int64_t>(r) % group;
+      float* out = call_.out.f32() + (token * call_.num_heads + head) * head_dim;
       const float* o = state.o.data() + r * Dim();
       const float inverse = 1.0F / state.sum[r];
       for (int i = 0; i < head_dim; ++i) {
@@ -350,15 +156,7 @@ class PagedAttentionLoop {
     }
   }
 
-  const IsaTable& isa_;
-  Tensor qkv_;
-  int num_heads_;
-  int group_;
-  int32_t dim_;  // head_dim, padded to whole vectors
-  const BatchView& batch_;
-  const KvCacheView& kv_;
-  const AttentionParams& params_;
-  Tensor out_;
+  const AttentionCall& call_;
 };
 
 }  // namespace
@@ -368,34 +166,35 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
                             Stream& /*stream*/) const {
   CHECK(num_heads % kv.layout.num_kv_heads == 0);
   CHECK(kv.layout.page_tokens % 32 == 0 && kv.layout.page_tokens <= 64);
-  const PagedAttentionLoop loop(isa_, qkv, num_heads, batch, kv, params, out);
+  const AttentionCall call{isa_, qkv, num_heads, batch, kv, params, out};
+  const PagedAttentionLoop loop(call);
   // One set per thread, kept so that a step allocates nothing once the sizes have been seen.
-  thread_local std::vector<Item> items;
-  thread_local std::vector<State> states;
+  thread_local std::vector<TileSpan> tiles;
+  thread_local std::vector<SoftmaxState> states;
   thread_local std::vector<std::vector<float>> energies;
-  loop.CollectItems(items);
-  const std::vector<Item>& all = items;  // the caller's, for the pool's threads
-  const auto num_items = static_cast<int64_t>(all.size());
+  loop.CollectTiles(tiles);
+  const std::vector<TileSpan>& all = tiles;  // the caller's, for the pool's threads
+  const auto num_tiles = static_cast<int64_t>(all.size());
 
   if (energies.size() < all.size()) {
     energies.resize(all.size());
   }
-  std::vector<float>* item_energies = energies.data();
+  std::vector<float>* tile_energies = energies.data();
   const auto store_energies = [&] {
-    if (loop.observes()) {
-      loop.StoreEnergies(all, std::span(item_energies, all.size()));
+    if (call.observes()) {
+      loop.StoreEnergies(all, std::span(tile_energies, all.size()));
     }
   };
 
   int max_splits = 1;
-  for (const Item& item : all) {
-    max_splits = std::max(max_splits, loop.NumSplits(item));
+  for (const TileSpan& tile : all) {
+    max_splits = std::max(max_splits, loop.NumSplits(tile));
   }
-  if (max_splits == 1 || num_items >= int64_t{8} * pool_.num_threads()) {
-    pool_.ParallelFor(num_items, 1, [&](int64_t begin, int64_t end) {
+  if (max_splits == 1 || num_tiles >= int64_t{8} * pool_.num_threads()) {
+    pool_.ParallelFor(num_tiles, 1, [&](int64_t begin, int64_t end) {
       thread_local Scratch scratch;
       for (int64_t i = begin; i < end; ++i) {
-        loop.RunItem(all[static_cast<size_t>(i)], scratch, item_energies[i]);
+        loop.RunTile(all[static_cast<size_t>(i)], scratch, tile_energies[i]);
       }
     });
     store_energies();
@@ -405,22 +204,22 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
   if (states.size() < num_states) {
     states.resize(num_states);
   }
-  State* split_states = states.data();
-  pool_.ParallelFor(num_items * max_splits, 1, [&](int64_t begin, int64_t end) {
+  SoftmaxState* split_states = states.data();
+  pool_.ParallelFor(num_tiles * max_splits, 1, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
     for (int64_t i = begin; i < end; ++i) {
-      const Item& item = all[static_cast<size_t>(i / max_splits)];
+      const TileSpan& tile = all[static_cast<size_t>(i / max_splits)];
       const int split = static_cast<int>(i % max_splits);
-      if (split < loop.NumSplits(item)) {
-        loop.RunSplitAlone(item, split, scratch, split_states[i]);
+      if (split < loop.NumSplits(tile)) {
+        loop.RunSplitAlone(tile, split, scratch, split_states[i]);
       }
     }
   });
-  pool_.ParallelFor(num_items, 4, [&](int64_t begin, int64_t end) {
+  pool_.ParallelFor(num_tiles, 4, [&](int64_t begin, int64_t end) {
     thread_local Scratch scratch;
     for (int64_t i = begin; i < end; ++i) {
       loop.MergeSplits(all[static_cast<size_t>(i)], split_states + i * max_splits, scratch,
-                       item_energies[i]);
+                       tile_energies[i]);
     }
   });
   store_energies();

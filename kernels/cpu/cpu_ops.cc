@@ -13,6 +13,8 @@ namespace {
 
 const IsaTable& TableOf(IsaLevel level) {
   switch (level) {
+    case IsaLevel::kAvx512Bf16:
+      return Avx512Bf16IsaTable();
     case IsaLevel::kAvx512:
       return Avx512IsaTable();
     case IsaLevel::kAvx2:

@@ -91,7 +91,8 @@ def test_model_of_one_type_equals_numpy(kind, tmp_path):
     want = log_softmax(forward(weights, ids, SHAPE))
     entropy = -(np.exp(want) * want).sum(-1).mean()
     assert 1 < entropy < np.log(TOKENS) - 0.05, entropy  # neither certain nor flat: a fault would show
-    for ops, bound in (("reference", 1e-7), ("cpu", 1e-6)):
+    # A CPU that has bfloat16 rounds values and weights of attention to 8 bits.
+    for ops, bound in (("reference", 1e-7), ("cpu", 1e-5)):
         kl = kl_divergence(want, engine_log_probabilities(model, ids, ops))
         print(f"{kind.name} {ops}: mean KL {kl.mean():.2g}, largest {kl.max():.2g}, entropy {entropy:.2f}")
         assert kl.mean() <= bound
@@ -109,7 +110,7 @@ def test_bias_of_k_costs_coded_pages_nothing(tmp_path):
             for ops in ("reference", "cpu"):
                 loss[key_bias, ops, tier] = kl_divergence(want, engine_log_probabilities(model, ids, ops, tier)).mean()
     print({key: f"{value:.2g}" for key, value in loss.items()})
-    for ops in ("reference", "cpu"):
-        assert loss[10.0, ops, "hot"] < 1e-7
+    for ops, bound in (("reference", 1e-7), ("cpu", 2e-5)):  # values in bfloat16, see above
+        assert loss[10.0, ops, "hot"] < bound
         for tier in ("warm", "cold"):
             assert 0 < loss[10.0, ops, tier] < 4 * loss[0.0, ops, tier]

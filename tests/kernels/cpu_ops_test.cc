@@ -56,6 +56,20 @@ class CpuOpsTest : public testing::TestWithParam<IsaLevel> {
     return y;
   }
 
+  // Of attention over values of about 1. Pairs of bfloat16 round queries, keys, weights and values
+  // to 8 bits, 2^-9 of each.
+  static bool HasPairs() { return GetParam() == IsaLevel::kAvx512Bf16; }
+  static float Tolerance(float of_floats) { return HasPairs() ? 0x1p-6F : of_floats; }
+
+  // A score is in the energy twice.
+  static void ExpectNearEnergies(const std::vector<float>& got, const std::vector<float>& want) {
+    ASSERT_EQ(got.size(), want.size());
+    for (size_t i = 0; i < want.size(); ++i) {
+      ASSERT_NEAR(got[i], want[i], (HasPairs() ? 0x1p-5F : 2e-4F) * want[i] + 1e-9F)
+          << "page x head " << i;
+    }
+  }
+
   std::unique_ptr<CpuDevice> device_;
   std::unique_ptr<Stream> stream_;
 };
@@ -309,13 +323,6 @@ std::vector<PageId> Pages(int first, int count) {
   return pages;
 }
 
-void ExpectNearEnergies(const std::vector<float>& got, const std::vector<float>& want) {
-  ASSERT_EQ(got.size(), want.size());
-  for (size_t i = 0; i < want.size(); ++i) {
-    ASSERT_NEAR(got[i], want[i], 2e-4F * want[i] + 1e-9F) << "page x head " << i;
-  }
-}
-
 struct AttentionShape {
   int num_heads, num_kv_heads, head_dim;
 };
@@ -337,7 +344,7 @@ TEST_P(CpuOpsTest, AttentionEqualsTheReferenceAtPageEdges) {
       const std::vector<float> got = actual.Run(device_->ops(), *stream_);
       EXPECT_EQ(actual.arena, expected.arena);
       for (size_t i = 0; i < want.size(); ++i) {
-        ASSERT_NEAR(got[i], want[i], 1e-5F)
+        ASSERT_NEAR(got[i], want[i], Tolerance(1e-5F))
             << "head_dim " << shape.head_dim << " length " << length;
       }
       ExpectNearEnergies(actual.energy, expected.energy);
@@ -408,7 +415,7 @@ TEST_P(CpuOpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
       const std::vector<float> want_energy = paged.energy;
       const std::vector<float> got = paged.Run(device_->ops(), *stream_);
       for (size_t i = 0; i < want.size(); ++i) {
-        ASSERT_NEAR(got[i], want[i], 1e-5F) << "head_dim " << shape.head_dim;
+        ASSERT_NEAR(got[i], want[i], Tolerance(1e-5F)) << "head_dim " << shape.head_dim;
       }
       EXPECT_NE(got.back(), all.back());
       ExpectNearEnergies(paged.energy, want_energy);
@@ -460,7 +467,7 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
         double lossy = 0;
         double size = 0;
         for (size_t i = 0; i < want.size(); ++i) {
-          ASSERT_NEAR(got[i], want[i], 3e-5F)
+          ASSERT_NEAR(got[i], want[i], Tolerance(3e-5F))
               << "head_dim " << shape.head_dim << " codec " << static_cast<int>(cold);
           const float exact = hot[hot.size() - want.size() + i];
           lossy += std::pow(want[i] - exact, 2);
@@ -591,7 +598,8 @@ TEST_P(CpuOpsTest, AttentionIgnoresWhatAPageHeldBefore) {
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryIsa, CpuOpsTest,
-                         testing::Values(IsaLevel::kGeneric, IsaLevel::kAvx2, IsaLevel::kAvx512),
+                         testing::Values(IsaLevel::kGeneric, IsaLevel::kAvx2, IsaLevel::kAvx512,
+                                         IsaLevel::kAvx512Bf16),
                          [](const auto& param) {
                            std::string name = IsaName(param.param);
                            std::erase(name, '-');

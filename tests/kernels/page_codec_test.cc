@@ -322,6 +322,9 @@ TEST(PageCodec, EveryInstructionSetGivesTheSameBits) {
   if (DetectIsa() >= IsaLevel::kAvx512) {
     tables.emplace_back(IsaLevel::kAvx512, &Avx512IsaTable());
   }
+  if (DetectIsa() >= IsaLevel::kAvx512Bf16) {
+    tables.emplace_back(IsaLevel::kAvx512Bf16, &Avx512Bf16IsaTable());
+  }
   for (const auto& [level, table] : tables) {
     const VectorQuantizer quantizer{
         .turbo = table->quantize_turbo, .int8 = table->quantize_int8, .keys = table->quantize_keys};

@@ -14,6 +14,8 @@ const char* IsaName(IsaLevel level) {
       return "avx2";
     case IsaLevel::kAvx512:
       return "avx512-vnni";
+    case IsaLevel::kAvx512Bf16:
+      return "avx512-bf16";
   }
   return "unknown";
 }
@@ -31,6 +33,15 @@ bool HasF16c() {
   return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
 
+// Leaf 7, subleaf 1: g++ 12's __builtin_cpu_supports knows it, clang 14's does not.
+bool HasAvx512Bf16() {
+  unsigned eax = 0;
+  unsigned ebx = 0;
+  unsigned ecx = 0;
+  unsigned edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 1U << 5) != 0;
+}
+
 }  // namespace
 #endif
 
@@ -41,7 +52,7 @@ IsaLevel DetectIsa() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
       __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx2") &&
       __builtin_cpu_supports("fma") && HasF16c()) {
-    return IsaLevel::kAvx512;
+    return HasAvx512Bf16() ? IsaLevel::kAvx512Bf16 : IsaLevel::kAvx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
     return IsaLevel::kAvx2;

@@ -63,22 +63,41 @@ struct PanelProduct {
   bool add;                       // to what y holds
 };
 
-// One page of one KV head, decoded to float32, against some query rows. Rows of k, v, q and o are
-// `dim` floats, a multiple of 16, zero-padded.
-struct PageAttention {
-  const float* k;  // [page_tokens, dim]
-  const float* v;  // [page_tokens, dim]
-  const float* q;  // [num_rows, dim], scaled
-  const int32_t*
-      num_valid;  // [num_rows]: leading positions of the page that a row sees, 0 for none
+// Query rows of one KV head and the state of their online softmax. Rows of q and o are `dim`
+// floats, a multiple of 32, zero-padded.
+struct QueryRows {
+  const float* q;            // [num_rows, dim], scaled
+  const int32_t* num_valid;  // [num_rows]: leading positions of the page that a row sees, or 0
   int32_t num_rows;
   int32_t dim;
-  float* max;       // [num_rows] online-softmax state: largest score,
-  float* sum;       // [num_rows] sum of exp(score - max),
-  float* o;         // [num_rows, dim] and the values weighted by the same
-  float* page_max;  // [num_rows] of this page alone; rows that see none of it are left alone
-  float* page_sum;  // [num_rows] of this page alone, with the state's new max
-  uint64_t keep;    // bit t: position t is there; the others are as if no row saw them
+  float* max;         // [num_rows] largest score,
+  float* sum;         // [num_rows] sum of exp(score - max),
+  float* o;           // [num_rows, dim] and the values weighted by the same
+  uint32_t* q_words;  // [num_rows, dim / 2] and [num_rows]: what narrow_queries makes of q, for
+  float* q_steps;     // instruction sets that have it
+  float* page_max;    // [num_rows] of this page alone; rows that see none of it are left alone
+  float* page_sum;    // [num_rows] of this page alone, with the state's new max
+};
+
+// Where a page's K and V are spread out for the rows: `k` [dim][page_tokens] and `v`
+// [page_tokens][dim], whole cache lines; or as pairs of bfloat16, `k` [dim / 2][page_tokens] of
+// dimensions and `v` [page_tokens / 2][dim] of positions.
+struct PageBuffers {
+  float* k;
+  float* v;
+};
+
+// One page in halves against some query rows.
+struct PageAttention {
+  const uint16_t* k;     // [page_tokens, head_dim]
+  const uint16_t* v;     // [page_tokens, head_dim]
+  const uint16_t* next;  // the block that is read after this one, k and v, or null
+  int32_t head_dim;
+  int32_t page_tokens;  // 32 or 64
+  int32_t num_written;  // leading positions that hold something
+  QueryRows rows;
+  uint64_t keep;  // bit t: position t is there; the others are as if no row saw them
+  PageBuffers buffers;
 };
 
 // What a K bias adds to the scores of a coded page: of row r and token t
@@ -104,17 +123,12 @@ struct CodedPageAttention {
   int32_t v_bits;       // 3 or 8
   int32_t page_tokens;  // 32 or 64
   int32_t num_values;   // panels of V: dimensions / 16
-  const float* q;       // [num_rows, dim], scaled; dim is a multiple of 32
-  const float* bias;    // [num_rows]
+  const uint8_t* next;  // the block that is read after this one, or null
+  int32_t next_bytes;
+  QueryRows rows;
+  const float* bias;  // [num_rows]
   BiasScores key_bias;
-  const int32_t* num_valid;
-  int32_t num_rows;
-  int32_t dim;
-  float* max;
-  float* sum;
-  float* o;
-  float* page_max;
-  float* page_sum;
+  PageBuffers buffers;
 };
 
 // Heads of one token, `head_dim` floats each, whose pairs turn by the angles of its position.
@@ -136,7 +150,8 @@ struct IsaTable {
   void (*gated_gelu)(const float* gate, const float* up, int64_t dim, float* out);
   void (*half_to_float)(const uint16_t* src, int64_t count, float* dst);
   void (*float_to_half)(const float* src, int64_t count, uint16_t* dst);
-  void (*attend_page)(const PageAttention& page);  // page_tokens is 64 or less, a multiple of 16
+  void (*narrow_queries)(const QueryRows& rows);  // once for all pages
+  void (*attend_page)(const PageAttention& page);
   void (*attend_coded_page)(const CodedPageAttention& page);
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).
   void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
@@ -156,5 +171,6 @@ struct IsaTable {
 const IsaTable& GenericIsaTable();
 const IsaTable& Avx2IsaTable();
 const IsaTable& Avx512IsaTable();
+const IsaTable& Avx512Bf16IsaTable();
 
 }  // namespace thermocline

@@ -5,7 +5,8 @@ namespace {
 
 constexpr int kMaxBiasPairs = 256;  // head_dim is 512 or less
 
-// scores [kRows][kMaxPageTokens]: row r's `constants[r]` and its bias scores. Rows begin at `first`.
+// scores [kRows][kMaxPageTokens]: row r's `constants[r]` and its bias scores. Rows begin at
+// `first`.
 template <int kRows>
 void ScoreBias(const BiasScores& bias, int32_t first, int32_t page_tokens, const float* constants,
                float* scores) {
@@ -24,6 +25,7 @@ void ScoreBias(const BiasScores& bias, int32_t first, int32_t page_tokens, const
   for (int32_t token = 0; token < page_tokens; token += 32) {
     F low[kRows];
     F high[kRows];
+#pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       low[r] = high[r] = Simd::Set(constants[r]);
     }
@@ -31,13 +33,14 @@ void ScoreBias(const BiasScores& bias, int32_t first, int32_t page_tokens, const
     for (int32_t i = 0; i < 2 * num_pairs; ++i, angles += page_tokens) {
       const F angle_low = Simd::Load(angles);
       const F angle_high = Simd::Load(angles + 16);
-#pragma GCC unroll 4
+#pragma GCC unroll 6
       for (int r = 0; r < kRows; ++r) {
         const F part = Simd::Set(turned[r][i]);
         low[r] = Simd::Fma(angle_low, part, low[r]);
         high[r] = Simd::Fma(angle_high, part, high[r]);
       }
     }
+#pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       Simd::Store(scores + r * kMaxPageTokens + token, low[r]);
       Simd::Store(scores + r * kMaxPageTokens + token + 16, high[r]);

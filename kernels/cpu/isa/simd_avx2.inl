@@ -10,7 +10,10 @@ struct Simd {
     __m256i a, b;
   };
   using B = I;                          // 64 bytes: 16 rows of 4 columns
+  using H = __m256i;                    // 16 halves
   static constexpr int kMaxTokens = 2;  // 16 registers hold the sums of two tokens
+  // Of a product of `rows` rows of floats with rows of vectors: at most 12 registers of sums.
+  static constexpr int NumVectors(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 
   static F Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
   static F Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -81,6 +84,16 @@ struct Simd {
     auto* out = reinterpret_cast<__m128i*>(p);
     _mm_storeu_si128(out, _mm256_cvtps_ph(x.a, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128(out + 1, _mm256_cvtps_ph(x.b, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static void StoreHalves(uint16_t* p, H x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+  }
+  static F ToFloat(H x) {
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(x)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1))};
+  }
+  static void TransposeHalves(const uint16_t* rows, int64_t stride, H* columns) {
+    TransposeRows(rows, stride, columns);
   }
   static F LoadBFloat16(const uint16_t* p) { return {WidenBFloat16(p), WidenBFloat16(p + 8)}; }
 

@@ -6,7 +6,10 @@ struct Simd {
   using F = __m512;                     // 16 floats
   using I = __m512i;                    // 16 int32
   using B = __m512i;                    // 64 bytes: 16 rows of 4 columns
+  using H = __m256i;                    // 16 halves
   static constexpr int kMaxTokens = 8;  // 8 float and 16 integer sums leave 8 registers of 32
+  // Of a product of `rows` rows of floats with rows of vectors: 24 sums, 4 vectors, one factor.
+  static constexpr int NumVectors(int /*rows*/) { return 4; }
 
   static F Zero() { return _mm512_setzero_ps(); }
   static F Set(float x) { return _mm512_set1_ps(x); }
@@ -59,10 +62,67 @@ struct Simd {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
                         _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
   }
+  static void StoreHalves(uint16_t* p, H x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x);
+  }
+  static F ToFloat(H x) { return _mm512_cvtph_ps(x); }
+  static void TransposeHalves(const uint16_t* rows, int64_t stride, H* columns) {
+    TransposeRows(rows, stride, columns);
+  }
   static F LoadBFloat16(const uint16_t* p) {
     const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
   }
+
+#ifdef __AVX512BF16__
+  // Pairs of bfloat16 in 32-bit lanes. Rounding is to nearest even, and denormals are zero.
+  static H NarrowToBFloat16(F x) { return reinterpret_cast<H>(_mm512_cvtneps_pbh(x)); }
+  static I NarrowToBFloat16(F low, F high) {  // low's 16, then high's
+    return reinterpret_cast<I>(_mm512_cvtne2ps_pbh(high, low));
+  }
+  // sum + x0 y0 + x1 y1
+  static F DotPairs(I x, I y, F sum) {
+    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y));
+  }
+  // `words`: 16-bit lanes, of which the low 5 bits choose one of 32 entries.
+  static I LookUpWords(I table, I words) { return _mm512_permutexvar_epi16(words, table); }
+  // Words 0, 16, 1, 17, ..
+  static I InterleaveWords(I x) {
+    const __m512i even = Lanes();
+    const __m512i odd = _mm512_slli_epi32(_mm512_add_epi32(even, _mm512_set1_epi32(16)), 16);
+    return _mm512_permutexvar_epi16(_mm512_or_si512(even, odd), x);
+  }
+  // Numbers 0, 2, 1, 3 of each four.
+  static F SwapMiddles(F x) { return _mm512_permute_ps(x, 0xd8); }
+  static I Lanes() {
+    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  }
+  static I FloatBits(F x) { return _mm512_castps_si512(x); }
+  // sum + x0 y0 + x1 y1, pairs of int16; `sum` holds integers.
+  static F DotWords(I x, I y, F sum) {
+    return _mm512_castsi512_ps(_mm512_dpwssd_epi32(_mm512_castps_si512(sum), x, y));
+  }
+  // The low words of both.
+  static I PairWords(I low, I high) {
+    return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
+  }
+  static void StoreLowWords(uint16_t* p, I x) { StoreHalves(p, _mm512_cvtepi32_epi16(x)); }
+  // Halves: the larger of two magnitudes.
+  static H LargerMagnitudes(H a, H b) {
+    const H magnitude = _mm256_set1_epi16(0x7fff);
+    return _mm256_max_epu16(_mm256_and_si256(a, magnitude), _mm256_and_si256(b, magnitude));
+  }
+  static H ZeroHalves() { return _mm256_setzero_si256(); }
+  static void StoreInts(uint32_t* p, I x) { _mm512_storeu_si512(p, x); }
+  // The first `count` of 16 halves, and zeros.
+  static F LoadFirstHalves(const uint16_t* p, int count) {
+    if (count >= 16) {
+      return LoadHalf(p);
+    }
+    const auto mask = static_cast<__mmask16>((1U << (count < 0 ? 0 : count)) - 1);
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+  }
+#endif
 
   static I SetInt(int32_t x) { return _mm512_set1_epi32(x); }
   static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }

@@ -12,7 +12,11 @@ struct Simd {
   struct B {
     uint8_t v[64];
   };
+  struct H {
+    uint16_t v[16];
+  };
   static constexpr int kMaxTokens = 2;
+  static constexpr int NumVectors(int rows) { return rows == 1 ? 2 : 1; }
 
   static F Zero() { return Set(0); }
   static F Set(float x) {
@@ -96,6 +100,16 @@ struct Simd {
   static void StoreHalf(uint16_t* p, const F& x) {
     for (int i = 0; i < 16; ++i) {
       p[i] = FloatToHalf(x.v[i]);
+    }
+  }
+  static void StoreHalves(uint16_t* p, const H& x) { __builtin_memcpy(p, x.v, sizeof(x.v)); }
+  static F ToFloat(const H& x) { return LoadHalf(x.v); }
+  // 16 rows of 16 halves, `stride` apart: columns[j] is column j.
+  static void TransposeHalves(const uint16_t* rows, int64_t stride, H* columns) {
+    for (int j = 0; j < 16; ++j) {
+      for (int i = 0; i < 16; ++i) {
+        columns[j].v[i] = rows[i * stride + j];
+      }
     }
   }
   static F LoadBFloat16(const uint16_t* p) {

@@ -15,6 +15,7 @@ constexpr IsaTable kTable = {
     .gated_gelu = GatedGelu,
     .half_to_float = HalfRowToFloat,
     .float_to_half = FloatRowToHalf,
+    .narrow_queries = NarrowQueries,
     .attend_page = AttendPage,
     .attend_coded_page = AttendCodedPage,
     .merge_state = MergeState,

@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "kernels/cpu/isa/isa_table.h"
+#include "kernels/ops.h"
+
+namespace thermocline {
+
+// What one PagedAttention is about.
+struct AttentionCall {
+  const IsaTable& isa;
+  Tensor qkv;
+  int num_heads;
+  const BatchView& batch;
+  const KvCacheView& kv;
+  const AttentionParams& params;
+  Tensor out;
+
+  int group() const { return num_heads / kv.layout.num_kv_heads; }
+  int32_t padded_dim() const { return (kv.layout.head_dim + 31) / 32 * 32; }
+  bool observes() const { return params.page_energy != nullptr; }
+};
+
+// Query tokens of one sequence and KV head. Its rows are [token][head of the group].
+struct TileSpan {
+  int sequence;
+  int kv_head;
+  int first_token;  // in the batch
+  int num_tokens;
+};
+
+// Online-softmax state of a tile's rows after some of its pages.
+struct SoftmaxState {
+  std::vector<float> max;
+  std::vector<float> sum;
+  std::vector<float> o;           // [num_rows, padded_dim]
+  std::vector<float> log_energy;  // [pages, num_rows]: of each page less twice the whole log sum
+
+  void Reset(size_t num_rows, size_t dim);
+};
+
+// The rows of one tile and what attending to a page with them takes. Belongs to one thread and is
+// kept between calls, so that a step allocates nothing once the sizes have been seen.
+class QueryTile {
+ public:
+  // Scaled queries, and what they add to the scores of coded pages.
+  void Load(const AttentionCall& call, const TileSpan& tile);
+
+  // One page of any tier, of the tile that was loaded. Notes the page's energy if `notes_energy`.
+  void Attend(const AttentionCall& call, int page_index, bool notes_energy, SoftmaxState& state);
+
+ private:
+  void LoadBiasProducts(const AttentionCall& call);
+  void CountVisible(const AttentionCall& call, int page_index);
+  void AttendNative(const AttentionCall& call, PageId page, int page_index, SoftmaxState& state);
+  void AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
+                   SoftmaxState& state);
+  const std::byte* NextBlock(const AttentionCall& call, Codec codec, int page_index) const;
+  QueryRows Rows(const AttentionCall& call, SoftmaxState& state);
+  PageBuffers Buffers(const AttentionCall& call);
+  BiasScores BiasOfPage(const AttentionCall& call, int page_index) const;
+
+  TileSpan tile_{};
+  size_t num_rows_ = 0;
+  std::vector<float> q_;              // [num_rows, padded_dim], scaled
+  std::vector<uint32_t> q_words_;     // [num_rows, padded_dim / 2]: see QueryRows
+  std::vector<float> q_steps_;        // [num_rows]
+  std::vector<float> bias_;           // [num_rows], of coded pages
+  std::vector<float> bias_products_;  // [num_rows][2][head_dim / 2]: see BiasScores; may be empty
+  std::vector<float> key_query_;      // [head_dim]
+  std::vector<int32_t> num_valid_;    // [num_rows], of the page at hand
+  std::vector<float> page_max_;       // [num_rows]
+  std::vector<float> page_sum_;
+  std::vector<float> page_;  // PageBuffers, and what aligns them
+};
+
+}  // namespace thermocline
