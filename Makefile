@@ -39,10 +39,10 @@ sanitize:  ## the tests under ASan+UBSan (built by clang), those with threads un
 	@cmake --build --preset tsan --target tsan_tests
 	@ctest --test-dir build/tsan --output-on-failure --no-tests=error -L tsan
 
-# Builds llama-server once, about ten minutes. Needs a quiet machine to mean anything.
+# Builds llama-server once, about ten minutes, and measures for half an hour. Needs a quiet machine to mean anything.
 bench: build  ## measure beside llama-server, into benchmarks/results
 	@peer=$$(benchmarks/peers/build_llama_server) && \
-	  for script in compare greedy; do \
+	  for script in compare context greedy; do \
 	    $(CACHE)/venv/bin/python benchmarks/peers/$$script.py --ours build/release/thermocline --peer "$$peer" --model "$(MODEL)" || exit 1; \
 	  done
 	@build/release/ops_bench

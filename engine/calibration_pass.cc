@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "kernels/quant/key_bias.h"
@@ -85,6 +86,8 @@ Result<std::vector<float>> CalibrationPass::ReadPage(std::span<const TokenId> to
   if (const int oldest = page - window_pages - 1; oldest >= 1 && tier != Tier::kHot) {
     RETURN_IF_ERROR(Cool(oldest, tier));
   }
+  std::vector<int> layers(static_cast<size_t>(cache_.layout().num_layers));
+  std::iota(layers.begin(), layers.end(), 0);
   std::vector<float> log_probabilities;
   const int chunk = std::min(page_tokens, model_.max_tokens());
   for (int first = 0; first < page_tokens; first += chunk) {
@@ -107,7 +110,8 @@ Result<std::vector<float>> CalibrationPass::ReadPage(std::span<const TokenId> to
                           .page_starts = page_starts.data(),
                           .page_ids = page_ids_.data()};
     model_.Forward(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), batch,
-                   cache_.view(page_map_), *stream_, energy);
+                   cache_.view(page_map_), *stream_,
+                   {.layers = energy.empty() ? std::span<const int>() : layers, .energy = energy});
     if (!rows.empty()) {
       const Tensor logits = model_.ComputeLogits(rows, *stream_);
       RETURN_IF_ERROR(stream_->Sync());

@@ -54,15 +54,18 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
   batch_.Build(plan, cache_.layout().page_tokens);
   const KvLayout& layout = cache_.layout();
   const auto num_pages = static_cast<size_t>(batch_.view().page_starts[num_sequences]);
-  page_energy_.resize(plan.sample_heat ? static_cast<size_t>(layout.num_layers) * num_pages *
-                                             static_cast<size_t>(layout.num_kv_heads)
-                                       : 0);
+  Transformer::WatchedLayers watched;
+  if (plan.sample_heat) {
+    page_energy_.resize(probe_layers_.size() * num_pages *
+                        static_cast<size_t>(layout.num_kv_heads));
+    watched = {.layers = probe_layers_, .energy = page_energy_};
+  }
   KvCacheView kv = cache_.view(pool_.page_map());
   if (evictor_ != nullptr) {
     evictor_->BeginStep(plan);
     kv.keep_masks = evictor_->keep_masks();
   }
-  model_.Forward(batch_.tokens(), batch_.view(), kv, *stream_, page_energy_);
+  model_.Forward(batch_.tokens(), batch_.view(), kv, *stream_, watched);
   constexpr size_t kBlock = Transformer::kMaxLogitRows;
   std::span<const LogitRow> left = batch_.logit_rows();
   while (!left.empty()) {
@@ -100,10 +103,9 @@ std::vector<std::vector<PageHeat>> ModelRunner::FoldHeat() const {
   for (int s = 0; s < batch.num_sequences; ++s) {
     for (int page = batch.page_starts[s]; page < batch.page_starts[s + 1]; ++page) {
       PageHeat page_heat;
-      for (const int layer : probe_layers_) {
+      for (size_t layer = 0; layer < probe_layers_.size(); ++layer) {
         const float* energies =
-            page_energy_.data() +
-            (static_cast<size_t>(layer) * num_pages + static_cast<size_t>(page)) * num_heads;
+            page_energy_.data() + (layer * num_pages + static_cast<size_t>(page)) * num_heads;
         for (size_t h = 0; h < num_heads; ++h) {
           page_heat.peak = std::max(page_heat.peak, energies[h]);
           page_heat.mean += energies[h];

@@ -22,7 +22,7 @@ namespace thermocline {
 class ModelRunner : public Runner {
  public:
   // `device` and `pool` outlive it. `sampler` sees as many leading logits as its vocabulary has.
-  // `probe_layers`: whose attention page heats are of; empty: all. `evictor`: of a baseline's
+  // `probe_layers`: ascending, whose attention page heats are of; empty: all. `evictor`: of a baseline's
   // policy, else null.
   ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
               Device& device, std::vector<int> probe_layers,
@@ -54,7 +54,7 @@ class ModelRunner : public Runner {
   Batch batch_;
   std::function<void(const LogitRow&, std::span<const float>)> logits_observer_;
   std::vector<int32_t> rows_;           // of one block of logits
-  std::vector<float> page_energy_;      // [num_layers, pages of the batch, num_kv_heads]
+  std::vector<float> page_energy_;      // [probe_layers, pages of the batch, num_kv_heads]
   std::unique_ptr<Migrator> migrator_;  // last: its thread reads the cache
 };
 

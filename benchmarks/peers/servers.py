@@ -23,7 +23,7 @@ class Server:
 
     def __init__(self, command):
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(6000):
+        for _ in range(60000):
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} did not start: {' '.join(command)}")
             try:
@@ -32,7 +32,7 @@ class Server:
                         return
             except OSError:
                 pass
-            time.sleep(0.1)
+            time.sleep(0.01)
         raise RuntimeError(f"{self.name} did not become ready")
 
     def stop(self):
@@ -127,14 +127,15 @@ class LlamaServer(Server):
     name = "llama-server"
     path = "/completion"
 
-    def __init__(self, program, model, threads):
+    def __init__(self, program, model, threads, flags=("-np", "8", "-c", "16384"), cache_prompt=False):
         self.port = free_port()
+        self.cache_prompt = cache_prompt
         super().__init__([str(program), "-m", str(model), "--port", str(self.port), "-t", str(threads),
-                          "-tb", str(threads), "-np", "8", "-c", "16384", "--no-webui"])
+                          "-tb", str(threads), "--no-webui", *flags])
 
     def body(self, prompt, num_tokens):
         return {"prompt": prompt, "n_predict": num_tokens, "temperature": 0, "ignore_eos": True, "stream": True,
-                "cache_prompt": False, "return_tokens": True}
+                "cache_prompt": self.cache_prompt, "return_tokens": True}
 
     @staticmethod
     def count(event):

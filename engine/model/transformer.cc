@@ -170,10 +170,10 @@ Status Transformer::AllocateActivations(Device& device, int max_tokens) {
 }
 
 void Transformer::Forward(std::span<const TokenId> tokens, const BatchView& batch,
-                          const KvCacheView& kv, Stream& stream, std::span<float> page_energy) {
+                          const KvCacheView& kv, Stream& stream, const WatchedLayers& watched) {
   const size_t layer_energies = static_cast<size_t>(batch.page_starts[batch.num_sequences]) *
                                 static_cast<size_t>(config_.num_kv_heads);
-  CHECK(page_energy.empty() || page_energy.size() == layers_.size() * layer_energies);
+  CHECK(watched.energy.size() == watched.layers.size() * layer_energies);
   CHECK(static_cast<int>(tokens.size()) == batch.num_tokens);
   CHECK(batch.num_tokens > 0 && batch.num_tokens <= max_tokens_);
   ComputeAngles(batch);
@@ -181,13 +181,16 @@ void Transformer::Forward(std::span<const TokenId> tokens, const BatchView& batc
               static_cast<size_t>(batch.num_tokens) * static_cast<size_t>(config_.rope_dim) *
                   sizeof(float));
   ops_.Embed(tokens, embedding_, View(hidden_, batch.num_tokens, config_.hidden_size), stream);
+  size_t num_watched = 0;
   for (int layer = 0; layer < config_.num_layers; ++layer) {
-    float* energy = page_energy.empty()
-                        ? nullptr
-                        : page_energy.data() + static_cast<size_t>(layer) * layer_energies;
+    float* energy = nullptr;
+    if (num_watched < watched.layers.size() && watched.layers[num_watched] == layer) {
+      energy = watched.energy.data() + num_watched++ * layer_energies;
+    }
     RunAttention(layer, batch, kv, stream, energy);
     RunMlp(layers_[static_cast<size_t>(layer)], batch.num_tokens, stream);
   }
+  CHECK(num_watched == watched.layers.size());
 }
 
 // In double: at position 8000 a float angle is off by 5e-4 radians.

@@ -29,11 +29,16 @@ class Transformer {
                                   Device& device, const Ops& ops, int max_tokens,
                                   const std::function<void(double)>& on_progress);
 
+  // AttentionParams::page_energy of some layers, ascending: `energy` holds one after the other.
+  struct WatchedLayers {
+    std::span<const int> layers;
+    std::span<float> energy;
+  };
+
   // Runs `tokens` through all layers, writes their K and V into the cache and keeps the last hidden
-  // states for ComputeLogits. `page_energy`: AttentionParams::page_energy of every layer, one after
-  // the other, or empty: not wanted.
+  // states for ComputeLogits.
   void Forward(std::span<const TokenId> tokens, const BatchView& batch, const KvCacheView& kv,
-               Stream& stream, std::span<float> page_energy = {});
+               Stream& stream, const WatchedLayers& watched = {});
 
   // Called in each layer once the step's K and V are in the cache, before attention; reads host
   // memory, so the device's streams run inline. Empty: nobody looks.

@@ -1,0 +1,171 @@
+"""How cost grows, beside llama-server: long prompts, decoding far into a context, many streams, the start.
+
+In turns on one machine, with one model. Prompts are English words in random order. Decoding at a depth asks
+for the same prompt over and over, whose K and V both servers keep; all other prompts are new each time. A server
+that is not asked idles; the pairs of servers of a part exist only while it is measured.
+"""
+
+import argparse
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import random
+import statistics
+import time
+
+import compare
+import servers
+
+PART_NAMES = ("prefill", "depth", "streams", "start")
+
+
+class Prompts:
+    def __init__(self, tokenize):
+        words = (compare.ROOT / "tests" / "data" / "oracle_prompts.txt").read_text().split()
+        chance = random.Random(1)
+        self.tokens = lambda length: tokenize(" ".join(chance.choices(words, k=length)))[:length]
+
+
+@contextlib.contextmanager
+def running(*makers):
+    both = []
+    try:
+        for make in makers:
+            both.append(make())
+        yield both
+    finally:
+        for server in both:
+            server.stop()
+
+
+def take_turns(repetitions, names, measure):
+    """{name: [values]}; measure(name, repetition) in an order that turns round each time."""
+    samples = {name: [] for name in names}
+    for repetition in range(repetitions):
+        for name in names if repetition % 2 == 0 else reversed(names):
+            samples[name].append(measure(name, repetition))
+    return samples
+
+
+def prefill(args, ours, peer):
+    with running(lambda: ours(), lambda: peer("-np", "1", "-c", "8192", "-fa", "on")) as both:
+        prompts = Prompts(both[0].tokenize)
+        by_name = dict(zip(("thermocline", "llama-server"), both))
+        for server in both:
+            server.generate(prompts.tokens(64), 1)
+        for length in (512, 2048, 4096):
+            given = [prompts.tokens(length) for _ in range(args.repetitions)]
+            yield f"prefill {length} (tokens/s)", take_turns(
+                args.repetitions, list(by_name), lambda name, i: length / by_name[name].generate(given[i], 1)[0])
+
+
+def depth(args, ours, peer):
+    makers = {
+        "thermocline hot": lambda: ours("--kv-policy", "hot", caching=True),
+        "thermocline cold": lambda: ours("--kv-policy", "cold", caching=True),
+        "llama-server f16": lambda: peer("-np", "1", "-c", "8192", "-fa", "on", cache_prompt=True),
+        "llama-server q8_0": lambda: peer("-np", "1", "-c", "8192", "-fa", "on", "-ctk", "q8_0", "-ctv", "q8_0",
+                                          cache_prompt=True),
+    }
+    with running(*makers.values()) as all_four:
+        by_name = dict(zip(makers, all_four))
+        prompts = Prompts(all_four[0].tokenize)
+        for length in (64, 4096, 7680):
+            prompt = prompts.tokens(length)
+            for server in all_four:
+                server.generate(prompt, 2)
+
+            def rate(name, _):
+                times = by_name[name].generate(prompt, 65)
+                return 64 / (times[-1] - times[0])
+
+            yield f"decode 64 at {length} (tokens/s)", take_turns(args.repetitions, list(by_name), rate)
+
+
+def streams(args, ours, peer):
+    for count, length, output, repetitions in ((8, 128, 64, args.repetitions), (32, 128, 64, args.repetitions),
+                                               (8, 1024, 128, min(3, args.repetitions))):
+        flags = ("-np", str(count), "-c", str(count * (length + output + 64)))
+        with running(lambda: ours(), lambda: peer(*flags)) as both:
+            prompts = Prompts(both[0].tokenize)
+            by_name = dict(zip(("thermocline", "llama-server"), both))
+            gaps = {name: [] for name in by_name}
+
+            def rate(name, _):
+                times, seconds = by_name[name].generate_together([prompts.tokens(length) for _ in range(count)], output)
+                between = [b - a for one in times for a, b in zip(one, one[1:])]
+                gaps[name].append(1e3 * compare.percentile(between, 0.99))
+                return count * output / seconds
+
+            name = f"{count} streams, {length} in, {output} out"
+            yield f"{name} (tokens/s)", take_turns(repetitions, list(by_name), rate)
+            yield f"{name}: between tokens, 99 % (ms)", gaps
+
+
+def start(args, ours, peer):
+    """From the start of the process to the first token, with the model's file in memory."""
+    makers = {"thermocline": lambda: ours(), "llama-server": lambda: peer("-np", "1", "-c", "8192")}
+
+    def seconds(name, _):
+        begin = time.perf_counter()
+        with running(makers[name]) as (server,):
+            server.generate(list(range(100, 132)), 1)
+            return time.perf_counter() - begin
+
+    yield "start to first token (s)", take_turns(args.repetitions, list(makers), seconds)
+
+
+def cell(values):
+    return f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"
+
+
+def table(results):
+    lines = []
+    names = None
+    for title, samples in results:
+        if names != list(samples):
+            names = list(samples)
+            lines += ["", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        lines.append(f"| {title} | {' | '.join(cell(samples[name]) for name in names)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ours", required=True)
+    parser.add_argument("--peer", required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--parts", nargs="+", choices=PART_NAMES, default=PART_NAMES)
+    parser.add_argument("--out", default=str(compare.ROOT / "benchmarks" / "results"))
+    args = parser.parse_args()
+
+    def ours(*flags, caching=False):
+        caching_flags = () if caching else ("--no-enable-prefix-caching",)
+        return servers.Thermocline(args.ours, args.model, args.threads, (*caching_flags, *flags))
+
+    def peer(*flags, cache_prompt=False):
+        return servers.LlamaServer(args.peer, args.model, args.threads, flags, cache_prompt)
+
+    facts = {"date": datetime.date.today().isoformat(), "commit": compare.git_commit(), "cpu": compare.cpu_model(),
+             "threads": args.threads, "load_before": os.getloadavg(), "model": pathlib.Path(args.model).name,
+             "peer": "llama-server of llama-cpp-python 0.3.36, native build", "repetitions": args.repetitions}
+    results = []
+    for part in args.parts:
+        for title, samples in {"prefill": prefill, "depth": depth, "streams": streams, "start": start}[part](
+                args, ours, peer):
+            results.append((title, samples))
+            print(title, {name: cell(values) for name, values in samples.items()}, flush=True)
+    text = (f"# How cost grows, beside llama-server, {facts['date']}\n\n{facts['cpu']}, {args.threads} threads, "
+            f"{facts['model']}, commit {facts['commit']}. Medians of {args.repetitions} repetitions in turns (least-greatest).\n"
+            f"{table(results)}\n")
+    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-context"
+    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
