@@ -87,7 +87,8 @@ def depth(args, ours, peer):
 def streams(args, ours, peer):
     for count, length, output, repetitions in ((8, 128, 64, args.repetitions), (32, 128, 64, args.repetitions),
                                                (8, 1024, 128, min(3, args.repetitions))):
-        flags = ("-np", str(count), "-c", str(count * (length + output + 64)))
+        room = (length + output + 64 + 255) // 256 * 256  # of one stream: llama-server counts in steps of 256
+        flags = ("-np", str(count), "-c", str(count * room))
         with running(lambda: ours(), lambda: peer(*flags)) as both:
             prompts = Prompts(both[0].tokenize)
             by_name = dict(zip(("thermocline", "llama-server"), both))
@@ -107,11 +108,13 @@ def streams(args, ours, peer):
 def start(args, ours, peer):
     """From the start of the process to the first token, with the model's file in memory."""
     makers = {"thermocline": lambda: ours(), "llama-server": lambda: peer("-np", "1", "-c", "8192")}
+    with running(makers["thermocline"]) as (server,):
+        prompt = server.tokenize("The capital of France is")
 
     def seconds(name, _):
         begin = time.perf_counter()
         with running(makers[name]) as (server,):
-            server.generate(list(range(100, 132)), 1)
+            server.generate(prompt, 1)
             return time.perf_counter() - begin
 
     yield "start to first token (s)", take_turns(args.repetitions, list(makers), seconds)
@@ -130,6 +133,15 @@ def table(results):
             lines += ["", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         lines.append(f"| {title} | {' | '.join(cell(samples[name]) for name in names)} |")
     return "\n".join(lines)
+
+
+def save(args, facts, results):
+    text = (f"# How cost grows, beside llama-server, {facts['date']}\n\n{facts['cpu']}, {args.threads} threads, "
+            f"{facts['model']}, commit {facts['commit']}. Medians of {args.repetitions} repetitions in turns (least-greatest).\n"
+            f"{table(results)}\n")
+    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-context"
+    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(text)
 
 
 def main():
@@ -159,12 +171,7 @@ def main():
                 args, ours, peer):
             results.append((title, samples))
             print(title, {name: cell(values) for name, values in samples.items()}, flush=True)
-    text = (f"# How cost grows, beside llama-server, {facts['date']}\n\n{facts['cpu']}, {args.threads} threads, "
-            f"{facts['model']}, commit {facts['commit']}. Medians of {args.repetitions} repetitions in turns (least-greatest).\n"
-            f"{table(results)}\n")
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-context"
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text)
+            save(args, facts, results)
 
 
 if __name__ == "__main__":
