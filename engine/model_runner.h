@@ -22,8 +22,8 @@ namespace thermocline {
 class ModelRunner : public Runner {
  public:
   // `device` and `pool` outlive it. `sampler` sees as many leading logits as its vocabulary has.
-  // `probe_layers`: ascending, whose attention page heats are of; empty: all. `evictor`: of a baseline's
-  // policy, else null.
+  // `probe_layers`: ascending, whose attention page heats are of; empty: all. `evictor`: of a
+  // baseline's policy, else null.
   ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
               Device& device, std::vector<int> probe_layers,
               std::unique_ptr<Evictor> evictor = nullptr);
