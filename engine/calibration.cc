@@ -75,7 +75,7 @@ class Calibrator {
     QueryMoments moments(layout_, model_.config().num_heads);
     model_.set_attention_observer([&](int layer, Tensor qkv, const BatchView& /*batch*/,
                                       const KvCacheView& /*kv*/) { moments.Observe(layer, qkv); });
-    const Status read = ReadHotPages(calibration);
+    Status read = ReadHotPages(calibration);
     model_.set_attention_observer({});
     calibration.formats.query_moments = moments.Normalized();
     return read;
