@@ -70,12 +70,36 @@ class Calibrator {
     CHECK(num_pages_ > first_page_);
   }
 
-  // The pass with hot pages: distributions, mean keys, moments of queries, probe layers.
+  // The pass with hot pages: distributions, mean keys, probe layers.
   Status ReadHot(Calibration& calibration) {
+    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(calibration.formats);
+    if (!pass.ok()) {
+      return pass.status();
+    }
+    std::vector<double> copy_scores(static_cast<size_t>(layout_.num_layers), 0.0);
+    for (int page = 0; page < num_pages_; ++page) {
+      std::vector<float> energy(static_cast<size_t>(layout_.num_layers) *
+                                static_cast<size_t>(page + 1) *
+                                static_cast<size_t>(layout_.num_kv_heads));
+      Result<std::vector<float>> read = (*pass)->ReadPage(tokens_, page, Tier::kHot, energy);
+      if (!read.ok()) {
+        return read.status();
+      }
+      AddCopyScores(energy, page, copy_scores);
+      hot_.push_back(page >= first_page_ ? *std::move(read) : std::vector<float>());
+      progress_.PageRead();
+    }
+    calibration.formats.mean_keys = (*pass)->MeanKeys(num_pages_);
+    calibration.probe_layers = Greatest(copy_scores, kMaxProbeLayers);
+    return {};
+  }
+
+  // The same, with the moments of queries.
+  Status ReadHotAndQueries(Calibration& calibration) {
     QueryMoments moments(layout_, model_.config().num_heads);
     model_.set_attention_observer([&](int layer, Tensor qkv, const BatchView& /*batch*/,
                                       const KvCacheView& /*kv*/) { moments.Observe(layer, qkv); });
-    Status read = ReadHotPages(calibration);
+    Status read = ReadHot(calibration);
     model_.set_attention_observer({});
     calibration.formats.query_moments = moments.Normalized();
     return read;
@@ -107,29 +131,6 @@ class Calibrator {
  private:
   Result<std::unique_ptr<CalibrationPass>> NewPass(const KvFormats& formats) {
     return CalibrationPass::Create(model_, device_, layout_, formats, num_pages_);
-  }
-
-  Status ReadHotPages(Calibration& calibration) {
-    Result<std::unique_ptr<CalibrationPass>> pass = NewPass(calibration.formats);
-    if (!pass.ok()) {
-      return pass.status();
-    }
-    std::vector<double> copy_scores(static_cast<size_t>(layout_.num_layers), 0.0);
-    for (int page = 0; page < num_pages_; ++page) {
-      std::vector<float> energy(static_cast<size_t>(layout_.num_layers) *
-                                static_cast<size_t>(page + 1) *
-                                static_cast<size_t>(layout_.num_kv_heads));
-      Result<std::vector<float>> read = (*pass)->ReadPage(tokens_, page, Tier::kHot, energy);
-      if (!read.ok()) {
-        return read.status();
-      }
-      AddCopyScores(energy, page, copy_scores);
-      hot_.push_back(page >= first_page_ ? *std::move(read) : std::vector<float>());
-      progress_.PageRead();
-    }
-    calibration.formats.mean_keys = (*pass)->MeanKeys(num_pages_);
-    calibration.probe_layers = Greatest(copy_scores, kMaxProbeLayers);
-    return {};
   }
 
   // How strongly the repeated page attends to where it stood first.
@@ -296,7 +297,7 @@ Result<Calibration> Calibrate(Transformer& model, Device& device, const KvLayout
                         (layout.num_layers + 1) * static_cast<int>(fewer.size() / page_tokens),
                     on_progress);
   Calibrator calibrator(model, device, layout, tokens, progress);
-  RETURN_IF_ERROR(calibrator.ReadHot(calibration));
+  RETURN_IF_ERROR(calibrator.ReadHotAndQueries(calibration));
   const auto measure = [&](Tier tier, double& kl) {
     Result<double> measured = calibrator.Measure(calibration.formats, tier);
     if (measured.ok()) {

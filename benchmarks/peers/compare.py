@@ -23,14 +23,20 @@ def percentile(values, share):
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def measure(server, seed, tokenize):
-    """One repetition on one server: {name: value}."""
+def prompts(seed, tokenize):
+    """A function of a length: so many tokens of English words in random order, new in every call."""
     chance = random.Random(seed)
     words = (ROOT / "tests" / "data" / "oracle_prompts.txt").read_text().split()
+    return lambda length: tokenize(" ".join(chance.choices(words, k=length)))[:length]
 
-    def prompt(length):
-        return tokenize(" ".join(chance.choices(words, k=length)))[:length]
 
+def cell(values):
+    return f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"
+
+
+def measure(server, seed, tokenize):
+    """One repetition on one server: {name: value}."""
+    prompt = prompts(seed, tokenize)
     result = {}
     result["prefill 512 (tokens/s)"] = 512 / server.generate(prompt(512), 1)[0]
     times = server.generate(prompt(16), 129)
@@ -63,20 +69,38 @@ def table(samples):
         for server in ("thermocline", "llama-server"):
             values = [sample[name] for sample in samples[server]]
             medians.append(statistics.median(values))
-            cells.append(f"{medians[-1]:.4g} ({min(values):.4g}-{max(values):.4g})")
+            cells.append(cell(values))
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {medians[0] / medians[1]:.2f} |")
     return "\n".join(lines)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments(description):
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--ours", required=True)
     parser.add_argument("--peer", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", default=str(ROOT / "benchmarks" / "results"))
-    args = parser.parse_args()
+    return parser
+
+
+def facts_of(args, peer_flags):
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": git_commit(),
+        "cpu": cpu_model(),
+        "threads": args.threads,
+        "load_before": os.getloadavg(),
+        "model": pathlib.Path(args.model).name,
+        "peer": f"llama-server of llama-cpp-python 0.3.36, native build, {peer_flags}",
+        "repetitions": args.repetitions,
+    }
+
+
+def main():
+    args = arguments(__doc__).parse_args()
+    facts = facts_of(args, "-np 8 -c 16384")
 
     both = []
     try:
@@ -93,17 +117,7 @@ def main():
         for server in both:
             server.stop()
 
-    facts = {
-        "date": datetime.date.today().isoformat(),
-        "commit": git_commit(),
-        "cpu": cpu_model(),
-        "threads": args.threads,
-        "load_before": os.getloadavg(),
-        "model": pathlib.Path(args.model).name,
-        "peer": "llama-server of llama-cpp-python 0.3.36, native build, -np 8 -c 16384",
-        "repetitions": args.repetitions,
-        "peak_rss_bytes": rss,
-    }
+    facts["peak_rss_bytes"] = rss
     text = (
         f"# Thermocline beside llama-server, {facts['date']}\n\n{facts['cpu']}, {args.threads} threads, {facts['model']}, "
         f"commit {facts['commit']}. Medians of {args.repetitions} interleaved repetitions (least-greatest).\n"

@@ -5,27 +5,15 @@ for the same prompt over and over, whose K and V both servers keep; all other pr
 that is not asked idles; the pairs of servers of a part exist only while it is measured.
 """
 
-import argparse
 import contextlib
-import datetime
 import json
-import os
 import pathlib
-import random
-import statistics
 import time
 
 import compare
 import servers
 
 PART_NAMES = ("prefill", "depth", "streams", "start")
-
-
-class Prompts:
-    def __init__(self, tokenize):
-        words = (compare.ROOT / "tests" / "data" / "oracle_prompts.txt").read_text().split()
-        chance = random.Random(1)
-        self.tokens = lambda length: tokenize(" ".join(chance.choices(words, k=length)))[:length]
 
 
 @contextlib.contextmanager
@@ -51,12 +39,12 @@ def take_turns(repetitions, names, measure):
 
 def prefill(args, ours, peer):
     with running(lambda: ours(), lambda: peer("-np", "1", "-c", "8192", "-fa", "on")) as both:
-        prompts = Prompts(both[0].tokenize)
+        tokens = compare.prompts(1, both[0].tokenize)
         by_name = dict(zip(("thermocline", "llama-server"), both))
         for server in both:
-            server.generate(prompts.tokens(64), 1)
+            server.generate(tokens(64), 1)
         for length in (512, 2048, 4096):
-            given = [prompts.tokens(length) for _ in range(args.repetitions)]
+            given = [tokens(length) for _ in range(args.repetitions)]
             yield f"prefill {length} (tokens/s)", take_turns(
                 args.repetitions, list(by_name), lambda name, i: length / by_name[name].generate(given[i], 1)[0])
 
@@ -71,9 +59,9 @@ def depth(args, ours, peer):
     }
     with running(*makers.values()) as all_four:
         by_name = dict(zip(makers, all_four))
-        prompts = Prompts(all_four[0].tokenize)
+        tokens = compare.prompts(1, all_four[0].tokenize)
         for length in (64, 4096, 7680):
-            prompt = prompts.tokens(length)
+            prompt = tokens(length)
             for server in all_four:
                 server.generate(prompt, 2)
 
@@ -90,12 +78,12 @@ def streams(args, ours, peer):
         room = (length + output + 64 + 255) // 256 * 256  # of one stream: llama-server counts in steps of 256
         flags = ("-np", str(count), "-c", str(count * room))
         with running(lambda: ours(), lambda: peer(*flags)) as both:
-            prompts = Prompts(both[0].tokenize)
+            tokens = compare.prompts(1, both[0].tokenize)
             by_name = dict(zip(("thermocline", "llama-server"), both))
             gaps = {name: [] for name in by_name}
 
             def rate(name, _):
-                times, seconds = by_name[name].generate_together([prompts.tokens(length) for _ in range(count)], output)
+                times, seconds = by_name[name].generate_together([tokens(length) for _ in range(count)], output)
                 between = [b - a for one in times for a, b in zip(one, one[1:])]
                 gaps[name].append(1e3 * compare.percentile(between, 0.99))
                 return count * output / seconds
@@ -120,10 +108,6 @@ def start(args, ours, peer):
     yield "start to first token (s)", take_turns(args.repetitions, list(makers), seconds)
 
 
-def cell(values):
-    return f"{statistics.median(values):.4g} ({min(values):.4g}-{max(values):.4g})"
-
-
 def table(results):
     lines = []
     names = None
@@ -131,7 +115,7 @@ def table(results):
         if names != list(samples):
             names = list(samples)
             lines += ["", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-        lines.append(f"| {title} | {' | '.join(cell(samples[name]) for name in names)} |")
+        lines.append(f"| {title} | {' | '.join(compare.cell(samples[name]) for name in names)} |")
     return "\n".join(lines)
 
 
@@ -145,14 +129,8 @@ def save(args, facts, results):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ours", required=True)
-    parser.add_argument("--peer", required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--repetitions", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser = compare.arguments(__doc__)
     parser.add_argument("--parts", nargs="+", choices=PART_NAMES, default=PART_NAMES)
-    parser.add_argument("--out", default=str(compare.ROOT / "benchmarks" / "results"))
     args = parser.parse_args()
 
     def ours(*flags, caching=False):
@@ -162,15 +140,13 @@ def main():
     def peer(*flags, cache_prompt=False):
         return servers.LlamaServer(args.peer, args.model, args.threads, flags, cache_prompt)
 
-    facts = {"date": datetime.date.today().isoformat(), "commit": compare.git_commit(), "cpu": compare.cpu_model(),
-             "threads": args.threads, "load_before": os.getloadavg(), "model": pathlib.Path(args.model).name,
-             "peer": "llama-server of llama-cpp-python 0.3.36, native build", "repetitions": args.repetitions}
+    facts = compare.facts_of(args, "flash attention on but for the streams and the start")
     results = []
     for part in args.parts:
         for title, samples in {"prefill": prefill, "depth": depth, "streams": streams, "start": start}[part](
                 args, ours, peer):
             results.append((title, samples))
-            print(title, {name: cell(values) for name, values in samples.items()}, flush=True)
+            print(title, {name: compare.cell(values) for name, values in samples.items()}, flush=True)
             save(args, facts, results)
 
 

@@ -6,6 +6,9 @@
 
 namespace thermocline {
 
+// Keys whose norm is less count as zero.
+inline constexpr float kSmallestNorm = 1.17549435e-38F;
+
 // Keys of one block to codes, rounded for the queries that will meet them. What a coded key costs
 // is not the length of its error but that error's products with queries, and queries are far from
 // isotropic: in SmolLM2-135M half of their second moment lies in one direction. Codes are therefore

@@ -16,8 +16,6 @@ namespace thermocline {
 
 // The largest finite half: larger scales are clamped to it.
 inline constexpr float kLargestHalf = 65504.0F;
-// Keys that are shorter count as zero.
-inline constexpr float kSmallestNorm = 1.17549435e-38F;
 
 HD inline float AddPairwise(float* sixteen) {
   for (int width = 8; width > 0; width /= 2) {
@@ -30,6 +28,15 @@ HD inline float AddPairwise(float* sixteen) {
 
 HD inline uint16_t ScaleToHalf(float scale) {
   return FloatToHalf(scale > kLargestHalf ? kLargestHalf : scale);
+}
+
+// The code that x is rounded to; a NaN goes to the last.
+HD inline int CodeOf(float x, const Codebook& book) {
+  int code = 0;
+  for (int t = 0; t + 1 < book.num_levels; ++t) {
+    code += x <= book.thresholds[t] ? 0 : 1;
+  }
+  return code;
 }
 
 // TurboQuant with the norm-corrected scale |x| / |levels[codes]|: what is decoded,
@@ -45,24 +52,12 @@ HD inline float QuantizeTurbo(const float* x, int dim, const Codebook& book, uin
   float level_squares[16] = {};
   for (int i = 0; i < dim; ++i) {
     const float u = x[i] * inverse;
-    int code = 0;
-    for (int t = 0; t + 1 < book.num_levels; ++t) {
-      code += u <= book.thresholds[t] ? 0 : 1;
-    }
+    const int code = CodeOf(u, book);
     codes[i] = static_cast<uint8_t>(code);
     level_squares[i % 16] += book.levels[code] * book.levels[code];
   }
   // x - x is 0, or NaN where the norm overflowed or was NaN.
   return norm / std::sqrt(AddPairwise(level_squares)) + (norm - norm);
-}
-
-// The level that x is rounded to; a NaN goes to the last.
-HD inline float NearestLevel(float x, const Codebook& book) {
-  float level = book.levels[0];
-  for (int t = 0; t + 1 < book.num_levels; ++t) {
-    level = x <= book.thresholds[t] ? level : book.levels[t + 1];
-  }
-  return level;
 }
 
 HD inline float DotInOrder(const float* x, const float* y, int dim) {
@@ -81,7 +76,7 @@ HD inline void SweepKey(const float* moments, const Codebook& book, int dim, flo
   for (int i = 0; i < dim; ++i) {
     const float* row = moments + i * dim;
     const float step = DotInOrder(row, e, dim) * inverse * (1.0F / row[i]);
-    const float level = NearestLevel(q[i] + step, book);
+    const float level = book.levels[CodeOf(q[i] + step, book)];
     e[i] -= scale * (level - q[i]);
     q[i] = level;
   }
@@ -109,7 +104,7 @@ HD inline void QuantizeKey(const KeyRounding& keys, int token) {
   const float inverse = norm >= kSmallestNorm ? size / norm : 0.0F;
   for (int i = 0; i < dim; ++i) {
     u[i] = x[i] * inverse;
-    q[i] = NearestLevel(u[i], book);
+    q[i] = book.levels[CodeOf(u[i], book)];
   }
   for (int i = 0; i < dim; ++i) {
     w[i] = DotInOrder(keys.moments + i * dim, u, dim);
@@ -131,10 +126,7 @@ HD inline void QuantizeKey(const KeyRounding& keys, int token) {
   scale = SaneScale(DotInOrder(w, u, dim) / DotInOrder(w, q, dim), norm_corrected);
   uint8_t* codes = keys.codes + static_cast<int64_t>(token) * keys.stride;
   for (int i = 0; i < dim; ++i) {
-    codes[i] = 0;
-    for (int t = 0; t + 1 < book.num_levels; ++t) {
-      codes[i] = static_cast<uint8_t>(codes[i] + (q[i] <= book.thresholds[t] ? 0 : 1));
-    }
+    codes[i] = static_cast<uint8_t>(CodeOf(q[i], book));
   }
   keys.scales[token] = scale * (norm / size) + (norm - norm);
 }

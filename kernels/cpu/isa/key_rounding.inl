@@ -107,13 +107,8 @@ struct KeyVectors {
     for (int32_t i = 0; i < keys.dim; ++i) {
       for (int v = 0; v < kVectors; ++v) {
         const F level = Simd::Load(q + i * kTokens + 16 * v);
-        F code = Simd::Zero();
-        for (int t = 0; t + 1 < keys.book->num_levels; ++t) {
-          code = Simd::SelectGe(Simd::Set(keys.book->thresholds[t]), level, code,
-                                Simd::Set(static_cast<float>(t + 1)));
-        }
         uint8_t sixteen[16];
-        Simd::StoreInt8(sixteen, code);
+        Simd::StoreInt8(sixteen, CodesOf(level, *keys.book));
         uint8_t* codes = keys.codes + int64_t{first + 16 * v} * keys.stride + i;
         for (int t = 0; t < 16; ++t) {
           codes[int64_t{t} * keys.stride] = sixteen[t];
@@ -141,7 +136,7 @@ struct KeyVectors {
     DotTokens(u, u, dim, norms);
     for (int t = 0; t < kTokens; ++t) {
       norms[t] = __builtin_sqrtf(norms[t]);
-      inverses[t] = norms[t] >= 1.17549435e-38F ? root / norms[t] : 0.0F;
+      inverses[t] = norms[t] >= kSmallestNorm ? root / norms[t] : 0.0F;
     }
     for (int32_t i = 0; i < dim; ++i) {
       for (int t = 0; t < kTokens; t += 16) {

@@ -33,6 +33,16 @@ inline I LoadCodesFirst(const uint8_t* codes, int count) {
   return Simd::WidenBytes(padded);
 }
 
+// The codes that x is rounded to, as floats.
+inline F CodesOf(F x, const Codebook& book) {
+  F code = Simd::Zero();
+  for (int t = 0; t + 1 < book.num_levels; ++t) {
+    code = Simd::SelectGe(Simd::Set(book.thresholds[t]), x, code,
+                          Simd::Set(static_cast<float>(t + 1)));
+  }
+  return code;
+}
+
 float QuantizeTurboVector(const float* x, int32_t dim, const Codebook& book, uint8_t* codes) {
   F squares = Simd::Zero();
   ForSixteens(dim, [&](int64_t i, int count) {
@@ -45,12 +55,7 @@ float QuantizeTurboVector(const float* x, int32_t dim, const Codebook& book, uin
   F level_squares = Simd::Zero();
   ForSixteens(dim, [&](int64_t i, int count) {
     const F u = Simd::Mul(LoadFirst(x + i, count), inverse);
-    F code = Simd::Zero();
-    for (int t = 0; t + 1 < book.num_levels; ++t) {
-      code = Simd::SelectGe(Simd::Set(book.thresholds[t]), u, code,
-                            Simd::Set(static_cast<float>(t + 1)));
-    }
-    StoreCodesFirst(codes + i, count, code);
+    StoreCodesFirst(codes + i, count, CodesOf(u, book));
     const F level = Simd::LookUp<16>(levels, LoadCodesFirst(codes + i, count));
     level_squares =
         Simd::Add(level_squares, Simd::First(Simd::Mul(level, level), count, Simd::Zero()));
