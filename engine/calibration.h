@@ -30,7 +30,7 @@ struct Calibration {
 
 // All-cold divergence that layers get better codecs for, as long as a cold page stays
 // kMinColdRatio times smaller than a hot one.
-inline constexpr double kColdKlTarget = 0.005;
+inline constexpr double kColdKlTarget = 0.0025;
 inline constexpr double kMinColdRatio = 4.7;
 
 // The text: some prose, lists and code, then all of it again, so that its second half is predicted

@@ -5,6 +5,7 @@
 
 #include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
+#include "kernels/quant/query_factors.h"
 #include "kernels/quant/rotation.h"
 
 namespace thermocline {
@@ -104,7 +105,7 @@ KvCache::KvCache(const KvLayout& layout, KvFormats formats, Buffer arena)
     }
   }
   mean_keys_ = std::move(formats.mean_keys);
-  query_moments_ = std::move(formats.query_moments);
+  query_factors_ = FactorQueryMoments(formats.query_moments, layout.head_dim);
   key_bias_ = std::move(formats.key_bias);
 }
 
@@ -115,7 +116,7 @@ KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
           .layout = layout_,
           .mean_keys = mean_keys_.empty() ? nullptr : mean_keys_.data(),
           .key_bias = key_bias_ ? key_bias_->view() : KeyBiasView(),
-          .query_moments = query_moments_.empty() ? nullptr : query_moments_.data()};
+          .query_factors = query_factors_.empty() ? nullptr : query_factors_.data()};
 }
 
 }  // namespace thermocline

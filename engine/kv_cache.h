@@ -20,7 +20,7 @@ namespace thermocline {
 struct KvFormats {
   std::vector<Codec> cold;           // [num_layers]: what a cold page holds
   std::vector<float> mean_keys;      // as KvCacheView::mean_keys; empty: none
-  std::vector<float> query_moments;  // as KvCacheView::query_moments; empty: none
+  std::vector<float> query_moments;  // what KvCacheView::query_factors are of; empty: none
   std::optional<KeyBias> key_bias;   // nothing: the model's K projection has none
 };
 
@@ -55,7 +55,7 @@ class KvCache {
   KvLayout layout_;
   Buffer arena_;
   std::vector<float> mean_keys_;
-  std::vector<float> query_moments_;
+  std::vector<float> query_factors_;
   std::vector<LayerFormat> formats_;  // [num_layers][kNumTiers]
   std::optional<KeyBias> key_bias_;
 };

@@ -116,10 +116,10 @@ struct KvCacheView {
   // beside its bias. Null: nothing.
   const float* mean_keys = nullptr;
   KeyBiasView key_bias;
-  // [num_layers][num_kv_heads][head_dim][head_dim]: second moments of each head's queries, which
-  // keys of few bits are rounded for (kernels/core/key_rounding.h). Read by moves alone, on the
+  // [num_layers][num_kv_heads][head_dim][head_dim]: factors of the second moments of each head's
+  // queries, which keys of few bits are rounded for (kernels/core/key_rounding.h). Read by moves alone, on the
   // host or device that makes them. Null: keys are rounded one coordinate apart from the other.
-  const float* query_moments = nullptr;
+  const float* query_factors = nullptr;
   // [pages][num_layers][num_kv_heads]: bit t is set while position t of the page is attended to. Of
   // hot pages only. Null: all positions are; baselines that evict tokens alone set it.
   const uint64_t* keep_masks = nullptr;
@@ -139,10 +139,10 @@ struct KvCacheView {
                                                static_cast<size_t>(kv_head)) *
                                                   static_cast<size_t>(layout.head_dim);
   }
-  HD const float* query_moments_of(int layer, int kv_head) const {
-    return query_moments == nullptr
+  HD const float* query_factors_of(int layer, int kv_head) const {
+    return query_factors == nullptr
                ? nullptr
-               : query_moments +
+               : query_factors +
                      (static_cast<size_t>(layer) * static_cast<size_t>(layout.num_kv_heads) +
                       static_cast<size_t>(kv_head)) *
                          static_cast<size_t>(layout.head_dim) *

@@ -257,10 +257,11 @@ std::vector<TierChange> AdaptivePolicy::Propose(const PagePool& pool,
   DemotionPlan plan(pool, sequences, demand);
   if (budget_ > 0) {
     for (size_t s = 0; s < sequences.size(); ++s) {
-      const auto all_hot =
-          static_cast<double>(sequences[s].pages.size() * PageBytes(pool, Tier::kHot));
-      const auto allowed = static_cast<uint64_t>(budget_ * all_hot);
-      const uint64_t planned = plan.PlannedBytes(sequences[s]);
+      // With the page that comes next: what is planned takes a step, and by then it is there.
+      const uint64_t hot_bytes = PageBytes(pool, Tier::kHot);
+      const uint64_t all_hot = (sequences[s].pages.size() + 1) * hot_bytes;
+      const auto allowed = static_cast<uint64_t>(budget_ * static_cast<double>(all_hot));
+      const uint64_t planned = plan.PlannedBytes(sequences[s]) + hot_bytes;
       if (planned > allowed) {
         plan.FreeOf(s, planned - allowed);
       }

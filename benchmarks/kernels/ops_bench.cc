@@ -141,15 +141,15 @@ void Transcode(benchmark::State& state, const Peaks& peaks, Tier from, Tier to) 
   Buffer arena = device->Allocate(size_t{2} * kPages * page_bytes, Placement::kDevice).value();
   const std::vector<float> means = RandomFloats(size_t{30} * 3 * 64, 5);
   // Queries with no direction that they prefer: keys are rounded for them all the same.
-  std::vector<float> moments(size_t{90} * 64 * 64, 0.0F);
+  std::vector<float> factors(size_t{90} * 64 * 64, 0.0F);
   for (size_t row = 0; row < size_t{90} * 64; ++row) {
-    moments[row * 64 + row % 64] = 1.0F;
+    factors[row * 64 + row % 64] = 1.0F;
   }
   const KvCacheView kv{.arena = arena.data(),
                        .formats = formats.data(),
                        .layout = layout,
                        .mean_keys = means.data(),
-                       .query_moments = moments.data()};
+                       .query_factors = factors.data()};
   const auto place = [&](Tier tier, uint32_t index) { return PageEntry(tier, index * page_units); };
   const std::vector<float> values = RandomFloats(2 * 64 * 64, 4);
   std::vector<PageMove> moves;

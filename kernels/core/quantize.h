@@ -68,67 +68,50 @@ HD inline float DotInOrder(const float* x, const float* y, int dim) {
   return sum;
 }
 
-// One pass over the coordinates of q, whose error is e = u - scale q: each goes to the level that
-// makes e^T M e least with the others as they are.
-HD inline void SweepKey(const float* moments, const Codebook& book, int dim, float scale, float* q,
-                        float* e) {
-  const float inverse = 1.0F / scale;
-  for (int i = 0; i < dim; ++i) {
-    const float* row = moments + i * dim;
-    const float step = DotInOrder(row, e, dim) * inverse * (1.0F / row[i]);
-    const float level = book.levels[CodeOf(q[i] + step, book)];
-    e[i] -= scale * (level - q[i]);
-    q[i] = level;
-  }
-}
-
 // A fitted scale, or the norm-corrected one where the fit makes no sense.
 HD inline float SaneScale(float fitted, float norm_corrected) {
   const float bounded = 2 * norm_corrected >= fitted ? fitted : norm_corrected;
   return fitted >= 0.5F * norm_corrected ? bounded : norm_corrected;
 }
 
-// One key of KeyRounding. TurboQuant's codes are where it starts; then a sweep, the scale of least
-// e^T M e, and another sweep. The scale in the end is the one with which queries' scores are right
-// on average: u^T M u = scale u^T M q.
+// One key of KeyRounding, with the norm-corrected scale of TurboQuant's codes while it is rounded.
+// The scale in the end is the one with which queries' scores are right on average:
+// u^T M u = scale u^T M q.
 HD inline void QuantizeKey(const KeyRounding& keys, int token) {
   const int dim = keys.dim;
   const Codebook& book = *keys.book;
   const float* x = keys.x + static_cast<int64_t>(token) * dim;
-  float* u = keys.scratch;  // all [dim]
-  float* w = u + dim;       // M u
-  float* q = w + dim;
-  float* e = q + dim;
+  uint8_t* codes = keys.codes + static_cast<int64_t>(token) * keys.stride;
+  float* u = keys.scratch;
+  float* e = u + dim;  // u less what is decoded; of coordinates that have no code yet, u
   const float size = std::sqrt(static_cast<float>(dim));
   const float norm = std::sqrt(DotInOrder(x, x, dim));
   const float inverse = norm >= kSmallestNorm ? size / norm : 0.0F;
+  float level_squares = 0;
   for (int i = 0; i < dim; ++i) {
     u[i] = x[i] * inverse;
-    q[i] = book.levels[CodeOf(u[i], book)];
+    const float level = book.levels[CodeOf(u[i], book)];
+    level_squares += level * level;
   }
-  for (int i = 0; i < dim; ++i) {
-    w[i] = DotInOrder(keys.moments + i * dim, u, dim);
+  const float rounding_scale = size / std::sqrt(level_squares);
+  const float rounding_inverse = 1.0F / rounding_scale;
+  float key_square = 0;  // u^T M u
+  float key_error = 0;   // u^T M e
+  for (int i = dim - 1; i >= 0; --i) {
+    const float* row = keys.factors + static_cast<int64_t>(i) * dim;
+    const int behind = dim - 1 - i;
+    const float carried = DotInOrder(row + i + 1, e + i + 1, behind);
+    const float wanted = u[i] + carried;
+    const int code = CodeOf(wanted * rounding_inverse, book);
+    const float decoded = rounding_scale * book.levels[code];
+    codes[i] = static_cast<uint8_t>(code);
+    e[i] = u[i] - decoded;
+    const float key = u[i] + DotInOrder(row + i + 1, u + i + 1, behind);
+    key_square += row[i] * (key * key);
+    key_error += row[i] * (key * (wanted - decoded));
   }
-  const float norm_corrected = size / std::sqrt(DotInOrder(q, q, dim));
-  float scale = norm_corrected;
-  for (int sweep = 0; sweep < 2; ++sweep) {
-    for (int i = 0; i < dim; ++i) {
-      e[i] = u[i] - scale * q[i];
-    }
-    SweepKey(keys.moments, book, dim, scale, q, e);
-    if (sweep == 0) {
-      for (int i = 0; i < dim; ++i) {
-        e[i] = DotInOrder(keys.moments + i * dim, q, dim);
-      }
-      scale = SaneScale(DotInOrder(w, q, dim) / DotInOrder(e, q, dim), norm_corrected);
-    }
-  }
-  scale = SaneScale(DotInOrder(w, u, dim) / DotInOrder(w, q, dim), norm_corrected);
-  uint8_t* codes = keys.codes + static_cast<int64_t>(token) * keys.stride;
-  for (int i = 0; i < dim; ++i) {
-    codes[i] = static_cast<uint8_t>(CodeOf(q[i], book));
-  }
-  keys.scales[token] = scale * (norm / size) + (norm - norm);
+  const float fitted = rounding_scale * (key_square / (key_square - key_error));
+  keys.scales[token] = SaneScale(fitted, rounding_scale) * (norm / size) + (norm - norm);
 }
 
 inline void QuantizeKeys(const KeyRounding& keys) {

@@ -34,18 +34,18 @@ CodeMatrix CodesOf(const KvLayout& layout) { return {layout.page_tokens, layout.
 uint16_t* Halves(std::byte* bytes) { return reinterpret_cast<uint16_t*>(bytes); }
 const uint16_t* Halves(const std::byte* bytes) { return reinterpret_cast<const uint16_t*>(bytes); }
 
-// x [page_tokens, head_dim] -> codes, rows of a CodeMatrix, and the scales. `moments`: of the
-// queries that keys of few bits are rounded for, or null.
+// x [page_tokens, head_dim] -> codes, rows of a CodeMatrix, and the scales. `factors`: of
+// the queries that keys of few bits are rounded for, or null.
 void QuantizeVectors(int bits, const KvLayout& layout, const VectorQuantizer& quantizer,
-                     const float* x, const float* moments, Scratch& scratch,
+                     const float* x, const float* factors, Scratch& scratch,
                      std::span<float> scales) {
   const CodeMatrix matrix = CodesOf(layout);
   const Codebook& book = CodebookFor(layout.head_dim, bits);
   scratch.codes.assign(static_cast<size_t>(matrix.bytes()), 0);
-  if (moments != nullptr && bits != 8) {
-    scratch.rounding.resize(size_t{4} * static_cast<size_t>(layout.page_tokens * layout.head_dim));
+  if (factors != nullptr && bits != 8) {
+    scratch.rounding.resize(size_t{2} * static_cast<size_t>(layout.page_tokens * layout.head_dim));
     quantizer.keys({.x = x,
-                    .moments = moments,
+                    .factors = factors,
                     .book = &book,
                     .num_tokens = layout.page_tokens,
                     .dim = layout.head_dim,
@@ -66,10 +66,10 @@ void QuantizeVectors(int bits, const KvLayout& layout, const VectorQuantizer& qu
 
 // x [page_tokens, head_dim] -> panels and scales.
 Status EncodeVectors(int bits, PanelLane lane, const KvLayout& layout,
-                     const VectorQuantizer& quantizer, const float* x, const float* moments,
+                     const VectorQuantizer& quantizer, const float* x, const float* factors,
                      Scratch& scratch, std::byte* panels, std::byte* scales) {
   std::array<float, kMaxPageTokens> floats{};
-  QuantizeVectors(bits, layout, quantizer, x, moments, scratch, floats);
+  QuantizeVectors(bits, layout, quantizer, x, factors, scratch, floats);
   for (int i = 0; i < layout.page_tokens; ++i) {
     const float scale = floats[static_cast<size_t>(i)];
     if (!std::isfinite(scale)) {
@@ -97,7 +97,7 @@ void DecodeVectors(int bits, PanelLane lane, const KvLayout& layout,
 }
 
 Status Encode(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer, const float* k,
-              const float* v, const float* query_moments, Scratch& scratch, std::byte* block) {
+              const float* v, const float* query_factors, Scratch& scratch, std::byte* block) {
   const BlockLayout at = BlockLayoutOf(codec, layout);
   if (codec == Codec::kNative) {
     const int64_t count = int64_t{layout.page_tokens} * layout.head_dim;
@@ -106,7 +106,7 @@ Status Encode(Codec codec, const KvLayout& layout, const VectorQuantizer& quanti
     return {};
   }
   RETURN_IF_ERROR(EncodeVectors(KeyBits(codec), PanelLane::kToken, layout, quantizer, k,
-                                query_moments, scratch, block, block + at.k_scales));
+                                query_factors, scratch, block, block + at.k_scales));
   return EncodeVectors(ValueBits(codec), PanelLane::kDimension, layout, quantizer, v, nullptr,
                        scratch, block + at.v_codes, block + at.v_scales);
 }
@@ -152,7 +152,7 @@ Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, in
     AddMeanKey(kv.mean_key(layer, kv_head), dim, sign, scratch.k);
   }
   return Encode(to, layout, quantizer, scratch.k.data(), scratch.v.data(),
-                kv.query_moments_of(layer, kv_head), scratch, kv.block_at(move.to, layer, kv_head));
+                kv.query_factors_of(layer, kv_head), scratch, kv.block_at(move.to, layer, kv_head));
 }
 
 uint64_t Checksum(const void* data, size_t bytes) { return XXH3_64bits(data, bytes); }
@@ -209,9 +209,9 @@ VectorQuantizer ReferenceQuantizer() {
 }
 
 Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
-                   const float* k, const float* v, std::byte* block, const float* query_moments) {
+                   const float* k, const float* v, std::byte* block, const float* query_factors) {
   Scratch scratch;
-  return Encode(codec, layout, quantizer, k, v, query_moments, scratch, block);
+  return Encode(codec, layout, quantizer, k, v, query_factors, scratch, block);
 }
 
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v) {

@@ -43,12 +43,12 @@ struct VectorQuantizer {
 };
 VectorQuantizer ReferenceQuantizer();
 
-// k, v [page_tokens, head_dim] -> block. `query_moments` [head_dim, head_dim], or null: what keys
-// of 3 and 4 bits are rounded for. kDataLoss when a value is not finite; the block is then
+// k, v [page_tokens, head_dim] -> block. `query_factors` [head_dim, head_dim] of
+// kernels/quant/query_factors.h, or null: what keys of 3 and 4 bits are rounded for. kDataLoss when a value is not finite; the block is then
 // undefined.
 Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
                    const float* k, const float* v, std::byte* block,
-                   const float* query_moments = nullptr);
+                   const float* query_factors = nullptr);
 
 // The way back: what every reader of pages has to see.
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v);

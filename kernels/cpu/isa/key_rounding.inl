@@ -10,47 +10,26 @@ struct KeyVectors {
   static constexpr int kTokens = 16 * kVectors;
   using Sums = F[kVectors];
 
-  static void DotInOrder(const float* row, const float* x, int32_t dim, F* sums) {
+  // sum_j row[j] x[j], added in order.
+  static void DotInOrder(const float* row, const float* x, int32_t count, F* sums) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       sums[v] = Simd::Zero();
     }
-    for (int32_t i = 0; i < dim; ++i) {
-      const F factor = Simd::Set(row[i]);
+    for (int32_t j = 0; j < count; ++j) {
+      const F factor = Simd::Set(row[j]);
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        sums[v] = Simd::Add(sums[v], Simd::Mul(factor, Simd::Load(x + i * kTokens + 16 * v)));
+        sums[v] = Simd::Add(sums[v], Simd::Mul(factor, Simd::Load(x + j * kTokens + 16 * v)));
       }
     }
   }
 
-  // Of two arrays, token by token; out [kTokens].
-  static void DotTokens(const float* x, const float* y, int32_t dim, float* out) {
-    for (int v = 0; v < kVectors; ++v) {
-      F sum = Simd::Zero();
-      for (int32_t i = 0; i < dim; ++i) {
-        const int32_t at = i * kTokens + 16 * v;
-        sum = Simd::Add(sum, Simd::Mul(Simd::Load(x + at), Simd::Load(y + at)));
-      }
-      Simd::Store(out + 16 * v, sum);
-    }
-  }
-
-  // out = M x
-  static void MultiplyMoments(const float* moments, const float* x, int32_t dim, float* out) {
-    for (int32_t i = 0; i < dim; ++i) {
-      Sums sums;
-      DotInOrder(moments + int64_t{i} * dim, x, dim, sums);
-      for (int v = 0; v < kVectors; ++v) {
-        Simd::Store(out + i * kTokens + 16 * v, sums[v]);
-      }
-    }
-  }
-
-  static F NearestLevel(F x, const Codebook& book) {
+  static F LevelOf(F x, const Codebook& book) {
     F level = Simd::Set(book.levels[0]);
     for (int t = 0; t + 1 < book.num_levels; ++t) {
-      level = Simd::SelectGe(Simd::Set(book.thresholds[t]), x, level, Simd::Set(book.levels[t + 1]));
+      level =
+          Simd::SelectGe(Simd::Set(book.thresholds[t]), x, level, Simd::Set(book.levels[t + 1]));
     }
     return level;
   }
@@ -61,112 +40,109 @@ struct KeyVectors {
     return Simd::SelectGe(fitted, Simd::Mul(Simd::Set(0.5F), norm_corrected), bounded,
                           norm_corrected);
   }
-  // scales = SaneScale(above / below)
-  static void FitScales(const float* above, const float* below, const float* norm_corrected,
-                        float* scales) {
-    for (int t = 0; t < kTokens; t += 16) {
-      const F fitted = Simd::Div(Simd::Load(above + t), Simd::Load(below + t));
-      Simd::Store(scales + t, SaneScale(fitted, Simd::Load(norm_corrected + t)));
+
+  static F SquareRoot(F x) {
+    float lanes[16];
+    Simd::Store(lanes, x);
+    for (float& lane : lanes) {
+      lane = __builtin_sqrtf(lane);
     }
+    return Simd::Load(lanes);
   }
 
-  // e = u - scale q, then each coordinate of q in turn to where it makes e^T M e least.
-  static void Sweep(const KeyRounding& keys, const float* scales, const float* u, float* q,
-                    float* e) {
-    Sums scale;
-    Sums inverse;
+  // x [kTokens, dim] -> u [dim, kTokens], each key of norm sqrt(dim). norms [kTokens]; scales: the
+  // norm-corrected ones of the nearest levels.
+  static void Normalize(const float* x, const Codebook& book, int32_t dim, float* u, float* norms,
+                        F* scales) {
+    const float root = __builtin_sqrtf(static_cast<float>(dim));
+    for (int t = 0; t < kTokens; ++t) {
+      for (int32_t i = 0; i < dim; ++i) {
+        u[i * kTokens + t] = x[int64_t{t} * dim + i];
+      }
+    }
     for (int v = 0; v < kVectors; ++v) {
-      scale[v] = Simd::Load(scales + 16 * v);
-      inverse[v] = Simd::Div(Simd::Set(1.0F), scale[v]);
-    }
-    for (int32_t i = 0; i < keys.dim; ++i) {
-      for (int v = 0; v < kVectors; ++v) {
-        const int32_t at = i * kTokens + 16 * v;
-        Simd::Store(e + at,
-                    Simd::Sub(Simd::Load(u + at), Simd::Mul(scale[v], Simd::Load(q + at))));
+      F squares = Simd::Zero();
+      for (int32_t i = 0; i < dim; ++i) {
+        const F value = Simd::Load(u + i * kTokens + 16 * v);
+        squares = Simd::Add(squares, Simd::Mul(value, value));
       }
-    }
-    for (int32_t i = 0; i < keys.dim; ++i) {
-      const float* row = keys.moments + int64_t{i} * keys.dim;
-      const F diagonal = Simd::Set(1.0F / row[i]);
-      Sums sums;
-      DotInOrder(row, e, keys.dim, sums);
-      for (int v = 0; v < kVectors; ++v) {
-        const int32_t at = i * kTokens + 16 * v;
-        const F old = Simd::Load(q + at);
-        const F step = Simd::Mul(Simd::Mul(sums[v], inverse[v]), diagonal);
-        const F level = NearestLevel(Simd::Add(old, step), *keys.book);
-        Simd::Store(e + at, Simd::Sub(Simd::Load(e + at),
-                                      Simd::Mul(scale[v], Simd::Sub(level, old))));
-        Simd::Store(q + at, level);
+      Simd::Store(norms + 16 * v, SquareRoot(squares));
+      float inverses[16];
+      for (int t = 0; t < 16; ++t) {
+        const float norm = norms[16 * v + t];
+        inverses[t] = norm >= kSmallestNorm ? root / norm : 0.0F;
       }
+      F level_squares = Simd::Zero();
+      for (int32_t i = 0; i < dim; ++i) {
+        float* at = u + i * kTokens + 16 * v;
+        const F unit = Simd::Mul(Simd::Load(at), Simd::Load(inverses));
+        Simd::Store(at, unit);
+        const F level = LevelOf(unit, book);
+        level_squares = Simd::Add(level_squares, Simd::Mul(level, level));
+      }
+      scales[v] = Simd::Div(Simd::Set(root), SquareRoot(level_squares));
     }
   }
 
-  static void StoreCodes(const KeyRounding& keys, const float* q, int32_t first) {
-    for (int32_t i = 0; i < keys.dim; ++i) {
-      for (int v = 0; v < kVectors; ++v) {
-        const F level = Simd::Load(q + i * kTokens + 16 * v);
-        uint8_t sixteen[16];
-        Simd::StoreInt8(sixteen, CodesOf(level, *keys.book));
-        uint8_t* codes = keys.codes + int64_t{first + 16 * v} * keys.stride + i;
-        for (int t = 0; t < 16; ++t) {
-          codes[int64_t{t} * keys.stride] = sixteen[t];
-        }
-      }
+  static void StoreCodes(const KeyRounding& keys, F codes, int32_t first, int32_t i) {
+    uint8_t sixteen[16];
+    Simd::StoreInt8(sixteen, codes);
+    uint8_t* out = keys.codes + int64_t{first} * keys.stride + i;
+    for (int t = 0; t < 16; ++t) {
+      out[int64_t{t} * keys.stride] = sixteen[t];
     }
   }
 
   // Tokens [first, first + kTokens).
   static void Quantize(const KeyRounding& keys, int32_t first) {
     const int32_t dim = keys.dim;
-    const int64_t size = int64_t{dim} * kTokens;
+    const Codebook& book = *keys.book;
     float* u = keys.scratch;
-    float* w = u + size;
-    float* q = w + size;
-    float* e = q + size;
-    for (int t = 0; t < kTokens; ++t) {
-      for (int32_t i = 0; i < dim; ++i) {
-        u[i * kTokens + t] = keys.x[int64_t{first + t} * dim + i];
+    float* e = u + int64_t{dim} * kTokens;
+    float norms[kTokens];
+    Sums scale;
+    Normalize(keys.x + int64_t{first} * dim, book, dim, u, norms, scale);
+    Sums inverse;
+    Sums key_square;
+    Sums key_error;
+    for (int v = 0; v < kVectors; ++v) {
+      inverse[v] = Simd::Div(Simd::Set(1.0F), scale[v]);
+      key_square[v] = Simd::Zero();
+      key_error[v] = Simd::Zero();
+    }
+    for (int32_t i = dim - 1; i >= 0; --i) {
+      const float* row = keys.factors + int64_t{i} * dim;
+      const int64_t behind = int64_t{i + 1} * kTokens;
+      Sums carried;
+      Sums key;
+      DotInOrder(row + i + 1, e + behind, dim - 1 - i, carried);
+      DotInOrder(row + i + 1, u + behind, dim - 1 - i, key);
+      const F weight = Simd::Set(row[i]);
+      for (int v = 0; v < kVectors; ++v) {
+        const int32_t at = i * kTokens + 16 * v;
+        const F unit = Simd::Load(u + at);
+        const F wanted = Simd::Add(unit, carried[v]);
+        const F scaled = Simd::Mul(wanted, inverse[v]);
+        const F decoded = Simd::Mul(scale[v], LevelOf(scaled, book));
+        StoreCodes(keys, CodesOf(scaled, book), first + 16 * v, i);
+        Simd::Store(e + at, Simd::Sub(unit, decoded));
+        key[v] = Simd::Add(unit, key[v]);
+        key_square[v] = Simd::Add(key_square[v], Simd::Mul(weight, Simd::Mul(key[v], key[v])));
+        key_error[v] = Simd::Add(key_error[v],
+                                 Simd::Mul(weight, Simd::Mul(key[v], Simd::Sub(wanted, decoded))));
       }
     }
     const float root = __builtin_sqrtf(static_cast<float>(dim));
-    float norms[kTokens];
-    float inverses[kTokens];
-    DotTokens(u, u, dim, norms);
-    for (int t = 0; t < kTokens; ++t) {
-      norms[t] = __builtin_sqrtf(norms[t]);
-      inverses[t] = norms[t] >= kSmallestNorm ? root / norms[t] : 0.0F;
-    }
-    for (int32_t i = 0; i < dim; ++i) {
-      for (int t = 0; t < kTokens; t += 16) {
-        const F unit = Simd::Mul(Simd::Load(u + i * kTokens + t), Simd::Load(inverses + t));
-        Simd::Store(u + i * kTokens + t, unit);
-        Simd::Store(q + i * kTokens + t, NearestLevel(unit, *keys.book));
+    for (int v = 0; v < kVectors; ++v) {
+      const F fitted =
+          Simd::Mul(scale[v], Simd::Div(key_square[v], Simd::Sub(key_square[v], key_error[v])));
+      float fits[16];
+      Simd::Store(fits, SaneScale(fitted, scale[v]));
+      for (int t = 0; t < 16; ++t) {
+        const float norm = norms[16 * v + t];
+        keys.scales[first + 16 * v + t] = fits[t] * (norm / root) + (norm - norm);
       }
     }
-    MultiplyMoments(keys.moments, u, dim, w);
-    float norm_corrected[kTokens];
-    float scales[kTokens];
-    float above[kTokens];
-    float below[kTokens];
-    DotTokens(q, q, dim, norm_corrected);
-    for (int t = 0; t < kTokens; ++t) {
-      norm_corrected[t] = root / __builtin_sqrtf(norm_corrected[t]);
-    }
-    Sweep(keys, norm_corrected, u, q, e);
-    MultiplyMoments(keys.moments, q, dim, e);
-    DotTokens(w, q, dim, above);
-    DotTokens(e, q, dim, below);
-    FitScales(above, below, norm_corrected, scales);
-    Sweep(keys, scales, u, q, e);
-    DotTokens(w, u, dim, above);
-    DotTokens(w, q, dim, below);
-    FitScales(above, below, norm_corrected, scales);
-    for (int t = 0; t < kTokens; ++t) {
-      keys.scales[first + t] = scales[t] * (norms[t] / root) + (norms[t] - norms[t]);
-    }
-    StoreCodes(keys, q, first);
   }
 };
 
