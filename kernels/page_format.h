@@ -117,8 +117,9 @@ struct KvCacheView {
   const float* mean_keys = nullptr;
   KeyBiasView key_bias;
   // [num_layers][num_kv_heads][head_dim][head_dim]: factors of the second moments of each head's
-  // queries, which keys of few bits are rounded for (kernels/core/key_rounding.h). Read by moves alone, on the
-  // host or device that makes them. Null: keys are rounded one coordinate apart from the other.
+  // queries, which keys of few bits are rounded for (kernels/core/key_rounding.h). Read by moves
+  // alone, on the host or device that makes them. Null: keys are rounded one coordinate apart from
+  // the other.
   const float* query_factors = nullptr;
   // [pages][num_layers][num_kv_heads]: bit t is set while position t of the page is attended to. Of
   // hot pages only. Null: all positions are; baselines that evict tokens alone set it.

@@ -44,8 +44,8 @@ struct VectorQuantizer {
 VectorQuantizer ReferenceQuantizer();
 
 // k, v [page_tokens, head_dim] -> block. `query_factors` [head_dim, head_dim] of
-// kernels/quant/query_factors.h, or null: what keys of 3 and 4 bits are rounded for. kDataLoss when a value is not finite; the block is then
-// undefined.
+// kernels/quant/query_factors.h, or null: what keys of 3 and 4 bits are rounded for. kDataLoss when
+// a value is not finite; the block is then undefined.
 Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
                    const float* k, const float* v, std::byte* block,
                    const float* query_factors = nullptr);
