@@ -14,6 +14,7 @@
 #include "engine/query_moments.h"
 #include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
+#include "kernels/quant/query_factors.h"
 #include "scheduler/tier_policy.h"
 
 namespace thermocline {
@@ -101,7 +102,7 @@ class Calibrator {
                                       const KvCacheView& /*kv*/) { moments.Observe(layer, qkv); });
     Status read = ReadHot(calibration);
     model_.set_attention_observer({});
-    calibration.formats.query_moments = moments.Normalized();
+    calibration.formats.query_factors = FactorQueryMoments(moments.Normalized(), layout_.head_dim);
     return read;
   }
 

@@ -16,7 +16,7 @@
 namespace thermocline {
 namespace {
 
-constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '3'};
+constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '4'};
 constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
 
 class Writer {
@@ -78,7 +78,7 @@ std::string Payload(const CalibrationKey& key, const KvLayout& layout,
   writer.Add(layout);
   writer.AddAll(calibration.formats.cold);
   writer.AddAll(calibration.formats.mean_keys);
-  writer.AddAll(calibration.formats.query_moments);
+  writer.AddAll(calibration.formats.query_factors);
   writer.AddAll(calibration.probe_layers);
   writer.Add(calibration.warm_kl);
   writer.Add(calibration.cold_kl);
@@ -104,8 +104,8 @@ bool IsSound(const Calibration& calibration, const KvLayout& layout) {
                               codec == Codec::kTurboK4V3;
                      }) &&
          (formats.mean_keys.empty() || formats.mean_keys.size() == num_means) &&
-         (formats.query_moments.empty() || formats.query_moments.size() == num_means * head_dim) &&
-         AllFinite(formats.mean_keys) && AllFinite(formats.query_moments) &&
+         (formats.query_factors.empty() || formats.query_factors.size() == num_means * head_dim) &&
+         AllFinite(formats.mean_keys) && AllFinite(formats.query_factors) &&
          std::all_of(calibration.probe_layers.begin(), calibration.probe_layers.end(),
                      [&](int layer) { return layer >= 0 && layer < layout.num_layers; }) &&
          (calibration.layer_kl.empty() || calibration.layer_kl.size() == num_layers);
@@ -161,7 +161,7 @@ Result<Calibration> ReadCalibration(const std::string& path, const CalibrationKe
   Calibration calibration;
   calibration.formats.cold = reader.TakeAll<Codec>();
   calibration.formats.mean_keys = reader.TakeAll<float>();
-  calibration.formats.query_moments = reader.TakeAll<float>();
+  calibration.formats.query_factors = reader.TakeAll<float>();
   calibration.probe_layers = reader.TakeAll<int>();
   calibration.warm_kl = reader.Take<double>();
   calibration.cold_kl = reader.Take<double>();

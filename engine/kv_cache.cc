@@ -5,7 +5,6 @@
 
 #include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
-#include "kernels/quant/query_factors.h"
 #include "kernels/quant/rotation.h"
 
 namespace thermocline {
@@ -105,7 +104,7 @@ KvCache::KvCache(const KvLayout& layout, KvFormats formats, Buffer arena)
     }
   }
   mean_keys_ = std::move(formats.mean_keys);
-  query_factors_ = FactorQueryMoments(formats.query_moments, layout.head_dim);
+  query_factors_ = std::move(formats.query_factors);
   key_bias_ = std::move(formats.key_bias);
 }
 

@@ -20,11 +20,11 @@ namespace thermocline {
 struct KvFormats {
   std::vector<Codec> cold;           // [num_layers]: what a cold page holds
   std::vector<float> mean_keys;      // as KvCacheView::mean_keys; empty: none
-  std::vector<float> query_moments;  // what KvCacheView::query_factors are of; empty: none
+  std::vector<float> query_factors;  // as KvCacheView::query_factors; empty: none
   std::optional<KeyBias> key_bias;   // nothing: the model's K projection has none
 };
 
-// 3-bit cold pages, no mean keys and no moments: what is known without a calibration.
+// 3-bit cold pages, no mean keys and no factors: what is known without a calibration.
 KvFormats DefaultKvFormats(const KvLayout& layout);
 
 // The shape of a model's KV cache with pages of `page_tokens` positions.

@@ -114,7 +114,7 @@ TEST_F(CalibrationTest, ColderPagesDivergeMoreAndEveryLayerTakesPart) {
     EXPECT_LT(kl, 2 * calibration.uniform_kl);
   }
   EXPECT_EQ(calibration.formats.mean_keys.size(), size_t{3} * 2 * 16);
-  EXPECT_EQ(calibration.formats.query_moments.size(), size_t{3} * 2 * 16 * 16);
+  EXPECT_EQ(calibration.formats.query_factors.size(), size_t{3} * 2 * 16 * 16);
   EXPECT_EQ(calibration.probe_layers, (std::vector<int>{0, 1, 2}));
   EXPECT_TRUE(std::is_sorted(progress.begin(), progress.end()));
   EXPECT_LE(progress.back(), 1);
@@ -131,7 +131,7 @@ TEST_F(CalibrationTest, DoesNotDependOnHowLongAStepIs) {
   const Calibration whole = Run(false, kPageTokens, {});
   const Calibration pieces = Run(false, 20, {});
   EXPECT_EQ(whole.formats.mean_keys, pieces.formats.mean_keys);
-  EXPECT_EQ(whole.formats.query_moments, pieces.formats.query_moments);
+  EXPECT_EQ(whole.formats.query_factors, pieces.formats.query_factors);
   EXPECT_EQ(whole.uniform_kl, pieces.uniform_kl);
 }
 
@@ -173,7 +173,7 @@ class CalibrationFile : public testing::Test {
     calibration_.formats = {
         .cold = {Codec::kTurbo3, Codec::kTurboK4V3},
         .mean_keys = {1, 2, 3, 4, 5, 6, 7, 8},
-        .query_moments = std::vector<float>(32, 0.5F),
+        .query_factors = std::vector<float>(32, 0.5F),
     };
     calibration_.probe_layers = {1};
     calibration_.warm_kl = 0.5;
@@ -202,7 +202,7 @@ TEST_F(CalibrationFile, HoldsWhatWasWritten) {
   ASSERT_TRUE(read.ok()) << read.status().message();
   EXPECT_EQ(read->formats.cold, calibration_.formats.cold);
   EXPECT_EQ(read->formats.mean_keys, calibration_.formats.mean_keys);
-  EXPECT_EQ(read->formats.query_moments, calibration_.formats.query_moments);
+  EXPECT_EQ(read->formats.query_factors, calibration_.formats.query_factors);
   EXPECT_EQ(read->probe_layers, calibration_.probe_layers);
   EXPECT_EQ(read->warm_kl, 0.5);
   EXPECT_EQ(read->cold_kl, 0.25);
@@ -255,10 +255,10 @@ TEST_F(CalibrationFile, UnsoundNumbersAreRefused) {
   bad.formats.mean_keys[3] = NAN;
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
-  bad.formats.query_moments[31] = INFINITY;
+  bad.formats.query_factors[31] = INFINITY;
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
-  bad.formats.query_moments.pop_back();
+  bad.formats.query_factors.pop_back();
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
   bad.probe_layers = {2};

@@ -1,5 +1,4 @@
 #include "kernels/quant/page_codec.h"
-#include "kernels/quant/query_factors.h"
 
 #include <gtest/gtest.h>
 
@@ -17,6 +16,7 @@
 #include "kernels/core/quantize.h"
 #include "kernels/cpu/isa/isa_level.h"
 #include "kernels/cpu/isa/isa_table.h"
+#include "kernels/quant/query_factors.h"
 #include "kernels/quant/rotation.h"
 
 namespace thermocline {
