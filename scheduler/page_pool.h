@@ -117,6 +117,7 @@ class PagePool {
 
  private:
   static constexpr PageId kNone = ~PageId{0};
+  static constexpr PageEntry kNoPlace{Tier::kBacked, 0};
   struct Page {
     int refs = 0;
     bool allocated = false;
