@@ -1,0 +1,128 @@
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "engine/store/file_io.h"
+#include "engine/store/page_directory.h"
+#include "engine/store/page_index.h"
+#include "engine/store/page_record.h"
+#include "kernels/base/status.h"
+
+namespace thermocline {
+
+// Keeps pages of conversations outside the arena, by content hash: in memory, and in a directory
+// when it has one, where they outlive the process. Whatever is lost or damaged is a page that is
+// not found, never wrong bytes. Thread-safe.
+//
+// Put leaves a page in memory and a thread of the store's own writes it; from the first moment on
+// it is found and read. Once written it may leave memory, least recently used first, when room is
+// needed. When all of memory waits to be written, Put waits for the writer. When the disk is at its
+// cap, pages are evicted: least recently used first, but a page that was got since it was last
+// considered is passed over once and counts as just used. Without a directory memory is treated the
+// same way. Pinned pages are never evicted. Recency outlives a restart (it is the file's time),
+// having been got does not.
+//
+// A disk that is full or fails costs what it was to keep: the page stays in memory, where it may be
+// evicted like any other, and each later page is tried anew.
+class BackingStore {
+ public:
+  struct Config {
+    std::string directory;  // empty: memory only
+    uint64_t memory_bytes =
+        0;  // of pages in memory; the index, and the page being written, come on top
+    uint64_t disk_bytes = 0;  // of files in the directory; unused without one
+    ContentHash identity;     // see EncodePage
+    PageLimits limits;
+    uint64_t fresh_key = 0;  // random: hash_key() where the directory has none yet
+  };
+  // Makes the directory, takes its lock for as long as the store lives, removes what a crash left
+  // half written and finds all whole pages of this identity. Folders of other identities keep half
+  // of disk_bytes at most, newest first, which is taken off this one's.
+  // kFailedPrecondition: another process has the directory. kInvalidArgument: there is a directory
+  // and not room for one page in memory and on disk. `io` must outlive the store.
+  static Result<std::unique_ptr<BackingStore>> Create(Config config, FileIo& io);
+  BackingStore(const BackingStore&) = delete;
+  BackingStore& operator=(const BackingStore&) = delete;
+  // Ends without writing what waits to be written: Flush first.
+  ~BackingStore();
+
+  struct Info {
+    Tier tier = Tier::kHot;
+    bool lossy = false;
+  };
+  // Does no I/O and does not count as use.
+  std::optional<Info> Find(const ContentHash& hash) const;
+
+  // A better copy (exact before lossy, then the lower tier) replaces a worse one; any other is
+  // ignored, and that is fine. May wait for the writer. kResourceExhausted: no room in memory, for
+  // all there is pinned or the page is too large; a page that was there stays. kInvalidArgument:
+  // not within the limits.
+  Status Put(const ContentHash& hash, StoredPage page);
+
+  // The page as it was put. Counts as use. May read a file. kNotFound; kDataLoss once when the copy
+  // turns out damaged, which drops it; kUnavailable when it cannot be read now.
+  Result<StoredPage> Get(const ContentHash& hash);
+
+  // Nobody finds the page any more. Pins stay.
+  void Erase(const ContentHash& hash);
+
+  // Pins nest: as many `false` as `true` before, no more. A hash may be pinned before its page is
+  // there.
+  void SetPinned(const ContentHash& hash, bool pinned);
+
+  // Until all that was put before is on disk, with pages whose write failed tried once more.
+  // kUnavailable: some are not. Fine without a directory.
+  Status Flush();
+
+  struct Usage {
+    uint64_t num_pages = 0;  // that Find knows
+    uint64_t num_memory_pages = 0;
+    uint64_t memory_bytes = 0;
+    uint64_t num_disk_pages = 0;  // files, those about to be removed too
+    uint64_t disk_bytes = 0;
+    uint64_t num_pending_writes = 0;  // files to write or remove, the one in work too
+    uint64_t num_hits = 0;            // Gets that gave a page
+    uint64_t num_misses = 0;          // Gets of what is not there
+    uint64_t num_evictions = 0;       // pages that were lost to make room
+    uint64_t num_write_errors = 0;    // pages that could not be written, files not removed
+    uint64_t num_damaged = 0;         // copies found damaged, at start or by Get
+    bool disk_failing = false;        // the latest write failed
+    std::string last_error;           // the latest failure's message; empty: there was none
+  };
+  Usage usage() const;
+
+  // For PrefixCache: names mean the same in all processes that use this directory.
+  uint64_t hash_key() const { return hash_key_; }
+
+ private:
+  BackingStore(Config config, FileIo& io);
+
+  void WriteLoop(const std::stop_token& stop);
+  // One job of the writer, without the lock while it does I/O.
+  void Settle(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
+  void WritePage(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
+  Status MakeDiskRoom(std::unique_lock<std::mutex>& lock, const ContentHash& hash, uint64_t bytes);
+  Status RemoveFile(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
+  Result<StoredPage> ReadPage(std::unique_lock<std::mutex>& lock, const ContentHash& hash,
+                              uint64_t generation);
+  void NoteError(const Status& error);
+
+  const Config config_;
+  uint64_t hash_key_;
+  std::optional<PageDirectory> directory_;  // nothing: memory only
+  mutable std::mutex mutex_;                // guards all below
+  std::condition_variable_any work_;        // for the writer: a job is queued
+  std::condition_variable_any progress_;    // from the writer: a job ended
+  PageIndex index_;
+  Usage counts_;
+  uint64_t num_jobs_done_ = 0;
+  std::jthread writer_;  // last: it uses all above
+};
+
+}  // namespace thermocline

@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/base/status.h"
+
+namespace thermocline {
+
+// A file that is locked until this is destroyed.
+class FileLock {
+ public:
+  explicit FileLock(int file) : file_(file) {}
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+  ~FileLock();
+
+ private:
+  int file_;
+};
+
+// What the stores ask of a file system, one call each, so that tests can fail or stop any of them.
+// Thread-safe. Errors: kNotFound; kResourceExhausted when the disk or a quota is full; kDataLoss
+// when the device could not read or write (EIO) or a file is not what it must be; else
+// kUnavailable. A message names the path and the system's reason.
+class FileIo {
+ public:
+  struct Entry {
+    std::string name;
+    bool is_directory = false;
+    uint64_t bytes = 0;
+    int64_t modified_ns = 0;  // since 1970
+  };
+
+  FileIo() = default;
+  FileIo(const FileIo&) = delete;
+  FileIo& operator=(const FileIo&) = delete;
+  virtual ~FileIo() = default;
+
+  // A file of its own, readable by its owner alone, on the device when this returns. What is at
+  // `path` already is lost. After an error any part of the file may be there.
+  virtual Status WriteNewFile(const std::string& path, std::span<const std::byte> bytes) = 0;
+  // In one step: at any time `to` is the old file or the new one.
+  virtual Status Rename(const std::string& from, const std::string& to) = 0;
+  // Names in the directory are on the device when this returns.
+  virtual Status SyncDirectory(const std::string& path) = 0;
+  // kDataLoss: longer than `max_bytes`, or no regular file.
+  virtual Result<std::vector<std::byte>> ReadFile(const std::string& path, uint64_t max_bytes) = 0;
+  // The first `num_bytes`, or all there are.
+  virtual Result<std::vector<std::byte>> ReadHead(const std::string& path, size_t num_bytes) = 0;
+  // Regular files and directories, in no order; nothing else, and no link.
+  virtual Result<std::vector<Entry>> List(const std::string& directory) = 0;
+  // Modified now.
+  virtual Status Touch(const std::string& path) = 0;
+  // Of a file or an empty directory. Fine when there is none.
+  virtual Status Remove(const std::string& path) = 0;
+  // With all above it, for its owner alone. Fine when it is there.
+  virtual Status MakeDirectories(const std::string& path) = 0;
+  // kFailedPrecondition: another process, or another lock of this one, has it.
+  virtual Result<std::unique_ptr<FileLock>> Lock(const std::string& path) = 0;
+};
+
+// What the name of a file that is being written ends in. Left behind, it may be removed.
+inline constexpr std::string_view kTemporarySuffix = ".tmp";
+
+// Writes `path` whole or not at all, and on the device when this returns: beside its place, then
+// renamed. Only one caller at a time may write one path.
+Status WriteWholeFile(FileIo& io, const std::string& path, std::span<const std::byte> bytes);
+
+}  // namespace thermocline

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <list>
+#include <memory>
+#include <optional>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "engine/store/page_record.h"
+#include "scheduler/page_pool.h"
+
+namespace thermocline {
+
+struct HashOfContentHash {
+  size_t operator()(const ContentHash& hash) const { return hash.low; }  // is random already
+};
+
+// BackingStore's book of what is where; it moves no bytes itself. Not thread-safe.
+//
+// A page is clean (in its file), pending (its file is to be written) or unwritten (there is no
+// directory, or its write failed). Files are counted apart from pages: a page that was erased or
+// replaced leaves a file behind until the writer has settled its hash.
+// Invariant: every hash whose file is not as its page wants it is queued or being settled, unless
+// its write has failed.
+class PageIndex {
+ public:
+  struct Page {
+    Tier tier = Tier::kHot;
+    bool lossy = false;
+    uint64_t generation = 0;  // of this content: no two that were ever added have the same
+    uint64_t bytes = 0;       // of its record
+    // Null: in its file alone. Shared because who reads or writes it does so without the lock,
+    // while a better copy may take its place.
+    std::shared_ptr<const StoredPage> content;
+    bool on_disk = false;
+    bool pending = false;
+  };
+  // Whether pages have files. Without: none is ever pending.
+  explicit PageIndex(bool has_files) : has_files_(has_files) {}
+
+  const Page* Find(const ContentHash& hash) const;
+  // Adds or replaces; the page is the most recently used one, and queued if there are files.
+  void Add(const ContentHash& hash, std::shared_ptr<const StoredPage> content);
+  // At start, oldest first: a file that holds a page.
+  void AddFile(const PageHead& head, uint64_t bytes);
+  // Forgets the page. Its file, if there may be one, is queued.
+  void Erase(const ContentHash& hash);
+  // Most recently used now; `hit`: passed over once by TakeVictim.
+  void Use(const ContentHash& hash, bool hit);
+  void SetPinned(const ContentHash& hash, bool pinned);
+
+  // Lets the least valuable page leave memory: a clean one stays on disk, an unwritten one that
+  // nobody pins is erased. Nothing when there is none such.
+  enum class Freed : uint8_t { kNothing, kCopy, kPage };
+  Freed FreeMemory();
+  // Erases the least valuable clean page that is not pinned, from memory too, and returns its hash.
+  std::optional<ContentHash> EvictFile();
+
+  // The next hash to settle; it is no longer queued.
+  std::optional<ContentHash> TakeQueued();
+  // Tells how a page's write went. No matter if its content has been replaced or erased since.
+  void NoteWritten(const ContentHash& hash, uint64_t generation, bool ok);
+  // Tells that there is a file of so many bytes at a hash's place; 0: none.
+  void NoteFile(const ContentHash& hash, uint64_t bytes);
+  uint64_t file_bytes(const ContentHash& hash) const;
+  // Makes all unwritten pages pending again.
+  void RequeueUnwritten();
+  bool AllClean() const;
+
+  size_t num_pages() const { return pages_.size(); }
+  size_t num_memory_pages() const { return num_memory_pages_; }
+  uint64_t memory_bytes() const { return memory_bytes_; }
+  size_t num_files() const { return files_.size(); }
+  uint64_t disk_bytes() const { return disk_bytes_; }
+  size_t num_queued() const { return queue_.size(); }
+  uint64_t num_ever_queued() const { return num_ever_queued_; }
+
+ private:
+  using HashList = std::list<ContentHash>;  // least recently used first
+  struct Entry : Page {
+    bool hit = false;
+    bool in_memory_order = false;
+    bool in_disk_order = false;
+    HashList::iterator memory_place;
+    HashList::iterator disk_place;
+  };
+  using Entries = std::unordered_map<ContentHash, Entry, HashOfContentHash>;
+
+  void Queue(const ContentHash& hash);
+  void DropContent(Entry& entry);
+  void Remove(Entries::iterator place);
+  // Puts the page into the orders it belongs to, at their recent ends if it was not there.
+  void Order(const ContentHash& hash, Entry& entry);
+  void Leave(Entry& entry);
+  bool IsPinned(const ContentHash& hash) const { return pins_.contains(hash); }
+
+  const bool has_files_;
+  Entries pages_;
+  std::unordered_map<ContentHash, uint32_t, HashOfContentHash> pins_;   // never 0
+  std::unordered_map<ContentHash, uint64_t, HashOfContentHash> files_;  // bytes
+  HashList memory_order_;  // pages that FreeMemory may take
+  HashList disk_order_;    // pages that EvictFile may take
+  std::deque<ContentHash> queue_;
+  std::unordered_set<ContentHash, HashOfContentHash> queued_;  // as queue_
+  uint64_t next_generation_ = 1;
+  uint64_t num_ever_queued_ = 0;
+  size_t num_memory_pages_ = 0;
+  uint64_t memory_bytes_ = 0;
+  uint64_t disk_bytes_ = 0;
+};
+
+}  // namespace thermocline

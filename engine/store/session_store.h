@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "engine/store/file_io.h"
+#include "engine/store/session_record.h"
+#include "kernels/base/status.h"
+#include "scheduler/page_pool.h"
+
+namespace thermocline {
+
+// A saved session without its tokens.
+struct SavedSessionInfo {
+  std::string tenant;
+  std::string id;
+  uint64_t num_tokens = 0;
+  std::vector<ContentHash> pages;
+  int64_t saved_at_unix = 0;
+  uint64_t bytes = 0;
+};
+
+// Keeps sessions by tenant and id: in a directory, one file each, or without one in memory. Their
+// pages are BackingStore's. Thread-safe; all but List and all do I/O, and then one call at a time.
+class SessionStore {
+ public:
+  // Makes `directory`/sessions, which may lie in a BackingStore's directory, takes its lock for as
+  // long as the store lives and reads all sessions of this identity. What it cannot read is left
+  // where it is. Empty directory: memory only. kFailedPrecondition: another process has it. `io`
+  // must outlive the store.
+  static Result<std::unique_ptr<SessionStore>> Create(const std::string& directory,
+                                                      const ContentHash& identity, FileIo& io,
+                                                      const SessionLimits& limits);
+  SessionStore(const SessionStore&) = delete;
+  SessionStore& operator=(const SessionStore&) = delete;
+
+  // On the device when this returns. Replaces the session of this tenant and id; after an error
+  // that one is still there. kInvalidArgument: not within the limits. kResourceExhausted: the
+  // tenant, or the server, has as many sessions as it may, or the disk is full.
+  Status Save(const SavedSession& session);
+  // kNotFound. kDataLoss once when the file turns out damaged, which drops it.
+  Result<SavedSession> Load(std::string_view tenant, std::string_view id);
+  // kNotFound.
+  Status Remove(std::string_view tenant, std::string_view id);
+
+  // Newest first.
+  std::vector<SavedSessionInfo> List(std::string_view tenant) const;
+  // Of all tenants, in no order: what to pin at start.
+  std::vector<SavedSessionInfo> all() const;
+  // Files at start that were damaged, of a later version or not to be read.
+  size_t num_unreadable() const { return num_unreadable_; }
+
+ private:
+  using Key = std::pair<std::string, std::string>;  // tenant, id
+  struct Kept {
+    SavedSessionInfo info;
+    std::vector<TokenId> tokens;  // without a directory
+  };
+
+  SessionStore(std::string folder, const ContentHash& identity, FileIo& io,
+               const SessionLimits& limits)
+      : folder_(std::move(folder)), identity_(identity), io_(io), limits_(limits) {}
+  Status Scan();
+  Status CheckRoom(const Key& key) const;
+  std::string PathOf(std::string_view tenant, std::string_view id) const;
+
+  const std::string folder_;  // of this identity's files; empty: memory only
+  const ContentHash identity_;
+  FileIo& io_;
+  const SessionLimits limits_;
+  std::unique_ptr<FileLock> lock_;
+  size_t num_unreadable_ = 0;
+  mutable std::mutex mutex_;  // guards sessions_ and, together with it, the files
+  std::map<Key, Kept> sessions_;
+};
+
+}  // namespace thermocline
