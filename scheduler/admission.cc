@@ -42,7 +42,7 @@ void Scheduler::Admit(int& budget, StepPlan& plan) {
   size_t i = 0;
   while (i < waiting_.size() && budget > 0 &&
          running_.size() < static_cast<size_t>(config_.max_num_seqs)) {
-    if (WaitsForSibling(waiting_[i]->sequence)) {
+    if (WaitsForSibling(waiting_[i]->sequence) || WaitsForLoad(waiting_[i]->sequence)) {
       ++i;
       continue;
     }
@@ -62,6 +62,9 @@ void Scheduler::Admit(int& budget, StepPlan& plan) {
     const bool others = std::any_of(
         waiting_.begin() + static_cast<std::ptrdiff_t>(i), waiting_.end(),
         [&](const std::unique_ptr<Entry>& other) { return !WaitsForSibling(other->sequence); });
+    if (admitted.num_loading > 0 || admitted.sequence.request->prefetch_only) {
+      continue;
+    }
     const int share = others ? (budget + 1) / 2 : budget;
     if (!ScheduleTokens(admitted, std::min(admitted.sequence.num_wanted(), share), budget, plan)) {
       return;  // it found no page and waits again
@@ -93,6 +96,7 @@ bool Scheduler::TryAdmit(Entry& entry) {
     stats_.prefix_query_tokens += sequence.request->prompt.size();
     stats_.prefix_hit_tokens += static_cast<uint64_t>(sequence.num_computed);
   }
+  BeginLoads(entry);
   return true;
 }
 

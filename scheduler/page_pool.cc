@@ -113,14 +113,14 @@ std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to) {
 
 std::optional<PageMove> PagePool::StartMove(PageId page, Tier to) {
   Page& state = pages_[page];
-  if (state.moving) {
+  if (state.work != Work::kNone) {
     return std::nullopt;
   }
   const std::optional<PageEntry> place = arena_.Allocate(to);
   if (!place.has_value()) {
     return std::nullopt;
   }
-  state.moving = true;
+  state.work = Work::kMove;
   state.move_to = *place;
   ++num_moving_;
   return PageMove{.page = page,
@@ -141,17 +141,69 @@ void PagePool::AbortMove(const PageMove& move) { EndMove(move, move.from, move.t
 
 void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_back) {
   Page& state = pages_[move.page];
-  CHECK(state.moving && state.generation == move.generation);
+  CHECK(state.work == Work::kMove && state.generation == move.generation);
   CHECK(page_map_[move.page] == move.from && state.move_to == move.to);
   page_map_[move.page] = kept;
   page_at_[given_back.unit()] = kNone;
   page_at_[kept.unit()] = move.page;
   arena_.Free(given_back);
-  state.moving = false;
+  state.work = Work::kNone;
   ++state.generation;
   --num_moving_;
   if (state.refs == 0 && !state.hashed) {
     Free(move.page);
+  }
+}
+
+bool PagePool::BeginSave(PageId page) {
+  Page& state = pages_[page];
+  CHECK(state.allocated && state.full);
+  if (state.work != Work::kNone) {
+    return false;
+  }
+  state.work = Work::kSave;
+  ++num_transferring_;
+  return true;
+}
+
+void PagePool::EndSave(PageId page, bool saved) {
+  pages_[page].saved |= saved;
+  EndTransfer(page, Work::kSave);
+}
+
+std::optional<PageId> PagePool::BeginLoad(Tier tier) {
+  std::optional<PageEntry> place;
+  while (!place.has_value()) {
+    place = free_ids_.empty() ? std::nullopt : arena_.Allocate(tier, num_reserved_superblocks_);
+    if (!place.has_value()) {
+      if (oldest_ == kNone) {
+        return std::nullopt;
+      }
+      Evict(oldest_);
+    }
+  }
+  const PageId page = TakePlace(*place);
+  pages_[page].work = Work::kLoad;
+  ++num_transferring_;
+  return page;
+}
+
+void PagePool::EndLoad(PageId page, bool lossy, uint64_t checksum) {
+  pages_[page].lossy = lossy;
+  pages_[page].checksum = checksum;
+  pages_[page].saved = true;
+  EndTransfer(page, Work::kLoad);
+}
+
+void PagePool::AbortLoad(PageId page) { EndTransfer(page, Work::kLoad); }
+
+void PagePool::EndTransfer(PageId page, Work work) {
+  Page& state = pages_[page];
+  CHECK(state.work == work);
+  state.work = Work::kNone;
+  --num_transferring_;
+  if (state.refs == 0 && !state.hashed) {
+    Free(page);
   }
 }
 
@@ -222,8 +274,8 @@ std::optional<PageId> PagePool::Find(const ContentHash& hash) const {
 void PagePool::Free(PageId page) {
   Page& state = pages_[page];
   CHECK(state.refs == 0 && !state.hashed);
-  if (state.moving) {
-    return;  // its bytes are being read: EndMove frees it
+  if (state.work != Work::kNone) {
+    return;  // its bytes are being read or written: the end of that frees it
   }
   arena_.Free(page_map_[page]);
   page_at_[page_map_[page].unit()] = kNone;

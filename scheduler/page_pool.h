@@ -31,7 +31,9 @@ struct ContentHash {
 // A page moves between tiers in two calls: BeginMove reserves the new place, CommitMove switches
 // the page map (or AbortMove gives the new place back). In between the page is what it was to
 // everybody else; released or evicted, it only stays without an owner until the move ends. A page
-// that has left the hot tier is lossy for good, whatever tier it is in later.
+// that has left the hot tier is lossy for good, whatever tier it is in later. The same holds while
+// a page's bytes are read to be kept outside the arena (BeginSave) or come back from there
+// (BeginLoad); a page does one of the three at a time.
 // Invariants: Audit().
 class PagePool {
  public:
@@ -71,11 +73,31 @@ class PagePool {
   // `max_moves`. The superblock can be lent again when all have been committed.
   // Pages that are not full are moved as well, so no step may run before all have ended.
   std::vector<PageMove> BeginCompaction(Tier tier, size_t max_moves);
+
+  // Says that a page's bytes are being read for a store outside the arena: it keeps its place until
+  // EndSave. False when it does something else already. For full pages.
+  bool BeginSave(PageId page);
+  // `saved`: the store has them.
+  void EndSave(PageId page, bool saved);
+  // A page with one reference and a place in `tier` whose bytes are to come from such a store.
+  // Nobody may read it until EndLoad. Cached pages are evicted for it; nothing when even then there
+  // is no place.
+  std::optional<PageId> BeginLoad(Tier tier);
+  // `lossy`, `checksum`: of what was loaded; 0 for hot bytes.
+  void EndLoad(PageId page, bool lossy, uint64_t checksum);
+  void AbortLoad(PageId page);  // its bytes are undefined; it is not full and must be released
+  // Whether a store outside the arena has the bytes of this page, in this tier or a better one.
+  bool is_saved(PageId page) const { return pages_[page].saved; }
+  // What a store has to keep beside the bytes.
+  int32_t first_position(PageId page) const { return pages_[page].first_position; }
+  uint64_t checksum(PageId page) const { return pages_[page].checksum; }
+  size_t num_transferring() const { return num_transferring_; }  // saves and loads in flight
+
   bool is_full(PageId page) const { return pages_[page].full; }
   bool is_pinned(PageId page) const { return pages_[page].pinned; }
   bool is_lossy(PageId page) const { return pages_[page].lossy; }
   Tier tier(PageId page) const { return page_map_[page].tier(); }
-  bool is_moving(PageId page) const { return pages_[page].moving; }
+  bool is_moving(PageId page) const { return pages_[page].work != Work::kNone; }
   uint32_t generation(PageId page) const { return pages_[page].generation; }
   size_t num_moving() const { return num_moving_; }
 
@@ -94,6 +116,7 @@ class PagePool {
   bool SetHash(PageId page, const ContentHash& hash, std::optional<PageId> parent);
   std::optional<PageId> Find(const ContentHash& hash) const;
   bool is_hashed(PageId page) const { return pages_[page].hashed; }
+  const ContentHash& hash(PageId page) const { return pages_[page].hash; }  // while it is hashed
 
   // Indexed by PageId. The data pointer is the same for the pool's life: kernels read it.
   std::span<const PageEntry> page_map() const { return page_map_; }
@@ -118,6 +141,7 @@ class PagePool {
  private:
   static constexpr PageId kNone = ~PageId{0};
   static constexpr PageEntry kNoPlace{Tier::kBacked, 0};
+  enum class Work : uint8_t { kNone, kMove, kSave, kLoad };
   struct Page {
     int refs = 0;
     bool allocated = false;
@@ -125,7 +149,8 @@ class PagePool {
     bool full = false;
     bool pinned = false;
     bool lossy = false;
-    bool moving = false;
+    bool saved = false;
+    Work work = Work::kNone;
     PageEntry move_to;           // reserved, while moving
     uint32_t generation = 0;     // moves ended since the page was allocated
     uint64_t checksum = 0;       // of the bytes, once they are coded
@@ -148,6 +173,7 @@ class PagePool {
   PageId TakePlace(PageEntry place);
   std::optional<PageMove> StartMove(PageId page, Tier to);
   void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
+  void EndTransfer(PageId page, Work work);
   void Evict(PageId page);
   void AppendToLru(PageId page);
   void RemoveFromLru(PageId page);
@@ -169,6 +195,7 @@ class PagePool {
   PageId newest_ = kNone;
   size_t num_evictable_ = 0;
   size_t num_moving_ = 0;
+  size_t num_transferring_ = 0;
   uint64_t num_reserved_superblocks_ = 0;
   uint64_t clock_ = 0;
   uint64_t num_evictions_ = 0;

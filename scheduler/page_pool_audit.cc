@@ -17,6 +17,7 @@ Status PagePool::Audit() const {
 Status PagePool::AuditPages() const {
   std::vector<bool> listed_free(pages_.size(), false);
   size_t num_moving = 0;
+  size_t num_transferring = 0;
   for (const PageId page : free_ids_) {
     if (listed_free[page]) {
       return Internal("page {} is listed free twice", page);
@@ -31,19 +32,21 @@ Status PagePool::AuditPages() const {
     if (state.refs < 0 || (!state.allocated && (state.refs > 0 || state.hashed))) {
       return Internal("page {} is free with {} references", page, state.refs);
     }
-    if (state.allocated && state.refs == 0 && !state.hashed && !state.moving) {
+    if (state.allocated && state.refs == 0 && !state.hashed && state.work == Work::kNone) {
       return Internal("page {} has neither a reference nor a hash", page);
     }
     if (state.allocated != !(page_map_[page] == kNoPlace)) {
       return Internal("page {} and the page map disagree", page);
     }
-    if (state.moving && !state.allocated) {
-      return Internal("page {} is free and moves", page);
+    if (state.work != Work::kNone && !state.allocated) {
+      return Internal("page {} is free and at work", page);
     }
-    num_moving += state.moving ? 1 : 0;
+    num_moving += state.work == Work::kMove ? 1 : 0;
+    num_transferring += state.work == Work::kSave || state.work == Work::kLoad ? 1 : 0;
   }
-  if (num_moving != num_moving_) {
-    return Internal("{} pages move, {} are counted", num_moving, num_moving_);
+  if (num_moving != num_moving_ || num_transferring != num_transferring_) {
+    return Internal("{} pages move and {} are saved or loaded, {} and {} are counted", num_moving,
+                    num_transferring, num_moving_, num_transferring_);
   }
   return {};
 }
@@ -64,7 +67,7 @@ Status PagePool::AuditPlaces() const {
       return Internal("page {} is not known where it is", page);
     }
     own(page_map_[page]);
-    if (pages_[page].moving) {
+    if (pages_[page].work == Work::kMove) {
       own(pages_[page].move_to);
     }
   }

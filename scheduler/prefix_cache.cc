@@ -73,4 +73,16 @@ void PrefixCache::Insert(PageId page, std::string_view tenant, std::span<const T
                      .previous = previous};
 }
 
+PageContent PrefixCache::ContentOf(PageId page) const {
+  CHECK(pool_.is_hashed(page));
+  const Content& content = contents_[page];
+  return {.hash = pool_.hash(page),
+          .previous = content.previous,
+          .tenant = content.tenant,
+          .tokens = content.tokens,
+          .lossy = pool_.is_lossy(page),
+          .first_position = pool_.first_position(page),
+          .checksum = pool_.checksum(page)};
+}
+
 }  // namespace thermocline

@@ -9,6 +9,7 @@
 
 #include "kernels/base/token.h"
 #include "scheduler/page_pool.h"
+#include "scheduler/page_transfer.h"
 #include "scheduler/tier_policy.h"
 
 namespace thermocline {
@@ -41,6 +42,9 @@ class PrefixCache {
   // it no longer is.
   void Insert(PageId page, std::string_view tenant, std::span<const TokenId> page_tokens,
               const ContentHash& previous, bool is_first, const ContentHash& chain);
+
+  // What a hashed page holds, for a store outside the arena.
+  PageContent ContentOf(PageId page) const;
 
  private:
   struct Content {

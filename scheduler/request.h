@@ -51,6 +51,9 @@ struct Request {
   KvFidelity kv_fidelity = KvFidelity::kBalanced;
   int num_prompt_logprobs = -1;  // as num_logprobs, for the prompt's own tokens
   bool echo = false;             // the prompt's text comes first in the output
+  // Nothing is generated: pages of the prompt that a store outside the arena has are brought into
+  // the prefix cache.
+  bool prefetch_only = false;
 };
 
 enum class FinishReason { kStop, kLength, kCancelled, kError };

@@ -13,11 +13,13 @@ constexpr uint64_t kHeatSamplePeriod = 8;  // steps
 
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool)
+Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool, const PageFinder* index)
     : config_(config),
       pool_(pool),
       prefix_cache_(pool, config.prefix_hash_key),
-      tiers_(config.tiers, pool) {
+      tiers_(config.tiers, pool),
+      index_(index),
+      awaits_save_(pool.page_map().size(), false) {
   CHECK(config.max_num_seqs > 0 && config.max_num_batched_tokens > 0 && config.max_model_len > 0);
   CHECK(NumPagesFor(static_cast<size_t>(config.max_model_len)) <= pool.num_pages());
 }
@@ -146,7 +148,8 @@ void Scheduler::ScheduleRunning(bool decoding, int& budget, StepPlan& plan) {
   // Ids first: preemption takes entries out of running_, always from its end.
   std::vector<Entry*> entries;
   for (const std::unique_ptr<Entry>& entry : running_) {
-    if ((entry->sequence.num_wanted() == 1) == decoding) {
+    const bool computes = entry->num_loading == 0 && !entry->sequence.request->prefetch_only;
+    if (computes && (entry->sequence.num_wanted() == 1) == decoding) {
       entries.push_back(entry.get());
     }
   }
@@ -213,8 +216,8 @@ bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan&
         entry.sequence.pages.Append(*last);
         continue;
       }
-      if (pool_.num_moving() > 0) {
-        return false;  // moves in flight hold two places each
+      if (pool_.num_moving() + pool_.num_transferring() > 0) {
+        return false;  // moves in flight hold two places each; saved pages may be without owner
       }
       CHECK(!entry.stays_hot);
       entry.stays_hot = true;
@@ -300,9 +303,10 @@ void Scheduler::ReleasePages(Entry& entry) {
   const std::span<const PageId> pages = entry.sequence.pages.ids();
   for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
     pool_.Release(*page);
+    SaveLater(*page);
   }
   entry.sequence.pages.Clear();
-  entry.num_hashed = entry.num_full = 0;
+  entry.num_hashed = entry.num_full = entry.num_loading = 0;
 }
 
 SchedulerStats Scheduler::stats() const {

@@ -8,6 +8,7 @@
 
 #include "kernels/base/status.h"
 #include "scheduler/page_pool.h"
+#include "scheduler/page_transfer.h"
 #include "scheduler/prefix_cache.h"
 #include "scheduler/request.h"
 #include "scheduler/sequence.h"
@@ -32,7 +33,8 @@ struct SchedulerStats {
   int num_waiting = 0;  // sequences without
   uint64_t num_preemptions = 0;
   uint64_t prefix_query_tokens = 0;  // prompt tokens looked up in the prefix cache
-  uint64_t prefix_hit_tokens = 0;    // of these, found
+  uint64_t prefix_hit_tokens = 0;    // of these, found, in the arena or in the store
+  uint64_t restored_tokens = 0;      // whose pages came from the store
 };
 
 // Decides who runs next, on which pages. Pure host logic: no tensors, no threads, no clock.
@@ -48,11 +50,17 @@ struct SchedulerStats {
 // released, num_computed becomes 0, and it waits at the head of the queue; its tokens are kept, so
 // greedy output continues as if nothing had happened. Choices 1.. of a request wait until choice 0
 // has computed the prompt and then share its full pages.
+//
+// With a store outside the arena, hashed pages are saved there once they are released, and a prompt
+// that begins with saved pages gets them back: it is admitted, with the pages in its table, and
+// takes no part in steps until they have come. One that does not come is computed, with all after
+// it.
 class Scheduler {
  public:
   // The pool holds at least one sequence of max_model_len, so that a sequence alone can always go
-  // on. Who calls it ends sequences that reach max_model_len.
-  Scheduler(const SchedulerConfig& config, PagePool& pool);
+  // on. Who calls it ends sequences that reach max_model_len. `index`: of the store outside the
+  // arena, which outlives it; null: there is none.
+  Scheduler(const SchedulerConfig& config, PagePool& pool, const PageFinder* index = nullptr);
 
   // kResourceExhausted when the queue is full, kInvalidArgument when the request can never fit
   // (prompt + 1 over max_model_len or over the whole arena).
@@ -79,6 +87,22 @@ class Scheduler {
   // Of the places of its pages.
   uint64_t HeldBytes(const Sequence& sequence) const;
 
+  // Transfers to start now: pages that admitted prompts wait for, in the order in which they have
+  // to end, and pages to save. Each has to come back to EndTransfers, between steps.
+  std::vector<PageTransfer> TakeTransfers();
+  void EndTransfers(std::span<const FinishedTransfer> finished);
+  // All cached pages are to be saved: before the process ends.
+  void SaveCachedPages();
+  // Saves and loads that TakeTransfers has still to give, or that are in flight.
+  bool has_transfers() const {
+    return !loads_.empty() || !to_save_.empty() || pool_.num_transferring() > 0;
+  }
+  bool has_transfers_to_take() const {
+    return !loads_.empty() || (!to_save_.empty() && num_saving_ < kMaxSavesInFlight);
+  }
+  // Those of prefetch_only requests whose pages have come; Finish releases them to the cache.
+  std::vector<const Sequence*> PrefetchedSequences() const;
+
   // The next step; empty when nothing can run. Sequences in it stay valid until the next call of
   // any member but Update.
   StepPlan Schedule();
@@ -91,11 +115,16 @@ class Scheduler {
   SchedulerStats stats() const;
 
  private:
+  // Enough to keep the copying thread at work between two steps; few enough that evicted pages that
+  // are still being read hold little of the arena.
+  static constexpr size_t kMaxSavesInFlight = 16;
+
   struct Entry {
     Sequence sequence;
-    ContentHash chain;      // of the last page that was offered to the prefix cache
-    size_t num_hashed = 0;  // pages offered
-    size_t num_full = 0;    // pages that the pool knows to be full
+    ContentHash chain;       // of the last page that was offered to the prefix cache
+    size_t num_hashed = 0;   // pages offered
+    size_t num_full = 0;     // pages that the pool knows to be full
+    size_t num_loading = 0;  // pages at the table's end that come from the store
     bool was_admitted = false;
     bool stays_hot = false;  // alone in the arena it did not fit in part demoted; all hot it does
   };
@@ -115,6 +144,11 @@ class Scheduler {
   // Whether choice 0 has still to compute the prompt that `sequence` will share.
   static KvFidelity FidelityOf(const Entry& entry);
   bool WaitsForSibling(const Sequence& sequence) const;
+  bool WaitsForLoad(const Sequence& sequence) const;
+  void BeginLoads(Entry& entry);
+  PageId NextLoading(const Entry& entry) const;
+  void EndLoad(Entry& entry, bool ok);
+  void SaveLater(PageId page);
   std::vector<PageId> SharedPages(const Entry& entry, ContentHash& chain);
   size_t NumReservedPages() const;
   bool HasRoomFor(const Entry& entry, size_t num_shared) const;
@@ -131,6 +165,11 @@ class Scheduler {
   PagePool& pool_;
   PrefixCache prefix_cache_;
   TierController tiers_;
+  const PageFinder* index_;
+  std::vector<PageTransfer> loads_;  // begun, not yet taken
+  std::deque<PageId> to_save_;       // hashed when they came here
+  std::vector<bool> awaits_save_;    // by PageId: in to_save_
+  size_t num_saving_ = 0;
   Entries running_;                             // oldest first
   std::deque<std::unique_ptr<Entry>> waiting_;  // next first; preempted ones are at the head
   // A sequence was preempted, for some pages may not cool as admission had counted on: until one

@@ -45,6 +45,10 @@ class TierController {
   TierController(const TierConfig& config, PagePool& pool);
 
   bool demotes() const { return policy_ != nullptr; }
+  // Whether the policy lets a page that comes from outside be as it is.
+  bool MayHold(Tier tier, bool lossy) const {
+    return pool_.arena().units_per_page(tier) > 0 && tier <= Coldest() && (demotes() || !lossy);
+  }
   // What a sequence of so many pages takes once all that may be demoted has been: the recent window
   // and the page being written stay hot, and with `in_prompt` the page in which a chunk ends.
   uint64_t ColdBytes(size_t num_pages, bool in_prompt, KvFidelity fidelity) const;

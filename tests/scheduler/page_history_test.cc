@@ -1,5 +1,6 @@
 // A million random operations on a pool and on a model that a reader can check by eye: sequences
-// that grow, share, end and are cancelled, and moves that end well, fail or find rubbish.
+// that grow, share, end and are cancelled, moves that end well, fail or find rubbish, and pages
+// that are saved elsewhere and loaded again.
 
 #include <gtest/gtest.h>
 
@@ -7,6 +8,7 @@
 #include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <vector>
 
 #include "scheduler/page_pool.h"
@@ -38,12 +40,18 @@ class PageHistory {
       Hash();
     } else if (dice < 78) {
       Cancel();
-    } else if (dice < 86) {
+    } else if (dice < 84) {
       Begin();
+    } else if (dice < 86) {
+      BeginSave();
+    } else if (dice < 88) {
+      BeginLoad();
     } else if (dice < 90) {
       Compact();
-    } else {
+    } else if (dice < 97) {
       End();
+    } else {
+      EndTransfer();
     }
   }
 
@@ -74,6 +82,9 @@ class PageHistory {
     while (!moves_.empty()) {
       End();
     }
+    while (!saves_.empty() || !loads_.empty()) {
+      EndTransfer();
+    }
     while (!sequences_.empty()) {
       Release(0);
     }
@@ -88,7 +99,7 @@ class PageHistory {
 
   struct Counts {
     uint64_t commits = 0, failures = 0, corrupt = 0, compactions = 0, shared = 0, cancelled = 0,
-             cancelled_in_move = 0, full_arenas = 0;
+             cancelled_in_move = 0, full_arenas = 0, saved = 0, loaded = 0, failed_loads = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -132,6 +143,7 @@ class PageHistory {
       sequence.pages.push_back(*page);
       sequence.num_in_last = 0;
       stamps_[*page].clear();
+      corrupt_.erase(*page);
     }
     const PageId page = sequence.pages.back();
     if (pool_->is_moving(page)) {
@@ -264,9 +276,103 @@ class PageHistory {
     pool_->CommitMove(move, 0);
   }
 
+  struct Save {
+    PageId page;
+    PageEntry place;
+    uint64_t hash;
+    std::vector<uint64_t> stamps;
+  };
+  struct Load {
+    PageId page;
+    uint64_t hash;
+    bool released;
+  };
+  struct Saved {
+    Tier tier;
+    std::vector<uint64_t> stamps;
+  };
+
+  void BeginSave() {
+    const uint64_t hash = random_() % kNumHashes + 1;
+    const auto page = pool_->Find({hash, hash});
+    if (page.has_value() && pool_->BeginSave(*page)) {
+      saves_.push_back({*page, pool_->page_map()[*page], hash, stamps_.at(*page)});
+    }
+  }
+
+  void BeginLoad() {
+    const auto saved = saved_.find(random_() % kNumHashes + 1);
+    if (saved == saved_.end() || loads_.size() >= 3) {
+      return;
+    }
+    if (const auto page = pool_->BeginLoad(saved->second.tier)) {
+      ASSERT_EQ(pool_->tier(*page), saved->second.tier);
+      stamps_[*page].clear();
+      loads_.push_back({*page, saved->first, false});
+    }
+  }
+
+  void EndTransfer() {
+    if (!saves_.empty() && (loads_.empty() || random_() % 2 == 0)) {
+      EndSave();
+    } else if (!loads_.empty()) {
+      EndLoad();
+    }
+  }
+
+  // The bytes are read at the end, whatever has become of the page.
+  void EndSave() {
+    const Save save = saves_.front();
+    saves_.erase(saves_.begin());
+    if (!corrupt_.contains(save.page)) {
+      ForEachUnit(save.place, [&](size_t begin) {
+        for (size_t slot = 0; slot < kSlots; ++slot) {
+          ASSERT_EQ(bytes_[begin + slot], save.stamps[slot]);
+        }
+      });
+      saved_[save.hash] = {save.place.tier(), save.stamps};
+      ++counts_.saved;
+    }
+    pool_->EndSave(save.page, true);
+  }
+
+  // Or its request is cancelled, which is known before the load has ended.
+  void EndLoad() {
+    Load& load = loads_.front();
+    if (!load.released && random_() % 4 == 0) {
+      load.released = true;
+      pool_->Release(load.page);
+      return;
+    }
+    const bool fails = random_() % 4 == 0;
+    const PageEntry place = pool_->page_map()[load.page];
+    const std::vector<uint64_t>& stamps = saved_.at(load.hash).stamps;
+    ForEachUnit(place, [&](size_t begin) {
+      for (size_t slot = 0; slot < kSlots; ++slot) {
+        bytes_[begin + slot] = fails ? ~uint64_t{0} : stamps[slot];
+      }
+    });
+    if (fails) {
+      pool_->AbortLoad(load.page);
+      ++counts_.failed_loads;
+    } else {
+      pool_->EndLoad(load.page, place.tier() != Tier::kHot, 0);
+      ++counts_.loaded;
+    }
+    if (!load.released && fails) {
+      pool_->Release(load.page);
+    } else if (!load.released) {
+      pool_->MarkFull(load.page, false, 0);
+      stamps_[load.page] = stamps;
+      sequences_.push_back({.pages = {load.page}, .num_in_last = kSlots});
+    }
+    loads_.erase(loads_.begin());
+  }
+
   // Nobody may read the page any more.
   void Corrupt(PageId page) {
     ++counts_.corrupt;
+    corrupt_.insert(page);
     pool_->Pin(page);
     pool_->Forget(page);
     for (size_t i = sequences_.size(); i-- > 0;) {
@@ -285,6 +391,10 @@ class PageHistory {
   std::map<PageId, std::vector<uint64_t>> stamps_;
   std::map<uint64_t, std::vector<uint64_t>> stamps_of_hash_;
   std::vector<PageMove> moves_;
+  std::vector<Save> saves_;
+  std::vector<Load> loads_;
+  std::map<uint64_t, Saved> saved_;  // by hash
+  std::set<PageId> corrupt_;
   uint64_t num_stamps_ = 0;
   Counts counts_;
 };
@@ -311,17 +421,23 @@ TEST(PageHistory, AMillionRandomOperationsKeepEveryByte) {
     sum.cancelled += counts.cancelled;
     sum.cancelled_in_move += counts.cancelled_in_move;
     sum.full_arenas += counts.full_arenas;
+    sum.saved += counts.saved;
+    sum.loaded += counts.loaded;
+    sum.failed_loads += counts.failed_loads;
     history.EndAll();
   }
   // The histories do reach what they are for.
   EXPECT_GT(sum.commits, 20000U);
   EXPECT_GT(sum.failures, 5000U);
-  EXPECT_GT(sum.corrupt, 300U);
+  EXPECT_GT(sum.corrupt, 200U);
   EXPECT_GT(sum.compactions, 500U);
   EXPECT_GT(sum.shared, 10000U);
   EXPECT_GT(sum.cancelled, 10000U);
   EXPECT_GT(sum.cancelled_in_move, 500U);
   EXPECT_GT(sum.full_arenas, 500U);
+  EXPECT_GT(sum.saved, 1500U);
+  EXPECT_GT(sum.loaded, 2000U);
+  EXPECT_GT(sum.failed_loads, 500U);
 }
 
 }  // namespace

@@ -49,6 +49,21 @@ std::vector<FinishedMove> FakeRunner::FinishedMoves(bool wait) {
   return finished;
 }
 
+std::vector<uint64_t> FakeRunner::StatesAt(PageEntry place) const {
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  const uint64_t* states = cache_.data() + place.unit() * page_tokens;
+  return {states, states + page_tokens};
+}
+
+void FakeRunner::SetStatesAt(PageEntry place, std::span<const uint64_t> states,
+                             int32_t first_position) {
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  CHECK(states.size() == page_tokens);
+  std::copy(states.begin(), states.end(),
+            cache_.begin() + static_cast<std::ptrdiff_t>(place.unit() * page_tokens));
+  first_positions_[place.unit()] = first_position;
+}
+
 std::vector<TokenId> FakeRunner::ExpectedOutput(std::span<const TokenId> prompt, int choice,
                                                 int num_tokens, int vocab_size) {
   uint64_t state = 0;

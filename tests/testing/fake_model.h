@@ -27,6 +27,10 @@ class FakeRunner : public Runner {
   std::vector<FinishedMove> FinishedMoves(bool wait) override;
   double move_seconds() const override { return 1e-9 * static_cast<double>(num_moves_); }
 
+  // The states that a page's place holds, and the way back, as a transfer copies bytes.
+  std::vector<uint64_t> StatesAt(PageEntry place) const;
+  void SetStatesAt(PageEntry place, std::span<const uint64_t> states, int32_t first_position);
+
   // What a request with this prompt gives, whatever else runs.
   static std::vector<TokenId> ExpectedOutput(std::span<const TokenId> prompt, int choice,
                                              int num_tokens, int vocab_size);

@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "kernels/base/token.h"
+#include "kernels/page_format.h"
+#include "scheduler/page_pool.h"
+
+// Pages on their way to a store outside the arena, or back from there.
+
+namespace thermocline {
+
+// What is known of a full page beside its bytes.
+struct PageContent {
+  ContentHash hash;
+  ContentHash previous;  // of the page before it, or its tenant's root
+  std::string tenant;
+  std::vector<TokenId> tokens;
+  bool lossy = false;
+  int32_t first_position = 0;
+  uint64_t checksum = 0;  // of the bytes, in the tier that they are in; 0 while hot
+};
+
+// To copy one page's bytes: kSave reads them at `place` for the store, kLoad writes what the store
+// has under the hash to `place`. The place is the page's until the transfer ends.
+struct PageTransfer {
+  enum class Kind : uint8_t { kSave, kLoad };
+  Kind kind = Kind::kSave;
+  PageId page = 0;
+  PageEntry place;
+  PageContent content;  // lossy and checksum of a load: what its end has found
+};
+
+// `ok`: the store has the page, or its bytes are in the place. Otherwise nothing is lost: the page
+// stays where it is, or is computed again.
+struct FinishedTransfer {
+  PageTransfer transfer;
+  bool ok = false;
+};
+
+// What a store says that it has. Called by the engine thread for each page of each prompt that is
+// admitted: it may not wait.
+class PageFinder {
+ public:
+  struct Info {
+    Tier tier = Tier::kHot;
+    bool lossy = false;
+  };
+
+  virtual ~PageFinder() = default;
+  virtual std::optional<Info> Find(const ContentHash& hash) const = 0;
+};
+
+}  // namespace thermocline
