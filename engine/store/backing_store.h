@@ -45,7 +45,7 @@ class BackingStore {
   // half written and finds all whole pages of this identity. Folders of other identities keep half
   // of disk_bytes at most, newest first, which is taken off this one's.
   // kFailedPrecondition: another process has the directory. kInvalidArgument: there is a directory
-  // and not room for one page in memory and on disk. `io` must outlive the store.
+  // but no room for one page in memory and two on disk. `io` must outlive the store.
   static Result<std::unique_ptr<BackingStore>> Create(Config config, FileIo& io);
   BackingStore(const BackingStore&) = delete;
   BackingStore& operator=(const BackingStore&) = delete;
@@ -101,26 +101,29 @@ class BackingStore {
   uint64_t hash_key() const { return hash_key_; }
 
  private:
-  BackingStore(Config config, FileIo& io);
+  BackingStore(Config config, std::optional<PageDirectory> directory);
 
+  // Until the writer has done one more job; false when it has none.
+  bool WaitForWriter(std::unique_lock<std::mutex>& lock);
+
+  // On the writer's thread. They hold the lock but for their I/O.
   void WriteLoop(const std::stop_token& stop);
-  // One job of the writer, without the lock while it does I/O.
   void Settle(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
   void WritePage(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
   Status MakeDiskRoom(std::unique_lock<std::mutex>& lock, const ContentHash& hash, uint64_t bytes);
   Status RemoveFile(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
-  Result<StoredPage> ReadPage(std::unique_lock<std::mutex>& lock, const ContentHash& hash,
-                              uint64_t generation);
   void NoteError(const Status& error);
 
   const Config config_;
-  uint64_t hash_key_;
   std::optional<PageDirectory> directory_;  // nothing: memory only
-  mutable std::mutex mutex_;                // guards all below
-  std::condition_variable_any work_;        // for the writer: a job is queued
-  std::condition_variable_any progress_;    // from the writer: a job ended
+  const uint64_t hash_key_;
+  const uint64_t max_disk_bytes_;
+  mutable std::mutex mutex_;              // guards all below but writer_
+  std::condition_variable_any work_;      // for the writer: something is queued
+  std::condition_variable_any progress_;  // from the writer: a job ended
   PageIndex index_;
-  Usage counts_;
+  Usage counts_;  // those that index_ does not know
+  bool settling_ = false;
   uint64_t num_jobs_done_ = 0;
   std::jthread writer_;  // last: it uses all above
 };

@@ -15,8 +15,8 @@ namespace thermocline {
 // The files of a BackingStore, locked for as long as this lives:
 //   lock, hash.key
 //   <identity>/<first 2 digits of the hash>/<other 30>.page
-// No name holds anything but hex digits of digests. Read may be called on any thread, all else on
-// one at a time.
+// No name holds anything but hex digits of digests. Read and Touch may be called on any thread, all
+// else on one at a time.
 class PageDirectory {
  public:
   struct File {
@@ -39,9 +39,12 @@ class PageDirectory {
   const Found& found() const { return found_; }
   uint64_t hash_key() const { return hash_key_; }
 
+  // After an error there is no file of this hash.
   Status Write(const ContentHash& hash, const StoredPage& page);
-  // Errors of ReadFile and DecodePage. Marks the file as just used.
+  // Errors of FileIo::ReadFile and DecodePage.
   Result<StoredPage> Read(const ContentHash& hash) const;
+  // Just used, for the order of found().
+  void Touch(const ContentHash& hash) const;
   Status Remove(const ContentHash& hash);
 
  private:
@@ -50,7 +53,8 @@ class PageDirectory {
   Status ReadHashKey(uint64_t fresh_key);
   Status RemoveAllIdentities();
   Status ScanIdentity();
-  void ScanFolder(const std::string& digits, const std::vector<FileIo::Entry>& entries);
+  Status ScanFolder(const std::string& digits);
+  Result<PageHead> ReadPageHead(const std::string& path, uint64_t file_bytes);
   Status BoundOthers(uint64_t max_bytes);
   std::string FolderOf(const ContentHash& hash) const;
   std::string PathOf(const ContentHash& hash) const;

@@ -48,16 +48,17 @@ class PageIndex {
   void AddFile(const PageHead& head, uint64_t bytes);
   // Forgets the page. Its file, if there may be one, is queued.
   void Erase(const ContentHash& hash);
-  // Most recently used now; `hit`: passed over once by TakeVictim.
+  // Most recently used now. `hit`: and passed over once when a page is to be erased.
   void Use(const ContentHash& hash, bool hit);
-  void SetPinned(const ContentHash& hash, bool pinned);
+  void SetPinned(const ContentHash& hash, bool pinned);  // counted
 
-  // Lets the least valuable page leave memory: a clean one stays on disk, an unwritten one that
-  // nobody pins is erased. Nothing when there is none such.
+  // Makes room in memory: the least recently used clean page leaves it and stays on disk; when
+  // there is none, the least valuable unwritten page without pins is erased.
   enum class Freed : uint8_t { kNothing, kCopy, kPage };
   Freed FreeMemory();
-  // Erases the least valuable clean page that is not pinned, from memory too, and returns its hash.
-  std::optional<ContentHash> EvictFile();
+  // Erases the least valuable page on disk without pins and returns its hash. Its file is left to
+  // the caller.
+  std::optional<ContentHash> EvictFromDisk();
 
   // The next hash to settle; it is no longer queued.
   std::optional<ContentHash> TakeQueued();
@@ -68,7 +69,7 @@ class PageIndex {
   uint64_t file_bytes(const ContentHash& hash) const;
   // Makes all unwritten pages pending again.
   void RequeueUnwritten();
-  bool AllClean() const;
+  bool HasUnwritten() const;
 
   size_t num_pages() const { return pages_.size(); }
   size_t num_memory_pages() const { return num_memory_pages_; }
@@ -80,29 +81,33 @@ class PageIndex {
 
  private:
   using HashList = std::list<ContentHash>;  // least recently used first
+  // Where in at most one list a page is.
+  struct Place {
+    HashList* list = nullptr;
+    HashList::iterator position;
+  };
   struct Entry : Page {
     bool hit = false;
-    bool in_memory_order = false;
-    bool in_disk_order = false;
-    HashList::iterator memory_place;
-    HashList::iterator disk_place;
+    Place in_memory;  // clean_ or unwritten_
+    Place on_device;  // evictable_
   };
   using Entries = std::unordered_map<ContentHash, Entry, HashOfContentHash>;
 
   void Queue(const ContentHash& hash);
   void DropContent(Entry& entry);
-  void Remove(Entries::iterator place);
-  // Puts the page into the orders it belongs to, at their recent ends if it was not there.
-  void Order(const ContentHash& hash, Entry& entry);
-  void Leave(Entry& entry);
-  bool IsPinned(const ContentHash& hash) const { return pins_.contains(hash); }
+  void Remove(Entries::iterator entry);
+  // Puts the page into the lists it belongs to, at the recent end of one it comes to.
+  void Sort(const ContentHash& hash, Entry& entry);
+  // The first of a list that was not hit; those before it have lost their mark and become last.
+  Entries::iterator TakeVictim(HashList& list);
 
   const bool has_files_;
   Entries pages_;
   std::unordered_map<ContentHash, uint32_t, HashOfContentHash> pins_;   // never 0
-  std::unordered_map<ContentHash, uint64_t, HashOfContentHash> files_;  // bytes
-  HashList memory_order_;  // pages that FreeMemory may take
-  HashList disk_order_;    // pages that EvictFile may take
+  std::unordered_map<ContentHash, uint64_t, HashOfContentHash> files_;  // bytes, never 0
+  HashList clean_;      // in memory and in their files
+  HashList unwritten_;  // without pins
+  HashList evictable_;  // in their files, without pins
   std::deque<ContentHash> queue_;
   std::unordered_set<ContentHash, HashOfContentHash> queued_;  // as queue_
   uint64_t next_generation_ = 1;

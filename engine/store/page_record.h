@@ -40,7 +40,7 @@ struct PageLimits {
 // One page as one run of bytes, which docs/store_format.md shows: a head of kPageHeadBytes, tenant,
 // tokens, the page's bytes, and XXH3 (128 bits) of all that. `identity` names the model file, the
 // formats of its pages and the seed of their rotation: pages of another identity mean nothing here.
-inline constexpr size_t kPageHeadBytes = 112;
+inline constexpr size_t kPageHeadBytes = 96;
 
 // kInvalidArgument: the page is not within `limits`.
 Status CheckPage(const StoredPage& page, const PageLimits& limits);

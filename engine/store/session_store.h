@@ -41,9 +41,10 @@ class SessionStore {
   SessionStore(const SessionStore&) = delete;
   SessionStore& operator=(const SessionStore&) = delete;
 
-  // On the device when this returns. Replaces the session of this tenant and id; after an error
-  // that one is still there. kInvalidArgument: not within the limits. kResourceExhausted: the
-  // tenant, or the server, has as many sessions as it may, or the disk is full.
+  // On the device when this returns. Replaces the session of this tenant and id; after an error the
+  // old one is there, or the new one if the device failed late. kInvalidArgument: not within the
+  // limits. kResourceExhausted: the tenant, or the server, has as many sessions as it may, or the
+  // disk is full.
   Status Save(const SavedSession& session);
   // kNotFound. kDataLoss once when the file turns out damaged, which drops it.
   Result<SavedSession> Load(std::string_view tenant, std::string_view id);
@@ -68,6 +69,7 @@ class SessionStore {
                const SessionLimits& limits)
       : folder_(std::move(folder)), identity_(identity), io_(io), limits_(limits) {}
   Status Scan();
+  Result<SavedSession> ReadSession(const std::string& path) const;
   Status CheckRoom(const Key& key) const;
   std::string PathOf(std::string_view tenant, std::string_view id) const;
 

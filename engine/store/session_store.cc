@@ -1,0 +1,194 @@
+#include "engine/store/session_store.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/store/record.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::string_view kSessionSuffix = ".session";
+
+SavedSessionInfo InfoOf(const SavedSession& session) {
+  return {.tenant = session.tenant,
+          .id = session.id,
+          .num_tokens = session.tokens.size(),
+          .pages = session.pages,
+          .saved_at_unix = session.saved_at_unix,
+          .bytes = session.bytes};
+}
+
+Status NoSession(std::string_view id) { return NotFound("there is no session {}", id); }
+
+}  // namespace
+
+Result<std::unique_ptr<SessionStore>> SessionStore::Create(const std::string& directory,
+                                                           const ContentHash& identity, FileIo& io,
+                                                           const SessionLimits& limits) {
+  const std::string root = directory + "/sessions";
+  const std::string folder = directory.empty() ? "" : root + "/" + HexDigits(identity);
+  std::unique_ptr<SessionStore> store(new SessionStore(folder, identity, io, limits));
+  if (directory.empty()) {
+    return store;
+  }
+  RETURN_IF_ERROR(io.MakeDirectories(folder));
+  Result<std::unique_ptr<FileLock>> lock = io.Lock(root + "/lock");
+  if (!lock.ok()) {
+    return lock.status();
+  }
+  store->lock_ = std::move(*lock);
+  RETURN_IF_ERROR(store->Scan());
+  return store;
+}
+
+Status SessionStore::Scan() {
+  const Result<std::vector<FileIo::Entry>> entries = io_.List(folder_);
+  if (!entries.ok()) {
+    return entries.status();
+  }
+  for (const FileIo::Entry& entry : *entries) {
+    const std::string path = folder_ + "/" + entry.name;
+    if (!entry.is_directory && entry.name.ends_with(kTemporarySuffix)) {
+      RETURN_IF_ERROR(io_.Remove(path));
+    }
+    if (entry.is_directory || !entry.name.ends_with(kSessionSuffix)) {
+      continue;
+    }
+    const Result<SavedSession> session = ReadSession(path);
+    if (session.ok() && PathOf(session->tenant, session->id) == path) {
+      sessions_[{session->tenant, session->id}] = {.info = InfoOf(*session)};
+    } else {
+      ++num_unreadable_;
+    }
+  }
+  return {};
+}
+
+Result<SavedSession> SessionStore::ReadSession(const std::string& path) const {
+  const Result<std::vector<std::byte>> record = io_.ReadFile(path, MaxSessionRecordBytes(limits_));
+  if (!record.ok()) {
+    return record.status();
+  }
+  return DecodeSession(identity_, *record, limits_);
+}
+
+Status SessionStore::Save(const SavedSession& session) {
+  RETURN_IF_ERROR(CheckSession(session, limits_));
+  const std::scoped_lock lock(mutex_);
+  const Key key{session.tenant, session.id};
+  RETURN_IF_ERROR(CheckRoom(key));
+  Kept kept{.info = InfoOf(session)};
+  if (folder_.empty()) {
+    kept.tokens = session.tokens;
+  } else {
+    RETURN_IF_ERROR(
+        WriteWholeFile(io_, PathOf(session.tenant, session.id), EncodeSession(identity_, session)));
+  }
+  sessions_[key] = std::move(kept);
+  return {};
+}
+
+Status SessionStore::CheckRoom(const Key& key) const {
+  if (sessions_.contains(key)) {
+    return {};
+  }
+  if (sessions_.size() >= limits_.max_sessions) {
+    return ResourceExhausted("{} sessions are saved, as many as may be", sessions_.size());
+  }
+  const auto num_own = std::count_if(sessions_.begin(), sessions_.end(), [&key](const auto& kept) {
+    return kept.first.first == key.first;
+  });
+  if (static_cast<size_t>(num_own) >= limits_.max_sessions_per_tenant) {
+    return ResourceExhausted("the tenant has {} sessions, as many as it may", num_own);
+  }
+  return {};
+}
+
+Result<SavedSession> SessionStore::Load(std::string_view tenant, std::string_view id) {
+  const std::scoped_lock lock(mutex_);
+  const auto kept = sessions_.find(Key(tenant, id));
+  if (kept == sessions_.end()) {
+    return NoSession(id);
+  }
+  if (folder_.empty()) {
+    const SavedSessionInfo& info = kept->second.info;
+    return SavedSession{.tenant = info.tenant,
+                        .id = info.id,
+                        .tokens = kept->second.tokens,
+                        .pages = info.pages,
+                        .saved_at_unix = info.saved_at_unix,
+                        .bytes = info.bytes};
+  }
+  const std::string path = PathOf(tenant, id);
+  Result<SavedSession> session = ReadSession(path);
+  if (session.ok() && session->tenant == tenant && session->id == id) {
+    return session;
+  }
+  if (!session.ok() && session.status().code() == StatusCode::kUnavailable) {
+    return session;
+  }
+  sessions_.erase(kept);
+  (void)io_.Remove(path);  // else it is found unreadable at the next start
+  return DataLoss("session {} is damaged: {}", id,
+                  session.ok() ? "it is another one" : session.status().message());
+}
+
+Status SessionStore::Remove(std::string_view tenant, std::string_view id) {
+  const std::scoped_lock lock(mutex_);
+  const auto kept = sessions_.find(Key(tenant, id));
+  if (kept == sessions_.end()) {
+    return NoSession(id);
+  }
+  if (!folder_.empty()) {
+    RETURN_IF_ERROR(io_.Remove(PathOf(tenant, id)));
+    RETURN_IF_ERROR(io_.SyncDirectory(folder_));
+  }
+  sessions_.erase(kept);
+  return {};
+}
+
+std::vector<SavedSessionInfo> SessionStore::List(std::string_view tenant) const {
+  std::vector<SavedSessionInfo> found;
+  {
+    const std::scoped_lock lock(mutex_);
+    for (auto kept = sessions_.lower_bound(Key(tenant, ""));
+         kept != sessions_.end() && kept->first.first == tenant; ++kept) {
+      found.push_back(kept->second.info);
+    }
+  }
+  std::stable_sort(found.begin(), found.end(),
+                   [](const SavedSessionInfo& a, const SavedSessionInfo& b) {
+                     return a.saved_at_unix > b.saved_at_unix;
+                   });
+  return found;
+}
+
+std::vector<SavedSessionInfo> SessionStore::all() const {
+  const std::scoped_lock lock(mutex_);
+  std::vector<SavedSessionInfo> found;
+  found.reserve(sessions_.size());
+  for (const auto& [key, kept] : sessions_) {
+    found.push_back(kept.info);
+  }
+  return found;
+}
+
+// No part of a name that came from outside is ever part of a path.
+std::string SessionStore::PathOf(std::string_view tenant, std::string_view id) const {
+  std::vector<std::byte> named;
+  for (size_t i = 0; i < sizeof(uint32_t); ++i) {
+    named.push_back(static_cast<std::byte>(tenant.size() >> (8 * i) & 0xff));
+  }
+  for (const std::string_view part : {tenant, id}) {
+    const std::span<const std::byte> bytes = std::as_bytes(std::span(part));
+    named.insert(named.end(), bytes.begin(), bytes.end());
+  }
+  const XXH128_hash_t hash = XXH3_128bits(named.data(), named.size());
+  return folder_ + "/" + HexDigits({.low = hash.low64, .high = hash.high64}) +
+         std::string(kSessionSuffix);
+}
+
+}  // namespace thermocline
