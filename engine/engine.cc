@@ -4,6 +4,8 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <span>
+#include <string>
 #include <thread>
 #include <utility>
 #include <variant>
@@ -16,18 +18,70 @@
 
 namespace thermocline {
 
+namespace {
+
+// Of the request that brings a session's pages back.
+class RestoreSink : public OutputSink {
+ public:
+  RestoreSink(SessionInfo info, SessionCallback callback)
+      : info_(std::move(info)), callback_(std::move(callback)) {}
+  void OnDelta(OutputDelta /*delta*/) override {}
+  void OnDone(const Status& status, const Usage& usage) override {
+    info_.num_restored_tokens = static_cast<uint64_t>(usage.cached_prompt_tokens);
+    callback_(status.ok() ? Result<SessionInfo>(std::move(info_)) : status);
+  }
+
+ private:
+  SessionInfo info_;
+  SessionCallback callback_;
+};
+
+// Why a call on sessions cannot even begin.
+Status CheckSessionCall(const EngineParts& parts, const std::string& id) {
+  if (parts.sessions == nullptr) {
+    return {StatusCode::kUnimplemented,
+            "sessions are not kept: start with --kv-store-dir or --kv-store-memory-bytes"};
+  }
+  if (!ValidSessionId(id)) {
+    return InvalidArgument(
+        "a session's id is 1 to 128 letters, digits, dots, underscores and dashes");
+  }
+  return {};
+}
+
+}  // namespace
+
 // The queue in front of an EngineCore and the thread that empties it.
 class Engine::Loop {
  public:
+  struct SaveCommand {
+    std::string tenant;
+    std::string id;
+    SessionCallback callback;
+  };
+
   explicit Loop(EngineParts parts)
       : parts_(std::move(parts)),
-        core_(parts_.scheduler, *parts_.pool, *parts_.runner, *parts_.tokenizer),
+        core_(parts_.scheduler, *parts_.pool, *parts_.runner, *parts_.tokenizer,
+              parts_.page_io.get()),
         stats_(core_.stats()),
-        thread_([this](const std::stop_token& stop) { Run(stop); }) {}
+        thread_([this](const std::stop_token& stop) { Run(stop); }) {
+    if (parts_.page_io != nullptr) {
+      parts_.page_io->set_on_end([this] {
+        const std::lock_guard lock(mutex_);
+        wake_.notify_one();
+      });
+    }
+  }
 
+  // The threads that call back end before what they call.
   ~Loop() {
     thread_.request_stop();
     wake_.notify_all();
+    thread_.join();
+    if (parts_.page_io != nullptr) {
+      parts_.page_io->Stop();
+    }
   }
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
@@ -75,6 +129,12 @@ class Engine::Loop {
     wake_.notify_one();
   }
 
+  void SaveSession(SaveCommand command) {
+    const std::lock_guard lock(mutex_);
+    commands_.emplace_back(std::move(command));
+    wake_.notify_one();
+  }
+
   void StopAccepting() {
     const std::lock_guard lock(mutex_);
     accepting_ = false;
@@ -98,7 +158,8 @@ class Engine::Loop {
     std::shared_ptr<const Request> request;
     std::unique_ptr<OutputSink> sink;
   };
-  using Command = std::variant<Submission, RequestId, KvCallback>;  // RequestId: cancel
+  using Command =
+      std::variant<Submission, RequestId, KvCallback, SaveCommand>;  // RequestId: cancel
 
   void Run(const std::stop_token& stop) {
     while (TakeCommands(stop)) {
@@ -107,6 +168,8 @@ class Engine::Loop {
           core_.Add(submission->request, std::move(submission->sink));
         } else if (auto* callback = std::get_if<KvCallback>(&command)) {
           kv_callbacks_.push_back(std::move(*callback));
+        } else if (auto* save = std::get_if<SaveCommand>(&command)) {
+          StartSave(std::move(*save));
         } else {
           core_.Cancel(std::get<RequestId>(command));
         }
@@ -120,8 +183,35 @@ class Engine::Loop {
       }
       PublishAndDeliver();
     }
+    {
+      const std::lock_guard lock(mutex_);
+      accepting_ = false;  // nobody is there to take what comes now
+    }
     core_.FailAll({StatusCode::kCancelled, "the engine is shutting down"});
     PublishAndDeliver();
+    core_.SaveCachedPages();
+    if (parts_.store != nullptr) {
+      // What could not be written is counted by the store, and computed again next time.
+      (void)parts_.store->pages->Flush();
+    }
+  }
+
+  // The pages are copied by the thread that then writes them down, in this order.
+  void StartSave(SaveCommand command) {
+    const std::vector<TokenId>* tokens = core_.FindSession(command.tenant, command.id);
+    if (tokens == nullptr) {
+      command.callback(NotFound("there is no session `{}`: no request has named it", command.id));
+      return;
+    }
+    // The last token has no K and V yet.
+    std::vector<ContentHash> pages =
+        core_.SavePrefix(command.tenant, std::span(*tokens).first(tokens->size() - 1));
+    parts_.page_io->Post(
+        PageTransfer::Kind::kSave,
+        [this, command = std::move(command), tokens = *tokens, pages = std::move(pages)]() mutable {
+          command.callback(parts_.sessions->Save(command.tenant, command.id, std::move(tokens),
+                                                 std::move(pages)));
+        });
   }
 
   // Waits for something to do; false when the engine is to stop.
@@ -139,6 +229,8 @@ class Engine::Loop {
         core_.Add(submission->request, std::move(submission->sink));
       } else if (auto* callback = std::get_if<KvCallback>(&command)) {
         kv_callbacks_.push_back(std::move(*callback));
+      } else if (auto* save = std::get_if<SaveCommand>(&command)) {
+        StartSave(std::move(*save));
       }
     }
     return false;
@@ -213,6 +305,68 @@ bool Engine::idle() const { return loop_->idle(); }
 bool Engine::healthy() const { return loop_->healthy(); }
 EngineStats Engine::stats() const { return loop_->stats(); }
 void Engine::QueryKv(KvCallback callback) { loop_->QueryKv(std::move(callback)); }
+void Engine::SaveSession(std::string tenant, std::string id, SessionCallback callback) {
+  if (Status status = CheckSessionCall(loop_->parts(), id); !status.ok()) {
+    callback(std::move(status));
+    return;
+  }
+  loop_->SaveSession({std::move(tenant), std::move(id), std::move(callback)});
+}
+
+void Engine::RestoreSession(std::string tenant, std::string id, SessionCallback callback) {
+  const EngineParts& parts = loop_->parts();
+  if (Status status = CheckSessionCall(parts, id); !status.ok()) {
+    callback(std::move(status));
+    return;
+  }
+  parts.page_io->Post(PageTransfer::Kind::kLoad, [this, tenant, id, callback] {
+    Result<SavedSession> session = loop_->parts().sessions->Load(tenant, id);
+    if (!session.ok()) {
+      callback(session.status());
+      return;
+    }
+    SessionInfo info{
+        .id = id,
+        .num_tokens = session->tokens.size(),
+        .num_saved_tokens = session->pages.size() *
+                            static_cast<uint64_t>(loop_->parts().pool->layout().page_tokens),
+        .bytes = session->bytes,
+        .saved_at_unix = session->saved_at_unix};
+    Request request{.tenant = tenant,
+                    .session_id = id,
+                    .prompt = std::move(session->tokens),
+                    .prefetch_only = true};
+    request.stop.max_tokens = 0;
+    const Result<RequestId> submitted =
+        loop_->Submit(std::move(request), std::make_unique<RestoreSink>(std::move(info), callback));
+    if (!submitted.ok()) {
+      callback(submitted.status());
+    }
+  });
+}
+
+void Engine::DeleteSession(std::string tenant, std::string id, SessionCallback callback) {
+  const EngineParts& parts = loop_->parts();
+  if (Status status = CheckSessionCall(parts, id); !status.ok()) {
+    callback(std::move(status));
+    return;
+  }
+  parts.page_io->Post(
+      PageTransfer::Kind::kSave,
+      [&parts, tenant = std::move(tenant), id = std::move(id), callback = std::move(callback)] {
+        callback(parts.sessions->Delete(tenant, id));
+      });
+}
+
+void Engine::ListSessions(std::string tenant, SessionListCallback callback) {
+  const EngineParts& parts = loop_->parts();
+  if (Status status = CheckSessionCall(parts, "any"); !status.ok()) {
+    callback(std::move(status));
+    return;
+  }
+  callback(parts.sessions->List(tenant));
+}
+
 const MemoryBudget& Engine::budget() const { return loop_->parts().budget; }
 const Tokenizer& Engine::tokenizer() const { return *loop_->parts().tokenizer; }
 const ChatTemplate& Engine::chat_template() const { return *loop_->parts().chat_template; }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "engine/engine_config.h"
+#include "engine/kv_sessions.h"
 #include "engine/runner.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
@@ -55,6 +56,7 @@ struct EngineStats {
   uint64_t generated_tokens = 0;
   uint64_t prefix_query_tokens = 0;
   uint64_t prefix_hit_tokens = 0;
+  uint64_t restored_tokens = 0;  // of these, whose pages came from the store outside the arena
   std::array<uint64_t, kNumTiers> tier_pages{};  // pages in use or cached
   std::array<uint64_t, kNumTiers> tier_bytes{};
   std::array<uint64_t, kNumTiers> tier_page_bytes{};  // of one page; 0: the tier is not to be had
@@ -66,6 +68,8 @@ struct EngineStats {
   double move_seconds = 0;  // that copying pages has taken
   double step_seconds = 0;  // that steps have taken
   TierStats tiers;
+  bool has_store = false;
+  BackingStore::Usage store;  // of pages outside the arena
 };
 
 // Where the memory goes; printed at start.
@@ -112,6 +116,16 @@ class Engine {
   EngineStats stats() const;
   // `callback` gets the pages as they are after the step that runs, or now if none does.
   void QueryKv(KvCallback callback);
+
+  // The conversations that clients have named (Request::session_id), kept beyond idleness and
+  // restart. Save keeps the tokens and full pages of its latest request; Restore brings the pages
+  // back into the arena, so that the next request that begins alike starts at once. Errors, to the
+  // callback: kUnimplemented where pages are not kept (EngineConfig::kv_store_dir), kNotFound,
+  // kInvalidArgument for an id that ValidSessionId refuses, what the store says.
+  void SaveSession(std::string tenant, std::string id, SessionCallback callback);
+  void RestoreSession(std::string tenant, std::string id, SessionCallback callback);
+  void DeleteSession(std::string tenant, std::string id, SessionCallback callback);
+  void ListSessions(std::string tenant, SessionListCallback callback);
 
   const MemoryBudget& budget() const;
   const Tokenizer& tokenizer() const;

@@ -32,6 +32,11 @@ Status ValidateEngineConfig(const EngineConfig& config) {
         "--kv-budget is 0, but --kv-policy streaming, h2o and snapkv need one: what part of the "
         "tokens to keep, above 0 and at most 1");
   }
+  if (HasKvStore(config) && (Evicts(config.kv_policy) || !config.enable_prefix_caching)) {
+    return InvalidArgument(
+        "--kv-store-dir and --kv-store-memory-bytes keep pages of the prefix cache: they need one, "
+        "and a --kv-policy that evicts no tokens");
+  }
   if (config.block_size != 64) {
     return InvalidArgument("--block-size is {}, but only 64 is supported", config.block_size);
   }

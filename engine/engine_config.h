@@ -23,9 +23,14 @@ struct EngineConfig {
   bool enable_prefix_caching = true;
   KvPolicy kv_policy = KvPolicy::kAdaptive;
   KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
-  double kv_budget = 0;         // see TierConfig::budget; where tokens are evicted, NumKeptTokens
-  int num_threads = 0;          // 0: the cores this process may use
-  std::string calibration_dir;  // where calibrations are kept; empty: nowhere
+  double kv_budget = 0;  // see TierConfig::budget; where tokens are evicted, NumKeptTokens
+  // Where pages that left the arena are kept, and outlive the process; empty: in memory alone. With
+  // neither directory nor memory they are not kept.
+  std::string kv_store_dir;
+  uint64_t kv_store_memory_bytes = 0;                // with a directory at least kMinStoreMemory
+  uint64_t kv_store_disk_bytes = uint64_t{8} << 30;  // of files in the directory
+  int num_threads = 0;                               // 0: the cores this process may use
+  std::string calibration_dir;                       // where calibrations are kept; empty: nowhere
   bool calibrate_every_layer = false;  // see Calibrate; a kept one without that is not enough
   bool calibrate_afresh = false;       // whatever is kept
   std::string chat_template;           // Jinja source; empty: the model's own
@@ -33,6 +38,10 @@ struct EngineConfig {
   // Called on the loading thread with a phase's name and a fraction in [0, 1].
   std::function<void(std::string_view phase, double fraction)> on_progress;
 };
+
+constexpr bool HasKvStore(const EngineConfig& config) {
+  return !config.kv_store_dir.empty() || config.kv_store_memory_bytes > 0;
+}
 
 // Whether the values make sense, whatever the model. kInvalidArgument names the option.
 Status ValidateEngineConfig(const EngineConfig& config);

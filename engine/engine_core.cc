@@ -30,12 +30,13 @@ bool IsFinished(const ChoiceOutput& choice) { return choice.finished(); }
 }  // namespace
 
 EngineCore::EngineCore(const SchedulerConfig& config, PagePool& pool, Runner& runner,
-                       const Tokenizer& tokenizer)
+                       const Tokenizer& tokenizer, PageIo* io)
     : pool_(pool),
       runner_(runner),
       tokenizer_(tokenizer),
+      io_(io),
       max_model_len_(config.max_model_len),
-      scheduler_(WithoutQueueBound(config), pool) {}
+      scheduler_(WithoutQueueBound(config), pool, io) {}
 
 void EngineCore::Add(const std::shared_ptr<const Request>& request,
                      std::unique_ptr<OutputSink> sink) {
@@ -64,6 +65,10 @@ void EngineCore::FailAll(const Status& status) {
 }
 
 void EngineCore::End(ActiveRequests::iterator it, Status status) {
+  const Request& request = *it->second.request;
+  if (status.ok() && !request.session_id.empty()) {
+    sessions_.Note(request.tenant, request.session_id, std::move(it->second.session_tokens));
+  }
   scheduler_.Cancel(it->first);
   num_admitted_ += it->second.admitted ? 0 : 1;
   stalled_ = false;
@@ -72,11 +77,19 @@ void EngineCore::End(ActiveRequests::iterator it, Status status) {
 }
 
 Status EngineCore::Step() {
+  EndTransfers(/*wait=*/false);
+  if (!can_run()) {
+    StartTransfers();
+    EndMoves(/*wait=*/true);
+    return {};
+  }
   MovePages();
   const StepPlan plan = scheduler_.Schedule();
+  StartTransfers();
+  const bool any_ended = EndPrefetched();
   if (plan.sequences.empty()) {
-    // What moves may make the room that the next sequence waits for.
-    stalled_ = num_moving_ == 0;
+    // What moves, or has ended, may make the room that the next sequence waits for.
+    stalled_ = num_moving_ == 0 && !any_ended;
     EndMoves(/*wait=*/true);
     return {};
   }
@@ -115,6 +128,9 @@ Status EngineCore::Step() {
       continue;  // failed with another choice of it, in this very step
     }
     NoteHeld(it->second, ended, *run);
+    if (ended.sequence->choice == 0 && !it->second.request->session_id.empty()) {
+      it->second.session_tokens = ended.sequence->tokens;
+    }
     scheduler_.Finish(ended.id, ended.sequence->choice);
     if (std::all_of(it->second.choices.begin(), it->second.choices.end(), IsFinished)) {
       End(it, {});
@@ -150,6 +166,55 @@ void EngineCore::EndMoves(bool wait) {
   }
 }
 
+void EngineCore::StartTransfers() {
+  if (io_ != nullptr) {
+    io_->Start(scheduler_.TakeTransfers());
+  }
+}
+
+void EngineCore::EndTransfers(bool wait) {
+  if (io_ == nullptr) {
+    return;
+  }
+  const std::vector<FinishedTransfer> finished = io_->TakeFinished(wait);
+  if (!finished.empty()) {
+    stalled_ = false;
+    scheduler_.EndTransfers(finished);
+  }
+}
+
+bool EngineCore::EndPrefetched() {
+  const std::vector<const Sequence*> sequences = scheduler_.PrefetchedSequences();
+  for (const Sequence* sequence : sequences) {
+    const auto it = active_.find(sequence->request->id);
+    NoteAdmitted(it->second, *sequence);
+    it->second.session_tokens = sequence->tokens;
+    End(it, {});
+  }
+  return !sequences.empty();
+}
+
+std::vector<ContentHash> EngineCore::SavePrefix(const std::string& tenant,
+                                                std::span<const TokenId> tokens) {
+  CHECK(io_ != nullptr);
+  EndMoves(/*wait=*/true);
+  SavedPrefix prefix = scheduler_.SavePrefix(tenant, tokens);
+  io_->Start(std::move(prefix.transfers));
+  return std::move(prefix.pages);
+}
+
+void EngineCore::SaveCachedPages() {
+  if (io_ == nullptr) {
+    return;
+  }
+  EndMoves(/*wait=*/true);
+  scheduler_.SaveCachedPages();
+  while (scheduler_.has_transfers()) {
+    StartTransfers();
+    EndTransfers(/*wait=*/true);
+  }
+}
+
 void EngineCore::MovePages() {
   EndMoves(/*wait=*/false);
   for (int round = 0; round < kMaxMoveRounds; ++round) {
@@ -169,6 +234,7 @@ void EngineCore::NoteAdmitted(ActiveRequest& active, const Sequence& sequence) {
   }
   active.admitted = true;
   active.num_cached = sequence.num_cached;
+  active.num_restored = sequence.num_restored;
   ++num_admitted_;
   prompt_tokens_ += static_cast<uint64_t>(sequence.num_prompt());
 }
@@ -218,6 +284,7 @@ void EngineCore::Deliver() {
     deliver_deltas(ended.active);
     Usage usage{.prompt_tokens = static_cast<int>(ended.active.request->prompt.size()),
                 .cached_prompt_tokens = ended.active.num_cached,
+                .restored_prompt_tokens = ended.active.num_restored,
                 .tier_tokens = ended.active.tier_tokens,
                 .reused_lossy = ended.active.reused_lossy,
                 .kv_bytes_held = ended.active.kv_bytes_held};
@@ -243,6 +310,7 @@ EngineStats EngineCore::stats() const {
                     .generated_tokens = generated_tokens_,
                     .prefix_query_tokens = scheduler.prefix_query_tokens,
                     .prefix_hit_tokens = scheduler.prefix_hit_tokens,
+                    .restored_tokens = scheduler.restored_tokens,
                     .arena_bytes = uint64_t{pool_.arena().num_units()} * kArenaUnitBytes,
                     .arena_free_bytes = pool_.arena().bytes_free(),
                     .num_superblocks = pool_.arena().num_superblocks(),
@@ -250,7 +318,11 @@ EngineStats EngineCore::stats() const {
                     .num_moving = pool_.num_moving(),
                     .move_seconds = runner_.move_seconds(),
                     .step_seconds = total_step_seconds_,
-                    .tiers = scheduler_.tiers().stats()};
+                    .tiers = scheduler_.tiers().stats(),
+                    .has_store = io_ != nullptr};
+  if (io_ != nullptr) {
+    stats.store = io_->store().usage();
+  }
   for (size_t tier = 0; tier < kNumTiers; ++tier) {
     stats.tier_pages[tier] = pool_.arena().num_used(static_cast<Tier>(tier));
     stats.tier_bytes[tier] = pool_.arena().bytes_used(static_cast<Tier>(tier));

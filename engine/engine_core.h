@@ -4,13 +4,17 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "engine/engine.h"
 #include "engine/kv_snapshot.h"
 #include "engine/output.h"
+#include "engine/page_io.h"
 #include "engine/runner.h"
+#include "engine/session_table.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
 #include "scheduler/page_pool.h"
@@ -25,9 +29,9 @@ namespace thermocline {
 // a request has ended finds stats() that already agree.
 class EngineCore {
  public:
-  // All outlive it.
+  // All outlive it. `io`: between the arena and the store outside it; null: there is none.
   EngineCore(const SchedulerConfig& config, PagePool& pool, Runner& runner,
-             const Tokenizer& tokenizer);
+             const Tokenizer& tokenizer, PageIo* io = nullptr);
 
   // What the scheduler refuses ends with its error.
   void Add(const std::shared_ptr<const Request>& request, std::unique_ptr<OutputSink> sink);
@@ -37,8 +41,22 @@ class EngineCore {
   void FailAll(const Status& status);
   void Deliver();
 
-  // False while nothing runs and nothing can: until the next Add or Cancel, Step would do nothing.
-  bool has_work() const { return (scheduler_.has_work() && !stalled_) || num_moving_ > 0; }
+  // False while nothing runs and nothing can: until the next Add or Cancel, or until a transfer
+  // ends, Step would do nothing.
+  bool has_work() const {
+    return can_run() || num_moving_ > 0 ||
+           (io_ != nullptr && (io_->has_finished() || scheduler_.has_transfers_to_take()));
+  }
+  // The conversation of this name: the tokens of its latest request that ended well. Null: there
+  // has been none since the start, or it is long ago.
+  const std::vector<TokenId>* FindSession(const std::string& tenant, const std::string& id) const {
+    return sessions_.Find(tenant, id);
+  }
+  // Starts saving its pages; their names. Needs a store.
+  std::vector<ContentHash> SavePrefix(const std::string& tenant, std::span<const TokenId> tokens);
+  // Waits until every cached page has been saved, as far as the store takes it; without a store
+  // nothing happens. For when nothing runs any more.
+  void SaveCachedPages();
   EngineStats stats() const;
   // As stats(), page by page.
   KvSnapshot TakeSnapshot() const;
@@ -56,6 +74,8 @@ class EngineCore {
     std::vector<ChoiceOutput> choices;
     std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., as far as computed
     int num_cached = 0;                          // prompt tokens of the first choice
+    int num_restored = 0;                        // of these
+    std::vector<TokenId> session_tokens;         // of choice 0, once it has ended
     std::array<int, kNumTiers> tier_tokens{};    // of the choices that have ended
     uint64_t kv_bytes_held = 0;                  // of these too
     bool reused_lossy = false;
@@ -73,6 +93,10 @@ class EngineCore {
     size_t index;              // in the step's plan
   };
 
+  bool can_run() const { return scheduler_.has_work() && !stalled_; }
+  void StartTransfers();
+  void EndTransfers(bool wait);
+  bool EndPrefetched();  // whether there were any
   // Starts the moves that the scheduler proposes, and waits for those that the next step needs.
   void MovePages();
   // Tells the scheduler of copies that have ended. What they take keeps those in the background
@@ -91,9 +115,11 @@ class EngineCore {
   PagePool& pool_;
   Runner& runner_;
   const Tokenizer& tokenizer_;
+  PageIo* io_;
   int max_model_len_;
   Scheduler scheduler_;
   ActiveRequests active_;
+  SessionTable sessions_;
   std::vector<EndedRequest> ended_;  // not yet delivered
   bool stalled_ = false;
   int num_admitted_ = 0;

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <random>
 #include <string>
@@ -11,10 +12,13 @@
 #include "engine/calibration_file.h"
 #include "engine/engine_parts.h"
 #include "engine/kv_cache.h"
+#include "engine/kv_sessions.h"
+#include "engine/kv_store.h"
 #include "engine/loader/gguf.h"
 #include "engine/model/model_config.h"
 #include "engine/model/transformer.h"
 #include "engine/model_runner.h"
+#include "engine/page_io.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/cpu/cpu_device.h"
 
@@ -62,6 +66,12 @@ std::vector<TokenId> EndTokens(const Tokenizer& tokenizer) {
     }
   }
   return tokens;
+}
+
+int64_t UnixSeconds() {
+  return std::chrono::duration_cast<std::chrono::seconds>(
+             std::chrono::system_clock::now().time_since_epoch())
+      .count();
 }
 
 uint64_t RandomBits() {
@@ -130,6 +140,28 @@ std::unique_ptr<Evictor> MakeEvictor(const EngineConfig& config, const ModelConf
                                    pool.layout(), pool.page_map().size());
 }
 
+// Pages outside the arena: where they are kept and who copies them.
+Status LoadStore(const EngineConfig& config, std::span<const std::byte> model_file,
+                 const KvFormats& formats, int max_model_len, ModelRunner& runner,
+                 EngineParts& parts) {
+  if (!HasKvStore(config)) {
+    return {};
+  }
+  const KvLayout& layout = parts.pool->layout();
+  const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
+  Result<KvStore> store = OpenKvStore(config, KvIdentity(model_file, layout, formats), layout,
+                                      page_bytes, max_model_len, parts.scheduler.prefix_hash_key);
+  if (!store.ok()) {
+    return store.status();
+  }
+  parts.store = std::make_unique<KvStore>(*std::move(store));
+  parts.scheduler.prefix_hash_key = parts.store->pages->hash_key();
+  parts.sessions =
+      std::make_unique<KvSessions>(*parts.store, layout.page_tokens, page_bytes, UnixSeconds);
+  parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner.arena(), page_bytes);
+  return {};
+}
+
 // The model's weights and the cache: what takes the time and the memory.
 Status LoadModel(const EngineConfig& config, const ModelConfig& model,
                  std::span<const std::byte> model_file, EngineParts& parts) {
@@ -153,7 +185,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
 
   const KvLayout layout = MakeKvLayout(model, config.block_size);
   RETURN_IF_ERROR(LoadCalibration(config, model_file, *max_model_len, layout, *transformer, parts));
-  const KvFormats& formats = parts.calibration.formats;
+  const KvFormats formats = parts.calibration.formats;
 
   report("cache", 0);
   const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
@@ -171,7 +203,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   report("cache", 1);
 
   parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes);
-  parts.runner = std::make_unique<ModelRunner>(
+  auto runner = std::make_unique<ModelRunner>(
       *std::move(transformer), *std::move(cache),
       Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device,
       parts.calibration.probe_layers, MakeEvictor(config, model, *parts.pool));
@@ -182,6 +214,8 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
                      .enable_prefix_caching = config.enable_prefix_caching,
                      .prefix_hash_key = RandomBits(),
                      .tiers = {.policy = config.kv_policy, .budget = config.kv_budget}};
+  RETURN_IF_ERROR(LoadStore(config, model_file, formats, *max_model_len, *runner, parts));
+  parts.runner = std::move(runner);
   MemoryBudget& budget = parts.budget;
   budget.weight_bytes = weight_bytes;
   budget.kv_arena_bytes = *arena_bytes;

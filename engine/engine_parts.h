@@ -7,7 +7,10 @@
 #include "engine/calibration.h"
 #include "engine/engine.h"
 #include "engine/engine_config.h"
+#include "engine/kv_sessions.h"
+#include "engine/kv_store.h"
 #include "engine/loader/checkpoint.h"
+#include "engine/page_io.h"
 #include "engine/runner.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
@@ -26,6 +29,9 @@ struct EngineParts {
   std::unique_ptr<const ChatTemplate> chat_template;  // null in tests that render nothing
   std::unique_ptr<PagePool> pool;
   std::unique_ptr<Runner> runner;
+  std::unique_ptr<KvStore> store;        // null: pages live in the arena alone; then also
+  std::unique_ptr<KvSessions> sessions;  // null
+  std::unique_ptr<PageIo> page_io;       // null
   SchedulerConfig scheduler;
   MemoryBudget budget;
   Calibration calibration;              // of the default formats where no page ever cools

@@ -33,6 +33,9 @@ class ModelRunner : public Runner {
     logits_observer_ = std::move(observer);
   }
 
+  // Where pages are, for those who copy them to and from a store.
+  std::byte* arena() const { return cache_.view(pool_.page_map()).arena; }
+
   Result<RunResult> Run(const StepPlan& plan) override;
   void StartMoves(std::span<const PageMove> moves) override;
   std::vector<FinishedMove> FinishedMoves(bool wait) override;

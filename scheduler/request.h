@@ -44,8 +44,11 @@ struct Request {
   RequestId id = 0;
   std::string label;               // what the client calls it; only ever shown: see KvSnapshot
   std::string tenant = "default";  // salts the prefix cache: tenants never share pages
-  std::vector<TokenId> prompt;     // at least one token
-  int num_choices = 1;             // `n`: sequences that share the prompt's pages
+  // Names the conversation that the prompt and its first choice's answer are, for Engine's
+  // sessions. Empty: none.
+  std::string session_id;
+  std::vector<TokenId> prompt;  // at least one token
+  int num_choices = 1;          // `n`: sequences that share the prompt's pages
   SamplingParams sampling;
   StopParams stop;
   KvFidelity kv_fidelity = KvFidelity::kBalanced;
@@ -61,8 +64,9 @@ enum class FinishReason { kStop, kLength, kCancelled, kError };
 // What a finished request has cost.
 struct Usage {
   int prompt_tokens = 0;
-  int cached_prompt_tokens = 0;  // found in the prefix cache
-  int completion_tokens = 0;     // over all choices
+  int cached_prompt_tokens = 0;    // found in the prefix cache, or restored
+  int restored_prompt_tokens = 0;  // of these, from the store outside the arena
+  int completion_tokens = 0;       // over all choices
   // Tokens of the cache that the choices read at their end, by the tier they were in.
   std::array<int, kNumTiers> tier_tokens{};
   bool reused_lossy = false;  // a page of the prefix cache that had cooled was read

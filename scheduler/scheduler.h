@@ -37,6 +37,13 @@ struct SchedulerStats {
   uint64_t restored_tokens = 0;      // whose pages came from the store
 };
 
+// The full pages that tokens begin with, by name, and what has to be done for the store to have as
+// many of them as can be.
+struct SavedPrefix {
+  std::vector<ContentHash> pages;
+  std::vector<PageTransfer> transfers;
+};
+
 // Decides who runs next, on which pages. Pure host logic: no tensors, no threads, no clock.
 // Not thread-safe: only the engine thread calls it.
 //
@@ -91,6 +98,9 @@ class Scheduler {
   // to end, and pages to save. Each has to come back to EndTransfers, between steps.
   std::vector<PageTransfer> TakeTransfers();
   void EndTransfers(std::span<const FinishedTransfer> finished);
+  // Now, however many transfers there are. Pages that are saved already, or just now, are not among
+  // them; nor are those that move: end moves first.
+  SavedPrefix SavePrefix(std::string_view tenant, std::span<const TokenId> tokens);
   // All cached pages are to be saved: before the process ends.
   void SaveCachedPages();
   // Saves and loads that TakeTransfers has still to give, or that are in flight.
@@ -149,6 +159,7 @@ class Scheduler {
   PageId NextLoading(const Entry& entry) const;
   void EndLoad(Entry& entry, bool ok);
   void SaveLater(PageId page);
+  PageTransfer SaveOf(PageId page);
   std::vector<PageId> SharedPages(const Entry& entry, ContentHash& chain);
   size_t NumReservedPages() const;
   bool HasRoomFor(const Entry& entry, size_t num_shared) const;

@@ -20,6 +20,7 @@ struct Sequence {
   int num_computed = 0;         // positions whose K and V are in the cache
   int num_cached =
       0;  // of the prompt, found in the prefix cache or in a sibling at first admission
+  int num_restored = 0;  // of these, from the store outside the arena
   int num_preemptions = 0;
   bool reused_lossy = false;  // it read pages of the prefix cache that had cooled
   PageTable pages;

@@ -16,6 +16,29 @@ void Scheduler::SaveLater(PageId page) {
   }
 }
 
+SavedPrefix Scheduler::SavePrefix(std::string_view tenant, std::span<const TokenId> tokens) {
+  SavedPrefix prefix;
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  ContentHash chain = prefix_cache_.Root(tenant);
+  for (size_t begin = 0; begin + page_tokens <= tokens.size(); begin += page_tokens) {
+    chain = prefix_cache_.Next(chain, tokens.subspan(begin, page_tokens));
+    prefix.pages.push_back(chain);
+    const std::optional<PageId> page = pool_.Find(chain);
+    if (page.has_value() && !pool_.is_saved(*page) && pool_.BeginSave(*page)) {
+      prefix.transfers.push_back(SaveOf(*page));
+    }
+  }
+  return prefix;
+}
+
+PageTransfer Scheduler::SaveOf(PageId page) {
+  ++num_saving_;
+  return {.kind = PageTransfer::Kind::kSave,
+          .page = page,
+          .place = pool_.page_map()[page],
+          .content = prefix_cache_.ContentOf(page)};
+}
+
 void Scheduler::SaveCachedPages() {
   for (const PageId page : pool_.OldestCached(pool_.num_evictable())) {
     SaveLater(page);
@@ -36,11 +59,7 @@ std::vector<PageTransfer> Scheduler::TakeTransfers() {
       SaveLater(page);  // it moves just now
       continue;
     }
-    ++num_saving_;
-    transfers.push_back({.kind = PageTransfer::Kind::kSave,
-                         .page = page,
-                         .place = pool_.page_map()[page],
-                         .content = prefix_cache_.ContentOf(page)});
+    transfers.push_back(SaveOf(page));
   }
   return transfers;
 }
@@ -143,6 +162,7 @@ void Scheduler::EndLoad(Entry& entry, bool ok) {
   sequence.reused_lossy |= pool_.is_lossy(sequence.pages[index]);
   if (sequence.num_preemptions == 0) {
     sequence.num_cached += page_tokens;
+    sequence.num_restored += page_tokens;
     stats_.prefix_hit_tokens += static_cast<uint64_t>(page_tokens);
   }
   stats_.restored_tokens += static_cast<uint64_t>(page_tokens);

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "engine/engine_config.h"
+#include "engine/kv_cache.h"
+#include "engine/store/backing_store.h"
+#include "engine/store/file_io.h"
+#include "engine/store/session_store.h"
+#include "kernels/base/status.h"
+#include "kernels/page_format.h"
+#include "scheduler/page_pool.h"
+
+namespace thermocline {
+
+// What outlives the arena: pages, and the conversations that were saved by name. Members are
+// destroyed last to first: later ones borrow earlier ones.
+struct KvStore {
+  std::unique_ptr<FileIo> io;
+  std::unique_ptr<BackingStore> pages;
+  std::unique_ptr<SessionStore> sessions;
+};
+
+// Names what a page's bytes mean: the model, the codec of each layer, the mean keys that are taken
+// off, and the rotation. Pages of another identity are never read.
+ContentHash KvIdentity(std::span<const std::byte> model_file, const KvLayout& layout,
+                       const KvFormats& formats);
+
+// As config says; the pages of saved sessions are pinned. Errors name the option or the directory.
+Result<KvStore> OpenKvStore(const EngineConfig& config, const ContentHash& identity,
+                            const KvLayout& layout,
+                            const std::array<uint32_t, kNumTiers>& page_bytes, int max_model_len,
+                            uint64_t fresh_key);
+
+}  // namespace thermocline

@@ -1,0 +1,141 @@
+#include "engine/page_io.h"
+
+#include <cstring>
+#include <span>
+#include <utility>
+
+namespace thermocline {
+
+PageIo::PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumTiers> page_bytes)
+    : store_(store),
+      arena_(arena),
+      page_bytes_(page_bytes),
+      saver_([this](const std::stop_token& stop) { Run(PageTransfer::Kind::kSave, stop); }),
+      loader_([this](const std::stop_token& stop) { Run(PageTransfer::Kind::kLoad, stop); }) {}
+
+std::optional<PageFinder::Info> PageIo::Find(const ContentHash& hash) const {
+  const std::optional<BackingStore::Info> info = store_.Find(hash);
+  return info.has_value() ? std::optional(Info{info->tier, info->lossy}) : std::nullopt;
+}
+
+void PageIo::Stop() {
+  for (std::jthread* thread : {&saver_, &loader_}) {
+    thread->request_stop();
+  }
+  for (std::jthread* thread : {&saver_, &loader_}) {
+    if (thread->joinable()) {
+      thread->join();
+    }
+  }
+}
+
+void PageIo::Start(std::vector<PageTransfer> transfers) {
+  const std::lock_guard lock(mutex_);
+  for (PageTransfer& transfer : transfers) {
+    Lane& to = lane(transfer.kind);
+    to.queue.emplace_back(std::move(transfer));
+    ++num_unfinished_;
+    to.wake.notify_one();
+  }
+}
+
+void PageIo::Post(PageTransfer::Kind kind, std::function<void()> job) {
+  const std::lock_guard lock(mutex_);
+  lane(kind).queue.emplace_back(std::move(job));
+  lane(kind).wake.notify_one();
+}
+
+void PageIo::set_on_end(std::function<void()> on_end) {
+  const std::lock_guard lock(mutex_);
+  on_end_ = std::move(on_end);
+}
+
+std::vector<FinishedTransfer> PageIo::TakeFinished(bool wait) {
+  std::unique_lock lock(mutex_);
+  if (wait) {
+    ended_.wait(lock, [&] { return !finished_.empty() || num_unfinished_ == 0; });
+  }
+  num_finished_ = 0;
+  return std::exchange(finished_, {});
+}
+
+void PageIo::Run(PageTransfer::Kind kind, const std::stop_token& stop) {
+  Lane& from = lane(kind);
+  std::unique_lock lock(mutex_);
+  while (from.wake.wait(lock, stop, [&] { return !from.queue.empty(); }) &&
+         !stop.stop_requested()) {
+    Job job = std::move(from.queue.front());
+    from.queue.pop_front();
+    lock.unlock();
+    if (const auto* posted = std::get_if<std::function<void()>>(&job)) {
+      (*posted)();
+      lock.lock();
+      continue;
+    }
+    FinishedTransfer end = Copy(std::get<PageTransfer>(std::move(job)));
+    lock.lock();
+    --num_unfinished_;
+    finished_.push_back(std::move(end));
+    num_finished_ = finished_.size();
+    ended_.notify_all();
+    if (on_end_) {
+      on_end_();
+    }
+  }
+  // Whoever posted a job is owed its answer.
+  for (std::deque<Job> left = std::exchange(from.queue, {}); const Job& job : left) {
+    if (const auto* posted = std::get_if<std::function<void()>>(&job)) {
+      lock.unlock();
+      (*posted)();
+      lock.lock();
+    }
+  }
+}
+
+FinishedTransfer PageIo::Copy(PageTransfer transfer) {
+  FinishedTransfer end{.transfer = std::move(transfer)};
+  end.ok = end.transfer.kind == PageTransfer::Kind::kSave ? Save(end.transfer) : Load(end.transfer);
+  return end;
+}
+
+std::span<std::byte> PageIo::BytesAt(PageEntry place) const {
+  return {arena_ + place.offset(), page_bytes_[static_cast<size_t>(place.tier())]};
+}
+
+// What the store refuses (it is full of better pages, or its disk is) it counts itself.
+bool PageIo::Save(const PageTransfer& transfer) {
+  const std::span<const std::byte> bytes = BytesAt(transfer.place);
+  const PageContent& content = transfer.content;
+  return store_
+      .Put(content.hash, {.tier = transfer.place.tier(),
+                          .lossy = content.lossy,
+                          .first_position = content.first_position,
+                          .checksum = content.checksum,
+                          .previous = content.previous,
+                          .tenant = content.tenant,
+                          .tokens = content.tokens,
+                          .bytes = {bytes.begin(), bytes.end()}})
+      .ok();
+}
+
+// A hash only says where to look: what is found has to be of this tenant, these tokens and this
+// place in the sequence.
+bool PageIo::Load(PageTransfer& transfer) {
+  Result<StoredPage> page = store_.Get(transfer.content.hash);
+  if (!page.ok()) {
+    return false;
+  }
+  PageContent& content = transfer.content;
+  const std::span<std::byte> place = BytesAt(transfer.place);
+  if (page->tier != transfer.place.tier() || page->bytes.size() != place.size() ||
+      page->previous != content.previous || page->tenant != content.tenant ||
+      page->tokens != content.tokens || page->first_position != content.first_position) {
+    return false;
+  }
+  std::memcpy(place.data(), page->bytes.data(), place.size());
+  content.lossy = page->lossy;
+  content.checksum = page->checksum;
+  return true;
+}
+
+}  // namespace thermocline

@@ -1,0 +1,332 @@
+// Conversations that outlive the arena and the process: the whole engine over real bytes and a
+// store in a directory.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <future>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/engine_parts.h"
+#include "engine/store/posix_file_io.h"
+#include "kernels/cpu/cpu_device.h"
+#include "tests/testing/byte_model.h"
+#include "tests/testing/fake_model.h"
+#include "tests/testing/fake_tokenizer.h"
+#include "tests/testing/recording_sink.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kVocab = 500;
+constexpr int kPageTokens = kSmallLayout.page_tokens;
+constexpr ContentHash kIdentity{.low = 5, .high = 6};
+
+std::vector<TokenId> Counting(int count, TokenId first = 0) {
+  std::vector<TokenId> tokens(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    tokens[static_cast<size_t>(i)] = (first + i) % 400;
+  }
+  return tokens;
+}
+
+class Directory {
+ public:
+  Directory()
+      : path_(std::filesystem::path(testing::TempDir()) /
+              ("kv_store_" + std::to_string(std::random_device()()))) {}
+  ~Directory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  Directory(const Directory&) = delete;
+  Directory& operator=(const Directory&) = delete;
+  std::string path() const { return path_.string(); }
+
+  std::vector<std::filesystem::path> PageFiles() const {
+    std::vector<std::filesystem::path> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(path_)) {
+      if (entry.path().extension() == ".page") {
+        files.push_back(entry.path());
+      }
+    }
+    return files;
+  }
+
+ private:
+  std::filesystem::path path_;
+};
+
+struct Options {
+  KvPolicy policy = KvPolicy::kHot;
+  int num_units = 160;
+  uint64_t memory_bytes = 1 << 20;
+};
+
+// One process.
+class Process {
+ public:
+  explicit Process(const std::string& directory, const Options& options = {}) {
+    EngineParts parts;
+    parts.device = *CpuDevice::Create({.num_threads = 1});
+    parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
+    parts.pool = MakeBytePool(options.num_units);
+    auto runner = std::make_unique<ByteRunner>(*parts.pool, *parts.device, kVocab);
+    runner_ = runner.get();
+    std::array<uint32_t, kNumTiers> page_bytes{};
+    for (size_t tier = 0; tier < kNumTiers; ++tier) {
+      page_bytes[tier] = static_cast<uint32_t>(
+          parts.pool->arena().units_per_page(static_cast<Tier>(tier)) * kArenaUnitBytes);
+    }
+    EngineConfig config;
+    config.kv_store_dir = directory;
+    config.kv_store_memory_bytes = options.memory_bytes;
+    parts.store = std::make_unique<KvStore>(
+        *OpenKvStore(config, kIdentity, kSmallLayout, page_bytes, 16 * kPageTokens, 1));
+    parts.sessions = std::make_unique<KvSessions>(*parts.store, kPageTokens, page_bytes,
+                                                  [] { return int64_t{1234}; });
+    parts.page_io =
+        std::make_unique<PageIo>(*parts.store->pages, runner_->bytes().view().arena, page_bytes);
+    parts.runner = std::move(runner);
+    parts.scheduler = {.max_num_seqs = 4,
+                       .max_num_batched_tokens = 64,
+                       .max_model_len = 16 * kPageTokens,
+                       .max_num_queued_reqs = 64,
+                       .prefix_hash_key = parts.store->pages->hash_key(),
+                       .tiers = {.policy = options.policy, .window_tokens = kPageTokens}};
+    parts.draw_seed = [] { return uint64_t{5}; };
+    engine = Engine::FromParts(std::move(parts));
+  }
+  ~Process() { EXPECT_EQ(runner_->num_wrong_pages(), 0); }
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+
+  std::shared_ptr<Recording> Submit(std::vector<TokenId> prompt, int max_tokens,
+                                    std::string session_id = "") {
+    Request request;
+    request.prompt = std::move(prompt);
+    request.session_id = std::move(session_id);
+    request.stop.max_tokens = max_tokens;
+    request.stop.ignore_eos = true;
+    auto recording = std::make_shared<Recording>();
+    EXPECT_TRUE(
+        engine->Submit(std::move(request), std::make_unique<RecordingSink>(recording)).ok());
+    return recording;
+  }
+  // The whole conversation afterwards.
+  std::vector<TokenId> Run(std::vector<TokenId> prompt, int max_tokens,
+                           std::string session_id = "") {
+    const auto recording = Submit(prompt, max_tokens, std::move(session_id));
+    EXPECT_TRUE(recording->Wait().ok());
+    EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, max_tokens, kVocab));
+    usage = recording->usage();
+    const std::vector<TokenId> output = recording->tokens();
+    prompt.insert(prompt.end(), output.begin(), output.end());
+    return prompt;
+  }
+
+  using Call = void (Engine::*)(std::string, std::string, SessionCallback);
+  Result<SessionInfo> Do(Call call, const std::string& id, const std::string& tenant = "default") {
+    auto promise = std::make_shared<std::promise<Result<SessionInfo>>>();
+    std::future<Result<SessionInfo>> answer = promise->get_future();
+    (engine.get()->*call)(
+        tenant, id, [promise](Result<SessionInfo> info) { promise->set_value(std::move(info)); });
+    return answer.get();
+  }
+  std::vector<std::string> Ids(const std::string& tenant = "default") {
+    std::vector<std::string> ids;
+    engine->ListSessions(tenant, [&](Result<std::vector<SessionInfo>> sessions) {
+      for (const SessionInfo& session : *sessions) {
+        ids.push_back(session.id);
+      }
+    });
+    return ids;
+  }
+
+  std::unique_ptr<Engine> engine;
+  Usage usage;  // of the latest Run
+
+ private:
+  ByteRunner* runner_ = nullptr;
+};
+
+TEST(KvStore, AConversationGoesOnAfterARestartWithoutItsPromptBeingComputedAgain) {
+  for (const KvPolicy policy : {KvPolicy::kHot, KvPolicy::kAdaptive, KvPolicy::kCold}) {
+    const Directory directory;
+    std::vector<TokenId> conversation = Counting(200);
+    conversation = Process(directory.path(), {.policy = policy}).Run(conversation, 40);
+    conversation.push_back(7);
+    Process process(directory.path(), {.policy = policy});
+    process.Run(conversation, 10);
+    EXPECT_EQ(process.usage.restored_prompt_tokens, 7 * kPageTokens);
+    EXPECT_EQ(process.usage.cached_prompt_tokens, 7 * kPageTokens);
+    EXPECT_EQ(process.engine->stats().restored_tokens, 7U * kPageTokens);
+  }
+}
+
+TEST(KvStore, WithoutADirectoryPagesThatLeaveTheArenaComeBackFromMemory) {
+  Process process("", {.num_units = 80});  // 20 hot pages
+  const std::vector<TokenId> first = process.Run(Counting(300), 8);
+  for (TokenId other = 1; other <= 4; ++other) {
+    process.Run(Counting(300, other * 37), 8);  // takes ten pages
+  }
+  process.Run(first, 4);
+  EXPECT_GT(process.usage.restored_prompt_tokens, 0);
+}
+
+TEST(KvStore, ADamagedFileCostsItsPageAndNothingElse) {
+  const Directory directory;
+  std::vector<TokenId> conversation = Process(directory.path()).Run(Counting(200), 40);
+  for (const std::filesystem::path& file : directory.PageFiles()) {
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(3000);
+    stream.put('\x5a');
+    stream.put('\xa5');
+  }
+  Process process(directory.path());
+  process.Run(conversation, 4);
+  EXPECT_EQ(process.usage.restored_prompt_tokens, 0);
+  EXPECT_GT(process.engine->stats().store.num_damaged, 0U);
+}
+
+TEST(KvStore, ManyConversationsThatReturnOverASmallArenaAllGiveTheirText) {
+  const Directory directory;
+  std::mt19937 random(3);
+  std::vector<std::vector<TokenId>> conversations;
+  for (TokenId i = 0; i < 12; ++i) {
+    conversations.push_back(Counting(60 + 10 * i, i * 31));
+  }
+  uint64_t restored = 0;
+  for (int restart = 0; restart < 3; ++restart) {
+    Process process(
+        directory.path(),
+        {.policy = restart % 2 == 0 ? KvPolicy::kAdaptive : KvPolicy::kCold, .num_units = 100});
+    for (int turn = 0; turn < 30; ++turn) {
+      auto& conversation = conversations[random() % conversations.size()];
+      if (conversation.size() > 400) {
+        continue;
+      }
+      conversation.push_back(static_cast<TokenId>(random() % 400));
+      conversation = process.Run(conversation, 20);
+    }
+    restored += process.engine->stats().restored_tokens;
+  }
+  EXPECT_GT(restored, 2000U);
+}
+
+TEST(Sessions, ASavedConversationIsRestoredByNameAfterARestart) {
+  const Directory directory;
+  std::vector<TokenId> conversation;
+  {
+    Process process(directory.path());
+    conversation = process.Run(Counting(200), 40, "talk-1");
+    process.Run(Counting(50, 99), 4, "talk-2");
+    const Result<SessionInfo> saved = process.Do(&Engine::SaveSession, "talk-1");
+    ASSERT_TRUE(saved.ok()) << saved.status().message();
+    EXPECT_EQ(saved->num_tokens, 240U);
+    EXPECT_EQ(saved->num_saved_tokens, 7U * kPageTokens);
+    EXPECT_EQ(saved->saved_at_unix, 1234);
+    EXPECT_GT(saved->bytes, 0U);
+    EXPECT_EQ(process.Ids(), std::vector<std::string>{"talk-1"});
+  }
+  Process process(directory.path());
+  EXPECT_EQ(process.Ids(), std::vector<std::string>{"talk-1"});
+  EXPECT_TRUE(process.Ids("somebody else").empty());
+  const Result<SessionInfo> restored = process.Do(&Engine::RestoreSession, "talk-1");
+  ASSERT_TRUE(restored.ok()) << restored.status().message();
+  EXPECT_EQ(restored->num_tokens, 240U);
+  EXPECT_EQ(restored->num_restored_tokens, 7U * kPageTokens);
+  conversation.push_back(3);
+  process.Run(conversation, 4);
+  EXPECT_EQ(process.usage.cached_prompt_tokens, 7 * kPageTokens);
+  EXPECT_EQ(process.usage.restored_prompt_tokens, 0);  // they were in the arena already
+  // Restored, it can be saved again under its name.
+  EXPECT_TRUE(process.Do(&Engine::SaveSession, "talk-1").ok());
+}
+
+TEST(Sessions, SavingAgainKeepsTheLongerConversation) {
+  const Directory directory;
+  {
+    Process process(directory.path());
+    std::vector<TokenId> conversation = process.Run(Counting(100), 10, "talk");
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "talk").ok());
+    process.Run(conversation, 100, "talk");
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "talk").ok());
+    EXPECT_EQ(process.Ids().size(), 1U);
+  }
+  Process process(directory.path());
+  EXPECT_EQ(process.Do(&Engine::RestoreSession, "talk")->num_tokens, 210U);
+}
+
+TEST(Sessions, ADeletedOneIsGoneForGood) {
+  const Directory directory;
+  {
+    Process process(directory.path());
+    process.Run(Counting(100), 10, "talk");
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "talk").ok());
+    EXPECT_EQ(process.Do(&Engine::DeleteSession, "talk", "somebody else").status().code(),
+              StatusCode::kNotFound);
+    EXPECT_TRUE(process.Do(&Engine::DeleteSession, "talk").ok());
+    EXPECT_EQ(process.Do(&Engine::RestoreSession, "talk").status().code(), StatusCode::kNotFound);
+  }
+  Process process(directory.path());
+  EXPECT_TRUE(process.Ids().empty());
+  EXPECT_EQ(process.Do(&Engine::DeleteSession, "talk").status().code(), StatusCode::kNotFound);
+}
+
+TEST(Sessions, UnknownOnesAndBadNamesAreErrors) {
+  Process process("");
+  EXPECT_EQ(process.Do(&Engine::SaveSession, "talk").status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(process.Do(&Engine::RestoreSession, "talk").status().code(), StatusCode::kNotFound);
+  for (const char* id : {"", "../talk", "a b", "t\xc3\xa4lk"}) {
+    EXPECT_EQ(process.Do(&Engine::SaveSession, id).status().code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(process.Do(&Engine::RestoreSession, id).status().code(),
+              StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(Sessions, WithoutAStoreEachCallSaysHowToGetOne) {
+  EngineParts parts;
+  parts.device = *CpuDevice::Create({.num_threads = 1});
+  parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
+  parts.pool = MakeBytePool(80);
+  parts.runner = std::make_unique<FakeRunner>(*parts.pool, kVocab);
+  parts.scheduler = {.max_num_seqs = 1, .max_num_batched_tokens = 16, .max_model_len = 64};
+  parts.draw_seed = [] { return uint64_t{5}; };
+  const auto engine = Engine::FromParts(std::move(parts));
+  StatusCode code = StatusCode::kOk;
+  const auto note = [&](const auto& result) { code = result.status().code(); };
+  engine->SaveSession("default", "talk", note);
+  EXPECT_EQ(code, StatusCode::kUnimplemented);
+  engine->ListSessions("default", note);
+  EXPECT_EQ(code, StatusCode::kUnimplemented);
+}
+
+TEST(Sessions, CallsInFlightWhenTheEngineEndsAreAllAnswered) {
+  const Directory directory;
+  std::atomic<int> answers = 0;
+  {
+    Process process(directory.path());
+    process.Run(Counting(200), 10, "talk");
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "talk").ok());
+    for (int i = 0; i < 20; ++i) {
+      const auto count = [&](const Result<SessionInfo>&) { ++answers; };
+      process.engine->SaveSession("default", "talk", count);
+      process.engine->RestoreSession("default", "talk", count);
+      process.engine->DeleteSession("default", "talk", count);
+    }
+  }
+  EXPECT_EQ(answers, 60);
+}
+
+}  // namespace
+}  // namespace thermocline
