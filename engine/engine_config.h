@@ -27,7 +27,7 @@ struct EngineConfig {
   // Where pages that left the arena are kept, and outlive the process; empty: in memory alone. With
   // neither directory nor memory they are not kept.
   std::string kv_store_dir;
-  uint64_t kv_store_memory_bytes = 0;                // with a directory at least kMinStoreMemory
+  std::optional<uint64_t> kv_store_memory_bytes;     // nothing: KvStoreMemoryBytes
   uint64_t kv_store_disk_bytes = uint64_t{8} << 30;  // of files in the directory
   int num_threads = 0;                               // 0: the cores this process may use
   std::string calibration_dir;                       // where calibrations are kept; empty: nowhere
@@ -39,8 +39,13 @@ struct EngineConfig {
   std::function<void(std::string_view phase, double fraction)> on_progress;
 };
 
-constexpr bool HasKvStore(const EngineConfig& config) {
-  return !config.kv_store_dir.empty() || config.kv_store_memory_bytes > 0;
+inline bool HasKvStore(const EngineConfig& config) {
+  return !config.kv_store_dir.empty() || config.kv_store_memory_bytes.value_or(0) > 0;
+}
+// Memory of the store: what config says, or else 256 MiB where there is a directory.
+inline uint64_t KvStoreMemoryBytes(const EngineConfig& config) {
+  return config.kv_store_memory_bytes.value_or(config.kv_store_dir.empty() ? 0
+                                                                           : uint64_t{256} << 20);
 }
 
 // Whether the values make sense, whatever the model. kInvalidArgument names the option.

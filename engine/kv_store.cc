@@ -57,7 +57,7 @@ Result<KvStore> OpenKvStore(const EngineConfig& config, const ContentHash& ident
   KvStore store{.io = std::make_unique<PosixFileIo>()};
   Result<std::unique_ptr<BackingStore>> pages =
       BackingStore::Create({.directory = config.kv_store_dir,
-                            .memory_bytes = config.kv_store_memory_bytes,
+                            .memory_bytes = KvStoreMemoryBytes(config),
                             .disk_bytes = config.kv_store_disk_bytes,
                             .identity = identity,
                             .limits = {.page_tokens = static_cast<uint32_t>(layout.page_tokens),

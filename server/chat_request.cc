@@ -57,6 +57,7 @@ std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_
   prompt.sampling.num_logprobs = ReadChatLogprobs(fields);
   prompt.stop = ReadStop(fields, vocab_size);
   prompt.kv_fidelity = ReadKvFidelity(context, fields);
+  prompt.session_id = ReadSessionId(fields);
   prompt.num_prompt_logprobs = ReadPromptLogprobs(fields, request.stream);
   request.prompt_logprobs = prompt.num_prompt_logprobs >= 0;
   const int64_t max_tokens =

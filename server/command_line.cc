@@ -99,6 +99,16 @@ void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
                  "Requests that may wait; more are refused with 503")
       ->check(CLI::Range(0, kMaxInt))
       ->capture_default_str();
+  app.add_option("--kv-store-dir", engine.kv_store_dir,
+                 "Keep pages that leave memory in this directory: conversations outlive idleness "
+                 "and restart (default: nowhere)");
+  app.add_option("--kv-store-memory-bytes", engine.kv_store_memory_bytes,
+                 "Memory for such pages, beside the KV cache (default: 256M with a directory, else "
+                 "none)")
+      ->transform(ByteSize());
+  app.add_option("--kv-store-disk-bytes", engine.kv_store_disk_bytes,
+                 "Most bytes of files in that directory (default: 8G)")
+      ->transform(ByteSize());
   app.add_option("--block-size", engine.block_size, "Tokens per page of the KV cache; only 64")
       ->check(CLI::IsMember({64}))
       ->capture_default_str();

@@ -89,6 +89,7 @@ std::optional<ApiError> ParseCompletionRequest(const ApiContext& context, std::s
   common.sampling.num_logprobs = ReadCompletionLogprobs(fields);
   common.stop = ReadStop(fields, vocab_size);
   common.kv_fidelity = ReadKvFidelity(context, fields);
+  common.session_id = ReadSessionId(fields);
   const bool echo = fields.Bool("echo", false);
   common.num_prompt_logprobs = ReadPromptLogprobs(fields, request.stream);
   request.prompt_logprobs = common.num_prompt_logprobs >= 0;
@@ -100,6 +101,9 @@ std::optional<ApiError> ParseCompletionRequest(const ApiContext& context, std::s
   std::vector<Prompt> prompts;
   if (!error) {
     prompts = ReadPrompts(context, fields, echo);
+  }
+  if (prompts.size() > 1 && !common.session_id.empty()) {
+    fields.Fail("session_id", "needs a request of one prompt");
   }
   for (size_t i = 0; i < prompts.size() && !error; ++i) {
     Request prompt = common;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "server/inference_service.h"
@@ -19,6 +20,18 @@ class EngineService final : public InferenceService {
   bool healthy() const override { return engine_.healthy(); }
   EngineStats stats() const override { return engine_.stats(); }
   void QueryKv(KvCallback callback) override { engine_.QueryKv(std::move(callback)); }
+  void SaveSession(std::string tenant, std::string id, SessionCallback callback) override {
+    engine_.SaveSession(std::move(tenant), std::move(id), std::move(callback));
+  }
+  void RestoreSession(std::string tenant, std::string id, SessionCallback callback) override {
+    engine_.RestoreSession(std::move(tenant), std::move(id), std::move(callback));
+  }
+  void DeleteSession(std::string tenant, std::string id, SessionCallback callback) override {
+    engine_.DeleteSession(std::move(tenant), std::move(id), std::move(callback));
+  }
+  void ListSessions(std::string tenant, SessionListCallback callback) override {
+    engine_.ListSessions(std::move(tenant), std::move(callback));
+  }
   int max_model_len() const override { return engine_.budget().max_model_len; }
   const Tokenizer& tokenizer() const override { return engine_.tokenizer(); }
   const ChatTemplate& chat_template() const override { return engine_.chat_template(); }

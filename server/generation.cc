@@ -239,6 +239,7 @@ void Generation::OnDone(size_t /*prompt*/, const Status& status, const Usage& us
   }
   usage_.prompt_tokens += usage.prompt_tokens;
   usage_.cached_prompt_tokens += usage.cached_prompt_tokens;
+  usage_.restored_prompt_tokens += usage.restored_prompt_tokens;
   usage_.completion_tokens += usage.completion_tokens;
   for (size_t tier = 0; tier < kNumTiers; ++tier) {
     usage_.tier_tokens[tier] += usage.tier_tokens[tier];

@@ -37,6 +37,23 @@ Json MovesJson(const EngineStats& stats) {
   return moves;
 }
 
+Json StoreJson(const EngineStats& stats) {
+  const BackingStore::Usage& store = stats.store;
+  Json json = Json::object();
+  json["pages"] = store.num_pages;
+  json["memory"] = {{"pages", store.num_memory_pages}, {"bytes", store.memory_bytes}};
+  json["disk"] = {{"pages", store.num_disk_pages}, {"bytes", store.disk_bytes}};
+  json["pending_writes"] = store.num_pending_writes;
+  json["hits"] = store.num_hits;
+  json["misses"] = store.num_misses;
+  json["evictions"] = store.num_evictions;
+  json["write_errors"] = store.num_write_errors;
+  json["damaged"] = store.num_damaged;
+  json["disk_failing"] = store.disk_failing;
+  json["restored_tokens"] = stats.restored_tokens;
+  return json;
+}
+
 // Only what is not zero: {"0": pages with an energy of 1, "-3": of 1/8 up to 1/4, "unseen": none}.
 Json EnergyJson(const EnergyHistogram& histogram) {
   Json buckets = Json::object();
@@ -79,6 +96,7 @@ Json KvJson(const ApiContext& context, const KvSnapshot& snapshot) {
                    {"empty_superblocks", stats.num_empty_superblocks}};
   root["tiers"] = TiersJson(stats);
   root["moves"] = MovesJson(stats);
+  root["store"] = stats.has_store ? StoreJson(stats) : Json();
   root["preemptions"] = stats.num_preemptions;
   Json energy = Json::object();
   for (const Named<Tier>& tier : kTierNames) {

@@ -101,6 +101,25 @@ void AddKvCache(const EngineStats& stats, FamilyList& list) {
   list.Counter("kv_move_seconds_total", "Seconds that copying pages took.", stats.move_seconds);
 }
 
+void AddStore(const EngineStats& stats, FamilyList& list) {
+  if (!stats.has_store) {
+    return;
+  }
+  const BackingStore::Usage& store = stats.store;
+  list.Counter("prefix_cache_restored_tokens_total",
+               "Prompt tokens whose pages came from the store outside the arena.",
+               Count(stats.restored_tokens));
+  list.Gauge("kv_store_pages", "Pages that the store has.", Count(store.num_pages));
+  list.Add(MetricType::Gauge, "kv_store_bytes", "Bytes of the store's pages.", "place",
+           {{"memory", Count(store.memory_bytes)}, {"disk", Count(store.disk_bytes)}});
+  list.Gauge("kv_store_pending_writes", "Files that are still to be written or removed.",
+             Count(store.num_pending_writes));
+  list.Counter("kv_store_hits_total", "Pages read back.", Count(store.num_hits));
+  list.Counter("kv_store_evictions_total", "Pages lost to make room.", Count(store.num_evictions));
+  list.Add(MetricType::Counter, "kv_store_failures_total", "What went wrong.", "reason",
+           {{"write", Count(store.num_write_errors)}, {"damaged", Count(store.num_damaged)}});
+}
+
 }  // namespace
 
 std::vector<MetricFamily> EngineMetrics::Collect() const {
@@ -108,6 +127,7 @@ std::vector<MetricFamily> EngineMetrics::Collect() const {
   FamilyList list(context_.model_names.front());
   AddRequests(stats, list);
   AddKvCache(stats, list);
+  AddStore(stats, list);
   return list.Take();
 }
 

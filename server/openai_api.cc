@@ -10,6 +10,7 @@
 #include "server/json.h"
 #include "server/kv_json.h"
 #include "server/metrics.h"
+#include "server/session_endpoints.h"
 #include "server/text_endpoints.h"
 
 namespace thermocline {
@@ -88,6 +89,7 @@ void OpenAiApi::AddRoutes(Router& router) {
   };
   add_text("/tokenize", &Tokenize);
   add_text("/detokenize", &Detokenize);
+  AddSessionEndpoints(context_, router);
 }
 
 void OpenAiApi::Generate(Parser parse, const RequestPtr& request, const WriterPtr& writer) {

@@ -25,6 +25,7 @@ namespace thermocline {
 //   GET  /live     200 while the process answers
 //   GET  /load     {server_load, num_running, num_waiting, num_pages, num_free_pages, ...}
 //   GET  /v1/kv    the KV cache's tiers, moves and energies, and each running sequence's pages
+//   /v1/kv/sessions...  saved conversations: session_endpoints.h
 //   GET  /metrics  for Prometheus
 //   GET  /version
 class OpenAiApi {

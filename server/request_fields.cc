@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "engine/store/session_record.h"
 #include "server/kv_names.h"
 
 namespace thermocline {
@@ -175,6 +176,14 @@ KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields) {
                 fmt::format("must be one of {}", fmt::join(AllNames(kKvFidelityNames), ", ")));
   }
   return fidelity.value_or(context.kv_fidelity);
+}
+
+std::string ReadSessionId(FieldReader& fields) {
+  std::string id = fields.String("session_id", "", 128);
+  if (!id.empty() && !ValidSessionId(id)) {
+    fields.Fail("session_id", "must be 1 to 128 letters, digits, dots, underscores and dashes");
+  }
+  return id;
 }
 
 int ReadPromptLogprobs(FieldReader& fields, bool stream) {

@@ -23,6 +23,8 @@ SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error,
 StopParams ReadStop(FieldReader& fields, int vocab_size);
 // `kv_fidelity`: exact, high, balanced or max; the server's own when absent.
 KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields);
+// `session_id`: the name under which the conversation can be saved; empty when absent.
+std::string ReadSessionId(FieldReader& fields);
 // -1 when absent.
 int ReadPromptLogprobs(FieldReader& fields, bool stream);
 // Fields that change what the answer means and that are not supported: better an error than another

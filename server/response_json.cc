@@ -127,7 +127,8 @@ Json UsageJson(const Usage& usage) {
   result["prompt_tokens"] = usage.prompt_tokens;
   result["completion_tokens"] = usage.completion_tokens;
   result["total_tokens"] = usage.prompt_tokens + usage.completion_tokens;
-  result["prompt_tokens_details"]["cached_tokens"] = usage.cached_prompt_tokens;
+  result["prompt_tokens_details"] = {{"cached_tokens", usage.cached_prompt_tokens},
+                                     {"restored_tokens", usage.restored_prompt_tokens}};
   for (const Named<Tier>& tier : kTierNames) {
     result["kv_tokens"][tier.name] = usage.tier_tokens[static_cast<size_t>(tier.value)];
   }

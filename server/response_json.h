@@ -42,7 +42,8 @@ class CompletionLogprobs {
 // vLLM's `prompt_logprobs`: null for the first token, then {id: {logprob, rank, decoded_token}}.
 Json PromptLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs);
 
-// OpenAI's, and ours: `kv_tokens`, by the tier that they ended in, and `reused_lossy_cache`.
+// OpenAI's, and ours: `kv_tokens`, by the tier that they ended in, `reused_lossy_cache`, and of the
+// cached tokens the `restored_tokens`, which came from the store outside the arena.
 Json UsageJson(const Usage& usage);
 // Null while the choice goes on.
 Json FinishReasonJson(const std::optional<FinishReason>& reason);

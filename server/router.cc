@@ -53,7 +53,7 @@ void Router::AddCommonHeaders(const HttpRequest& request, ResponseWriter& writer
     writer.AddHeader("Access-Control-Allow-Origin", std::string(origin));
     writer.AddHeader("Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
     if (request.method == "OPTIONS") {
-      writer.AddHeader("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
+      writer.AddHeader("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
       writer.AddHeader("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id");
       writer.AddHeader("Access-Control-Max-Age", "600");
     }
@@ -90,7 +90,7 @@ void Router::Handle(const RequestPtr& request, const WriterPtr& writer) const {
     HttpResponse response;
     response.status = 204;
     response.headers.emplace_back(
-        "Allow", request->target == "*" ? "GET, HEAD, POST, OPTIONS" : Join(allowed));
+        "Allow", request->target == "*" ? "GET, HEAD, POST, DELETE, OPTIONS" : Join(allowed));
     writer->Respond(std::move(response));
     return;
   }

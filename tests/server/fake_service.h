@@ -126,6 +126,23 @@ class FakeService final : public InferenceService {
     snapshot.energy[0] = {.buckets = {0, 0, 5}, .num_unseen = 2};
     callback(std::make_shared<const KvSnapshot>(std::move(snapshot)));
   }
+  void SaveSession(std::string tenant, std::string id, SessionCallback callback) override {
+    AnswerSession("save", tenant, id, callback);
+  }
+  void RestoreSession(std::string tenant, std::string id, SessionCallback callback) override {
+    AnswerSession("restore", tenant, id, callback);
+  }
+  void DeleteSession(std::string tenant, std::string id, SessionCallback callback) override {
+    AnswerSession("delete", tenant, id, callback);
+  }
+  void ListSessions(std::string tenant, SessionListCallback callback) override {
+    session_calls.push_back("list " + tenant);
+    if (session_error.ok()) {
+      callback(std::vector<SessionInfo>{kSession});
+    } else {
+      callback(session_error);
+    }
+  }
   int max_model_len() const override { return 4096; }
   const Tokenizer& tokenizer() const override { return tokenizer_; }
   const ChatTemplate& chat_template() const override { return template_; }
@@ -140,8 +157,21 @@ class FakeService final : public InferenceService {
   std::atomic<int> num_cancelled = 0;
   EngineStats engine_stats = {.num_running = 3, .num_pages = 7};
   std::vector<KvSnapshot::Sequence> sequences;
+  std::vector<std::string> session_calls;  // "save default my-id"
+  Status session_error;                    // what every call on sessions gives, when not ok
 
  private:
+  static inline const SessionInfo kSession = {.id = "talk",
+                                              .num_tokens = 100,
+                                              .num_restored_tokens = 32,
+                                              .num_saved_tokens = 64,
+                                              .bytes = 4096,
+                                              .saved_at_unix = 1700000001};
+  void AnswerSession(const std::string& call, const std::string& tenant, const std::string& id,
+                     const SessionCallback& callback) {
+    session_calls.push_back(call + " " + tenant + " " + id);
+    callback(session_error.ok() ? Result<SessionInfo>(kSession) : session_error);
+  }
   static OutputDelta Text(int choice, const std::string& text) {
     OutputDelta delta;
     delta.choice = choice;

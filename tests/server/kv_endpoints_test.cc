@@ -32,13 +32,15 @@ class KvEndpointsTest : public testing::Test {
  protected:
   KvEndpointsTest() { service_.engine_stats = SomeStats(); }
 
-  HttpResponse Get(const std::string& path) {
+  HttpResponse Get(const std::string& path) { return Send("GET", path); }
+  HttpResponse Send(const std::string& method, const std::string& path, HttpHeaders headers = {}) {
     OpenAiApi api(context_, "1.2.3", 1);
     Router router({.allowed_origins = {}, .new_request_id = [] { return std::string("id"); }});
     api.AddRoutes(router);
     auto request = std::make_shared<HttpRequest>();
-    request->method = "GET";
+    request->method = method;
     request->path = path;
+    request->headers = std::move(headers);
     const auto writer = std::make_shared<RecordingWriter>();
     router.Handle(request, writer);
     return writer->response;
@@ -99,6 +101,98 @@ TEST_F(KvEndpointsTest, MetricsAreInPrometheusTextFormat) {
        }) {
     EXPECT_NE(response.body.find(line), std::string::npos) << line << response.body;
   }
+}
+
+TEST_F(KvEndpointsTest, TheStoreIsShownWhereThereIsOne) {
+  EXPECT_TRUE((*ParseJson(Get("/v1/kv").body))["store"].is_null());
+  EXPECT_EQ(Get("/metrics").body.find("kv_store"), std::string::npos);
+  service_.engine_stats.has_store = true;
+  service_.engine_stats.restored_tokens = 640;
+  service_.engine_stats.store = {.num_pages = 9,
+                                 .num_memory_pages = 2,
+                                 .memory_bytes = 20,
+                                 .num_disk_pages = 8,
+                                 .disk_bytes = 80,
+                                 .num_hits = 5,
+                                 .num_damaged = 1,
+                                 .disk_failing = true};
+  const Json store = (*ParseJson(Get("/v1/kv").body))["store"];
+  EXPECT_EQ(store["pages"], 9);
+  EXPECT_EQ(store["memory"], Json({{"pages", 2}, {"bytes", 20}}));
+  EXPECT_EQ(store["disk"], Json({{"pages", 8}, {"bytes", 80}}));
+  EXPECT_EQ(store["restored_tokens"], 640);
+  EXPECT_EQ(store["disk_failing"], true);
+  const std::string metrics = Get("/metrics").body;
+  for (const char* line :
+       {"thermocline_prefix_cache_restored_tokens_total{model_name=\"fake\"} 640\n",
+        "thermocline_kv_store_bytes{model_name=\"fake\",place=\"disk\"} 80\n",
+        "thermocline_kv_store_failures_total{model_name=\"fake\",reason=\"damaged\"} 1\n"}) {
+    EXPECT_NE(metrics.find(line), std::string::npos) << line << metrics;
+  }
+}
+
+TEST_F(KvEndpointsTest, SessionsAreSavedRestoredListedAndDeleted) {
+  const HttpResponse saved = Send("POST", "/v1/kv/sessions/talk/save");
+  EXPECT_EQ(saved.status, 200);
+  Json expected = {{"id", "talk"},       {"object", "kv.session"}, {"tokens", 100},
+                   {"saved_tokens", 64}, {"bytes", 4096},          {"saved_at", 1700000001}};
+  EXPECT_EQ(*ParseJson(saved.body), expected);
+  const Json list = *ParseJson(Get("/v1/kv/sessions").body);
+  EXPECT_EQ(list, Json({{"object", "list"}, {"data", Json::array({expected})}}));
+  Json restored = expected;
+  restored["restored_tokens"] = 32;
+  EXPECT_EQ(*ParseJson(Send("POST", "/v1/kv/sessions/talk/restore").body), restored);
+  expected["deleted"] = true;
+  EXPECT_EQ(*ParseJson(Send("DELETE", "/v1/kv/sessions/talk").body), expected);
+  EXPECT_EQ(service_.session_calls,
+            (std::vector<std::string>{"save default talk", "list default", "restore default talk",
+                                      "delete default talk"}));
+}
+
+TEST_F(KvEndpointsTest, ErrorsOfSessionsKeepTheirCodes) {
+  for (const auto& [code, http_status] : {std::pair(StatusCode::kNotFound, 404),
+                                          {StatusCode::kUnimplemented, 501},
+                                          {StatusCode::kInvalidArgument, 400},
+                                          {StatusCode::kResourceExhausted, 503}}) {
+    service_.session_error = {code, "it cannot be"};
+    for (const HttpResponse& response :
+         {Get("/v1/kv/sessions"), Send("POST", "/v1/kv/sessions/talk/save"),
+          Send("POST", "/v1/kv/sessions/talk/restore"), Send("DELETE", "/v1/kv/sessions/talk")}) {
+      EXPECT_EQ(response.status, http_status);
+      EXPECT_EQ((*ParseJson(response.body))["error"]["message"], "it cannot be");
+    }
+  }
+}
+
+TEST_F(KvEndpointsTest, WhatIsNoCallOnASessionReachesNoEngine) {
+  EXPECT_EQ(Send("POST", "/v1/kv/sessions/talk").status, 404);
+  EXPECT_EQ(Send("POST", "/v1/kv/sessions/talk/forget").status, 404);
+  EXPECT_EQ(Send("POST", "/v1/kv/sessions/talk/save/again").status, 404);
+  EXPECT_EQ(Send("POST", "/v1/kv/sessions").status, 405);
+  // A page of another site: its browser says where it comes from, and lets it send no JSON.
+  const HttpHeaders foreign = {{"origin", "https://elsewhere.example"}};
+  EXPECT_EQ(Send("POST", "/v1/kv/sessions/talk/save", foreign).status, 415);
+  EXPECT_TRUE(service_.session_calls.empty());
+  const HttpHeaders ours = {{"origin", "http://127.0.0.1:8000"},
+                            {"content-type", "application/json"}};
+  EXPECT_EQ(Send("POST", "/v1/kv/sessions/talk/save", ours).status, 200);
+}
+
+TEST_F(KvEndpointsTest, RequestsNameTheirSession) {
+  const auto parse = [&](const std::string& body) {
+    ApiRequest request;
+    const std::optional<ApiError> error = ParseCompletionRequest(context_, body, request);
+    return error ? error->param : request.prompts[0].session_id;
+  };
+  EXPECT_EQ(parse(R"({"prompt":"a","session_id":"my-talk_1.b"})"), "my-talk_1.b");
+  EXPECT_EQ(parse(R"({"prompt":"a"})"), "");
+  EXPECT_EQ(parse(R"({"prompt":"a","session_id":"../x"})"), "session_id");
+  EXPECT_EQ(parse(R"({"prompt":"a","session_id":7})"), "session_id");
+  EXPECT_EQ(parse(R"({"prompt":["a","b"],"session_id":"x"})"), "session_id");
+  ApiRequest chat;
+  ASSERT_FALSE(ParseChatRequest(
+      context_, R"({"messages":[{"role":"user","content":"a"}],"session_id":"x"})", chat));
+  EXPECT_EQ(chat.prompts[0].session_id, "x");
 }
 
 TEST_F(KvEndpointsTest, ResponseIdsReachTheEngineAsLabels) {

@@ -1,0 +1,104 @@
+#include "server/session_endpoints.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "server/json.h"
+
+namespace thermocline {
+namespace {
+
+constexpr std::string_view kPath = "/v1/kv/sessions/";
+// No tenants at the API yet.
+constexpr char kTenant[] = "default";
+
+Json SessionJson(const SessionInfo& session) {
+  return {{"id", session.id},
+          {"object", "kv.session"},
+          {"tokens", session.num_tokens},
+          {"saved_tokens", session.num_saved_tokens},
+          {"bytes", session.bytes},
+          {"saved_at", session.saved_at_unix}};
+}
+
+SessionCallback Answer(const WriterPtr& writer, std::string_view field) {
+  return [writer, field](Result<SessionInfo> session) {
+    if (!session.ok()) {
+      writer->Respond(ErrorResponse(FromStatus(session.status())));
+      return;
+    }
+    Json json = SessionJson(*session);
+    if (field == "restored_tokens") {
+      json[field] = session->num_restored_tokens;
+    } else if (field == "deleted") {
+      json[field] = true;
+    }
+    writer->Respond(JsonResponse(DumpJson(json)));
+  };
+}
+
+void Post(const ApiContext& context, const HttpRequest& request, const WriterPtr& writer) {
+  // A page of another site can post without asking, but then its browser names it, and it cannot
+  // say that it sends JSON.
+  if (!request.Header("origin").empty() &&
+      !request.Header("content-type").starts_with("application/json")) {
+    ApiError error = InvalidField("", "Content-Type must be application/json");
+    error.http_status = 415;
+    writer->Respond(ErrorResponse(error));
+    return;
+  }
+  std::string_view id = std::string_view(request.path).substr(kPath.size());
+  const size_t slash = id.find('/');
+  const std::string_view verb = slash == std::string_view::npos ? "" : id.substr(slash + 1);
+  id = id.substr(0, slash);
+  if (verb == "save") {
+    context.service.SaveSession(kTenant, std::string(id), Answer(writer, ""));
+  } else if (verb == "restore") {
+    context.service.RestoreSession(kTenant, std::string(id), Answer(writer, "restored_tokens"));
+  } else {
+    ApiError error = InvalidField("", fmt::format("there is no {}", request.path));
+    error.http_status = 404;
+    error.code = "unknown_url";
+    writer->Respond(ErrorResponse(error));
+  }
+}
+
+void List(const ApiContext& context, const WriterPtr& writer) {
+  context.service.ListSessions(kTenant, [writer](Result<std::vector<SessionInfo>> sessions) {
+    if (!sessions.ok()) {
+      writer->Respond(ErrorResponse(FromStatus(sessions.status())));
+      return;
+    }
+    Json list = Json::object();
+    list["object"] = "list";
+    list["data"] = Json::array();
+    for (const SessionInfo& session : *sessions) {
+      list["data"].push_back(SessionJson(session));
+    }
+    writer->Respond(JsonResponse(DumpJson(list)));
+  });
+}
+
+}  // namespace
+
+void AddSessionEndpoints(const ApiContext& context, Router& router) {
+  router.Add("GET", "/v1/kv/sessions",
+             [&context](const RequestPtr& /*request*/, const WriterPtr& writer) {
+               List(context, writer);
+             });
+  router.Add("POST", "/v1/kv/sessions/*",
+             [&context](const RequestPtr& request, const WriterPtr& writer) {
+               Post(context, *request, writer);
+             });
+  router.Add("DELETE", "/v1/kv/sessions/*",
+             [&context](const RequestPtr& request, const WriterPtr& writer) {
+               context.service.DeleteSession(kTenant, request->path.substr(kPath.size()),
+                                             Answer(writer, "deleted"));
+             });
+}
+
+}  // namespace thermocline
