@@ -3,6 +3,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/thermocline
 MODEL ?= $(CACHE)/models/SmolLM2-135M-Instruct.Q4_1.gguf
 HOST ?= 127.0.0.1
 PORT ?= 8000
+# Where conversations outlive the server; empty: nowhere.
+STORE ?= $(CACHE)/kv
 
 .PHONY: help serve test build calibrate lint sanitize bench quality load soak format
 help:  ## show this
@@ -12,7 +14,7 @@ serve:  ## build and serve MODEL on HOST:PORT, with a page to chat on
 	@scripts/setup serve
 	@cmake --preset serve >/dev/null
 	@cmake --build --preset serve --target thermocline
-	@build/release/thermocline serve "$(MODEL)" --host $(HOST) --port $(PORT)
+	@build/release/thermocline serve "$(MODEL)" --host $(HOST) --port $(PORT) --kv-store-dir "$(STORE)"
 
 build:  ## build everything, tests included
 	@cmake --preset release >/dev/null

@@ -1,0 +1,110 @@
+"""Conversations that outlive the process: saved by name or only left behind, after a stop and after kill -9."""
+
+import pathlib
+import signal
+
+import httpx
+import pytest
+
+BOOK = "The harbour lay still that winter, and the letters came slowly. " * 40
+
+
+def ask(server, prompt, **more):
+    body = {"prompt": prompt, "max_tokens": 24, "temperature": 0, **more}
+    answer = server.post("/v1/completions", body).json()
+    return answer["choices"][0]["text"], answer["usage"]
+
+
+def sessions(server):
+    return [session["id"] for session in server.get("/v1/kv/sessions").json()["data"]]
+
+
+def call(server, verb, name):
+    return server.post(f"/v1/kv/sessions/{name}/{verb}", {})
+
+
+@pytest.fixture
+def store(tmp_path):
+    return tmp_path / "kv"
+
+
+@pytest.mark.parametrize("policy", ["adaptive", "cold"])
+def test_a_restarted_server_continues_with_the_text_of_one_that_never_stopped(start_server, store, policy):
+    flags = ("--kv-store-dir", str(store), "--kv-policy", policy)
+    first = start_server(*flags)
+    begun, usage = ask(first, BOOK)
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 0, "restored_tokens": 0}
+    prompt = BOOK + begun + " The letters"
+    never_stopped, _ = ask(first, prompt)
+    assert first.stop() == 0
+    second = start_server(*flags)
+    restarted, usage = ask(second, prompt)
+    assert restarted == never_stopped
+    restored = usage["prompt_tokens_details"]["restored_tokens"]
+    assert restored == usage["prompt_tokens_details"]["cached_tokens"]
+    assert restored > 0.8 * usage["prompt_tokens"]
+    assert second.get("/v1/kv").json()["store"]["restored_tokens"] == restored
+
+
+def test_a_saved_session_survives_kill_9(start_server, store):
+    first = start_server("--kv-store-dir", str(store))
+    begun, usage = ask(first, BOOK, session_id="winter")
+    saved = call(first, "save", "winter").json()
+    assert saved["tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert 0 < saved["saved_tokens"] <= saved["tokens"] and saved["bytes"] > 0
+    never_stopped, _ = ask(first, BOOK + begun + " And")
+    first.signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    second = start_server("--kv-store-dir", str(store))
+    assert sessions(second) == ["winter"]
+    restored = call(second, "restore", "winter").json()
+    assert restored["restored_tokens"] == saved["saved_tokens"]
+    again, usage = ask(second, BOOK + begun + " And")
+    assert again == never_stopped
+    assert usage["prompt_tokens_details"] == {"cached_tokens": saved["saved_tokens"], "restored_tokens": 0}
+    deleted = httpx.delete(second.url + "/v1/kv/sessions/winter").json()
+    assert deleted["deleted"] is True
+    assert sessions(second) == []
+    second.assert_no_page_is_lost()
+
+
+def test_damaged_files_are_computed_again(start_server, store):
+    first = start_server("--kv-store-dir", str(store))
+    text, _ = ask(first, BOOK)
+    assert first.stop() == 0
+    pages = sorted(pathlib.Path(store).rglob("*.page"))
+    assert pages
+    for number, page in enumerate(pages):
+        content = bytearray(page.read_bytes())
+        if number % 3 == 0:
+            content[len(content) // 2] ^= 1
+        elif number % 3 == 1:
+            content = content[:1000]
+        else:
+            content = b""
+        page.write_bytes(content)
+    second = start_server("--kv-store-dir", str(store))
+    again, usage = ask(second, BOOK)
+    assert again == text
+    assert usage["prompt_tokens_details"]["restored_tokens"] == 0
+
+
+def test_two_servers_never_share_a_directory(start_server, store):
+    start_server("--kv-store-dir", str(store))
+    with pytest.raises(RuntimeError, match="another process"):
+        start_server("--kv-store-dir", str(store))
+
+
+def test_without_a_store_the_calls_say_how_to_get_one(server):
+    for answer in (server.get("/v1/kv/sessions"), call(server, "save", "winter"), call(server, "restore", "winter")):
+        assert answer.status_code == 501
+        assert "--kv-store-dir" in answer.json()["error"]["message"]
+
+
+def test_unknown_sessions_and_bad_names(start_server, store):
+    server = start_server("--kv-store-dir", str(store))
+    for verb in ("save", "restore"):
+        assert call(server, verb, "nobody").status_code == 404
+        assert call(server, verb, "a%20b").status_code == 400
+    assert server.post("/v1/completions", {"prompt": "a", "session_id": "../../etc"}).status_code == 400
+    assert httpx.delete(server.url + "/v1/kv/sessions/nobody").status_code == 404
