@@ -102,7 +102,7 @@ class Calibrator {
                                       const KvCacheView& /*kv*/) { moments.Observe(layer, qkv); });
     Status read = ReadHot(calibration);
     model_.set_attention_observer({});
-    calibration.formats.query_factors = FactorQueryMoments(moments.Normalized(), layout_.head_dim);
+    calibration.formats.query_factors = FactorQueryMoments(moments.Moments(), layout_.head_dim);
     return read;
   }
 

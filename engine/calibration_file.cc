@@ -16,7 +16,7 @@
 namespace thermocline {
 namespace {
 
-constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '4'};
+constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '5'};
 constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
 
 class Writer {

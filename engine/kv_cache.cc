@@ -10,14 +10,34 @@
 namespace thermocline {
 namespace {
 
-constexpr Tier kCodedTiers[] = {Tier::kHot, Tier::kWarm, Tier::kCold};
+constexpr Tier kCodedTiers[] = {Tier::kHot, Tier::kWarm, Tier::kCold, Tier::kArchive};
 
-Codec CodecOf(Tier tier, size_t layer, const KvFormats& formats) {
+// What an archived page holds of a layer: merged rows, unless its tokens need their positions (for
+// the bias of their keys), or are too dear for few bits even by themselves.
+Codec ArchiveCodec(size_t layer, const KvLayout& layout, const KvFormats& formats) {
+  const Codec cold = formats.cold[layer];
+  const bool has_bias = formats.key_bias && formats.key_bias->view().has(static_cast<int>(layer));
+  if (has_bias || !CanMerge(layout)) {
+    return cold;
+  }
+  switch (cold) {
+    case Codec::kTurbo3:
+      return Codec::kMerged3;
+    case Codec::kTurboK4V3:
+      return Codec::kMergedK4V3;
+    default:
+      return cold;
+  }
+}
+
+Codec CodecOf(Tier tier, size_t layer, const KvLayout& layout, const KvFormats& formats) {
   switch (tier) {
     case Tier::kHot:
       return Codec::kNative;
     case Tier::kWarm:
       return Codec::kInt8;
+    case Tier::kArchive:
+      return ArchiveCodec(layer, layout, formats);
     default:
       return formats.cold[layer];
   }
@@ -30,7 +50,7 @@ std::pair<std::vector<LayerFormat>, uint64_t> LayersOf(Tier tier, const KvLayout
   std::vector<LayerFormat> layers;
   uint64_t bytes = 0;
   for (size_t layer = 0; layer < formats.cold.size(); ++layer) {
-    const Codec codec = CodecOf(tier, layer, formats);
+    const Codec codec = CodecOf(tier, layer, layout, formats);
     const uint32_t head_bytes = BlockLayoutOf(codec, layout).bytes;
     layers.push_back(
         {.codec = codec, .layer_offset = static_cast<uint32_t>(bytes), .head_stride = head_bytes});
@@ -80,6 +100,8 @@ std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout, const KvFormat
     const uint64_t units = (payload + kArenaUnitBytes - 1) / kArenaUnitBytes;
     bytes[static_cast<size_t>(tier)] = static_cast<uint32_t>(units * kArenaUnitBytes);
   }
+  uint32_t& archive = bytes[static_cast<size_t>(Tier::kArchive)];
+  archive = archive < bytes[static_cast<size_t>(Tier::kCold)] ? archive : 0;
   return bytes;
 }
 

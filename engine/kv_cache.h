@@ -35,7 +35,8 @@ KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens);
 std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& checkpoint,
                                    const KvLayout& layout);
 
-// Bytes of one page of each tier, whole arena units. 0: no codec writes this tier.
+// Bytes of one page of each tier, whole arena units. 0: no codec writes this tier, or none that
+// makes an archived page smaller than a cold one.
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout, const KvFormats& formats);
 
 // The arena that holds every page's bytes, and how they are encoded in each tier and layer. Which

@@ -8,12 +8,14 @@ QueryMoments::QueryMoments(const KvLayout& layout, int num_heads)
     : layout_(layout),
       group_(static_cast<size_t>(num_heads / layout.num_kv_heads)),
       sums_(static_cast<size_t>(layout.num_layers * layout.num_kv_heads) *
-            static_cast<size_t>(layout.head_dim) * static_cast<size_t>(layout.head_dim)) {}
+            static_cast<size_t>(layout.head_dim) * static_cast<size_t>(layout.head_dim)),
+      num_observed_(static_cast<size_t>(layout.num_layers)) {}
 
 void QueryMoments::Observe(int layer, Tensor qkv) {
   const auto dim = static_cast<size_t>(layout_.head_dim);
   const auto num_kv_heads = static_cast<size_t>(layout_.num_kv_heads);
   const size_t num_heads = num_kv_heads * group_;
+  num_observed_[static_cast<size_t>(layer)] += qkv.dim(0);
   for (int64_t token = 0; token < qkv.dim(0); ++token) {
     const float* query = qkv.f32() + token * qkv.dim(1);
     for (size_t head = 0; head < num_heads; ++head, query += dim) {
@@ -29,18 +31,22 @@ void QueryMoments::Observe(int layer, Tensor qkv) {
   }
 }
 
-std::vector<float> QueryMoments::Normalized() const {
+std::vector<float> QueryMoments::Moments() const {
   const auto dim = static_cast<size_t>(layout_.head_dim);
+  const size_t layer_size = sums_.size() / num_observed_.size();
   std::vector<float> moments(sums_.size());
   for (size_t begin = 0; begin < sums_.size(); begin += dim * dim) {
     const double* sums = sums_.data() + begin;
-    double mean_square = 0;
+    double sum = 0;
     for (size_t i = 0; i < dim; ++i) {
-      mean_square += sums[i * dim + i] / static_cast<double>(dim);
+      sum += sums[i * dim + i];
     }
-    const double isotropic = mean_square > 0 ? kIsotropicPart : 1;
-    const double scale = mean_square > 0 ? 1 / mean_square : 0;
-    const double total = isotropic + (mean_square > 0 ? 1 : 0);
+    const auto num_queries =
+        static_cast<double>(num_observed_[begin / layer_size]) * static_cast<double>(group_);
+    // Attention divides scores by the root of dim.
+    const double scale = sum > 0 ? 1 / (num_queries * static_cast<double>(dim)) : 0;
+    const double isotropic = sum > 0 ? kIsotropicPart * sum * scale / static_cast<double>(dim) : 1;
+    const double total = sum > 0 ? 1 + kIsotropicPart : 1;
     for (size_t i = 0; i < dim; ++i) {
       for (size_t j = 0; j < dim; ++j) {
         const double moment = sums[std::min(i, j) * dim + std::max(i, j)] * scale;

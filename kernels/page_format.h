@@ -17,8 +17,12 @@ namespace thermocline {
 enum class Tier : uint8_t { kHot, kWarm, kCold, kArchive, kBacked };
 inline constexpr int kNumTiers = 5;
 
-// How the bytes of one layer of a page are decoded.
-enum class Codec : uint8_t { kNative, kInt8, kTurbo3, kTurboK4V3, kSparse };
+// How the bytes of one layer of a page are decoded. kMerged3 and kMergedK4V3: the codes of kTurbo3
+// and kTurboK4V3 of fewer rows, each for one token or for some whose keys are alike.
+enum class Codec : uint8_t { kNative, kInt8, kTurbo3, kTurboK4V3, kMerged3, kMergedK4V3 };
+HD constexpr bool IsMerged(Codec codec) {
+  return codec == Codec::kMerged3 || codec == Codec::kMergedK4V3;
+}
 
 // Logical and stable: a page keeps its id when its bytes move. Indexes the page map.
 using PageId = uint32_t;
@@ -117,9 +121,10 @@ struct KvCacheView {
   const float* mean_keys = nullptr;
   KeyBiasView key_bias;
   // [num_layers][num_kv_heads][head_dim][head_dim]: factors of the second moments of each head's
-  // queries, which keys of few bits are rounded for (kernels/core/key_rounding.h). Read by moves
-  // alone, on the host or device that makes them. Null: keys are rounded one coordinate apart from
-  // the other.
+  // queries, scaled as attention scales them: what keys of few bits are rounded for
+  // (kernels/core/key_rounding.h), and by which keys are alike (kernels/core/key_distances.h). Read
+  // by moves alone, on the host or device that makes them. Null: keys are rounded one coordinate
+  // apart from the other, and alike when they are near.
   const float* query_factors = nullptr;
   // [pages][num_layers][num_kv_heads]: bit t is set while position t of the page is attended to. Of
   // hot pages only. Null: all positions are; baselines that evict tokens alone set it.

@@ -27,6 +27,8 @@ std::unique_ptr<TierPolicy> MakePolicy(const TierConfig& config) {
       return std::make_unique<ForcedPolicy>(Tier::kWarm);
     case KvPolicy::kCold:
       return std::make_unique<ForcedPolicy>(Tier::kCold);
+    case KvPolicy::kArchive:
+      return std::make_unique<ForcedPolicy>(Tier::kArchive);
     default:
       break;
   }
@@ -49,6 +51,8 @@ Tier TierController::Coldest() const {
     case KvPolicy::kAdaptive:
     case KvPolicy::kCold:
       return Tier::kCold;
+    case KvPolicy::kArchive:
+      return pool_.arena().units_per_page(Tier::kArchive) > 0 ? Tier::kArchive : Tier::kCold;
     case KvPolicy::kWarm:
       return Tier::kWarm;
     default:
@@ -186,7 +190,7 @@ void TierController::Compact(MovePlan& plan) {
   if (pool_.arena().num_empty_superblocks() > num_reserved_) {
     return;
   }
-  for (const Tier tier : {Tier::kHot, Tier::kWarm, Tier::kCold}) {
+  for (const Tier tier : {Tier::kHot, Tier::kWarm, Tier::kCold, Tier::kArchive}) {
     const std::vector<PageMove> moves = pool_.BeginCompaction(tier, kMaxCompactionMoves);
     plan.moves.insert(plan.moves.end(), moves.begin(), moves.end());
     plan.wait = plan.wait || !moves.empty();

@@ -21,7 +21,8 @@ struct Candidate {
 
 class Candidates {
  public:
-  Candidates(const PagePool& pool, std::span<const SequencePages> sequences) : pool_(pool) {
+  Candidates(const PagePool& pool, std::span<const SequencePages> sequences, Tier coldest)
+      : pool_(pool), coldest_(coldest) {
     for (size_t s = 0; s < sequences.size(); ++s) {
       const SequencePages& sequence = sequences[s];
       for (size_t i = 0; i < sequence.pages.size(); ++i) {
@@ -48,13 +49,14 @@ class Candidates {
     if (added) {
       const bool fixed = !pool_.is_full(page) || pool_.is_moving(page) || pool_.is_pinned(page);
       all_.push_back(
-          {.page = page, .coldest = fixed ? Tier::kHot : Tier::kCold, .tier = pool_.tier(page)});
+          {.page = page, .coldest = fixed ? Tier::kHot : coldest_, .tier = pool_.tier(page)});
     }
     return all_[it->second];
   }
 
  private:
   const PagePool& pool_;
+  Tier coldest_;
   std::vector<Candidate> all_;
   std::unordered_map<PageId, size_t> index_;
 };
@@ -79,7 +81,7 @@ class DemotionPlan {
       : pool_(pool),
         sequences_(sequences),
         demand_(demand),
-        candidates_(pool, sequences),
+        candidates_(pool, sequences, Tier::kCold),
         errors_(sequences.size(), 0.0) {
     candidates_.AddIdle();
     for (size_t i = 0; i < candidates_.all().size(); ++i) {
@@ -241,9 +243,12 @@ std::vector<TierChange> ForcedPolicy::Propose(const PagePool& pool,
                                               std::span<const SequencePages> sequences,
                                               const TierDemand& /*demand*/) const {
   std::vector<TierChange> changes;
-  Candidates candidates(pool, sequences);
+  const Tier coldest = PageBytes(pool, tier_) > 0 ? tier_ : Tier::kCold;
+  Candidates candidates(pool, sequences, coldest);
   for (const Candidate& candidate : candidates.all()) {
-    const Tier to = std::min(tier_, candidate.coldest);
+    // What the archive holds has been cold: that is the loss to be measured.
+    const Tier next = candidate.tier < Tier::kCold ? std::min(coldest, Tier::kCold) : coldest;
+    const Tier to = std::min(next, candidate.coldest);
     if (candidate.tier < to) {
       changes.push_back({candidate.page, to});
     }

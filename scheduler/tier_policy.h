@@ -13,9 +13,19 @@ namespace thermocline {
 
 // What decides how warm pages are kept. kAdaptive: by attention energy, when memory is short. kHot:
 // nothing is demoted. kWarm, kCold: every full page outside the first one and the recent window is
-// there at once. The last three are baselines that evict tokens and demote nothing, whatever a
-// request's fidelity: engine/baselines/evictor.h.
-enum class KvPolicy : uint8_t { kAdaptive, kHot, kWarm, kCold, kStreaming, kH2o, kSnapKv };
+// there at once. kArchive: the same, by way of cold, and nothing wakes: what the tier loses can be
+// measured so, and it is for no other use. The last three are baselines that evict tokens and
+// demote nothing, whatever a request's fidelity: engine/baselines/evictor.h.
+enum class KvPolicy : uint8_t {
+  kAdaptive,
+  kHot,
+  kWarm,
+  kCold,
+  kArchive,
+  kStreaming,
+  kH2o,
+  kSnapKv
+};
 
 constexpr bool Evicts(KvPolicy policy) { return policy >= KvPolicy::kStreaming; }
 
@@ -70,7 +80,7 @@ class TierPolicy {
                                           const TierDemand& demand) const = 0;
 };
 
-// kWarm and kCold.
+// kWarm, kCold and kArchive, which is kCold where the pool has no archive.
 class ForcedPolicy : public TierPolicy {
  public:
   explicit ForcedPolicy(Tier tier) : tier_(tier) {}

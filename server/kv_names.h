@@ -21,17 +21,17 @@ struct Named {
 };
 
 inline constexpr Named<KvPolicy> kKvPolicyNames[] = {
-    {"adaptive", KvPolicy::kAdaptive},   {"hot", KvPolicy::kHot},
-    {"warm", KvPolicy::kWarm},           {"cold", KvPolicy::kCold},
-    {"streaming", KvPolicy::kStreaming}, {"h2o", KvPolicy::kH2o},
-    {"snapkv", KvPolicy::kSnapKv}};
+    {"adaptive", KvPolicy::kAdaptive}, {"hot", KvPolicy::kHot},
+    {"warm", KvPolicy::kWarm},         {"cold", KvPolicy::kCold},
+    {"archive", KvPolicy::kArchive},   {"streaming", KvPolicy::kStreaming},
+    {"h2o", KvPolicy::kH2o},           {"snapkv", KvPolicy::kSnapKv}};
 inline constexpr Named<KvFidelity> kKvFidelityNames[] = {{"exact", KvFidelity::kExact},
                                                          {"high", KvFidelity::kHigh},
                                                          {"balanced", KvFidelity::kBalanced},
                                                          {"max", KvFidelity::kMax}};
 // The tiers that kernels read, hottest first. The first letter is a tier's own.
 inline constexpr Named<Tier> kTierNames[] = {
-    {"hot", Tier::kHot}, {"warm", Tier::kWarm}, {"cold", Tier::kCold}};
+    {"hot", Tier::kHot}, {"warm", Tier::kWarm}, {"cold", Tier::kCold}, {"archive", Tier::kArchive}};
 
 template <typename T, size_t size>
 std::optional<T> FindNamed(const Named<T> (&table)[size], std::string_view name) {

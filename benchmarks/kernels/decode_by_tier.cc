@@ -36,7 +36,7 @@ constexpr int kPageTokens = 64;
 constexpr int kContexts[] = {4096, 7168};
 constexpr int kNumPages = 7168 / kPageTokens;
 constexpr std::pair<Tier, const char*> kTiers[] = {
-    {Tier::kHot, "hot"}, {Tier::kWarm, "warm"}, {Tier::kCold, "cold"}};
+    {Tier::kHot, "hot"}, {Tier::kWarm, "warm"}, {Tier::kCold, "cold"}, {Tier::kArchive, "archive"}};
 
 struct Sample {
   double wall_ms = 0;
@@ -78,7 +78,7 @@ class TieredText {
                    static_cast<size_t>(layout_.head_dim)) {
     uint32_t unit = 0;
     for (const auto& [tier, name] : kTiers) {
-      for (int i = 0; i < kNumPages + (tier == Tier::kCold ? 1 : 0); ++i) {
+      for (int i = 0; i < kNumPages + (tier == Tier::kArchive ? 1 : 0); ++i) {
         const Tier actual = i < kNumPages ? tier : Tier::kHot;
         page_map_.emplace_back(actual, unit);
         unit += Units(actual);
@@ -87,7 +87,7 @@ class TieredText {
     for (int page = 0; page < kNumPages; ++page) {
       Forward(page * kPageTokens, kPageTokens, Tier::kHot);
     }
-    for (const Tier tier : {Tier::kWarm, Tier::kCold}) {
+    for (const Tier tier : {Tier::kWarm, Tier::kCold, Tier::kArchive}) {
       for (int page = 0; page < kNumPages; ++page) {
         const PageMove move{.from = page_map_[PageOf(Tier::kHot, page)],
                             .to = page_map_[PageOf(tier, page)],

@@ -6,6 +6,7 @@
 #include "kernels/base/hd.h"
 #include "kernels/core/codebook.h"
 #include "kernels/core/half.h"
+#include "kernels/core/key_distances.h"
 #include "kernels/core/key_rounding.h"
 
 // How one vector becomes codes and one 16-bit scale. These plain loops say what every backend must
@@ -117,6 +118,33 @@ HD inline void QuantizeKey(const KeyRounding& keys, int token) {
 inline void QuantizeKeys(const KeyRounding& keys) {
   for (int token = 0; token < keys.num_tokens; ++token) {
     QuantizeKey(keys, token);
+  }
+}
+
+// Sums are added in order.
+HD inline void MeasureKeyDistances(const KeyDistances& keys) {
+  const int dim = keys.dim;
+  const int num_tokens = keys.num_tokens;
+  for (int t = 0; t < num_tokens; ++t) {
+    const float* x = keys.x + static_cast<int64_t>(t) * dim;
+    for (int i = 0; i < dim; ++i) {
+      const float* row = keys.factors + static_cast<int64_t>(i) * dim;
+      keys.scratch[i * num_tokens + t] =
+          keys.factors == nullptr
+              ? x[i]
+              : (x[i] + DotInOrder(row + i + 1, x + i + 1, dim - 1 - i)) * std::sqrt(row[i]);
+    }
+  }
+  for (int s = 0; s < num_tokens; ++s) {
+    for (int t = 0; t < num_tokens; ++t) {
+      float sum = 0;
+      for (int i = 0; i < dim; ++i) {
+        const float* keys_of = keys.scratch + static_cast<int64_t>(i) * num_tokens;
+        const float apart = keys_of[t] - keys_of[s];
+        sum += apart * apart;
+      }
+      keys.distances[s * num_tokens + t] = sum;
+    }
   }
 }
 

@@ -211,6 +211,7 @@ void CpuOps::TranscodePages(std::span<const PageMove> moves, const KvCacheView& 
   const VectorQuantizer quantizer{.turbo = isa_.quantize_turbo,
                                   .int8 = isa_.quantize_int8,
                                   .keys = isa_.quantize_keys,
+                                  .distances = isa_.measure_keys,
                                   .decode_turbo = isa_.dequantize_turbo,
                                   .decode_int8 = isa_.dequantize_int8,
                                   .half_to_float = isa_.half_to_float,

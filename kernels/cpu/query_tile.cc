@@ -78,12 +78,12 @@ void QueryTile::LoadBiasProducts(const AttentionCall& call) {
 
 void QueryTile::Attend(const AttentionCall& call, int page_index, bool notes_energy,
                        SoftmaxState& state) {
-  CountVisible(call, page_index);
   page_max_.assign(num_rows_, -INFINITY);
   page_sum_.assign(num_rows_, 0.0F);
   const BatchView& batch = call.batch;
   const PageId page = batch.page_ids[batch.page_starts[tile_.sequence] + page_index];
   const Codec codec = call.kv.format(call.params.layer, call.kv.page_map[page].tier()).codec;
+  CountVisible(call, codec, page_index);
   if (codec == Codec::kNative) {
     AttendNative(call, page, page_index, state);
   } else {
@@ -94,14 +94,18 @@ void QueryTile::Attend(const AttentionCall& call, int page_index, bool notes_ene
   }
 }
 
-void QueryTile::CountVisible(const AttentionCall& call, int page_index) {
+void QueryTile::CountVisible(const AttentionCall& call, Codec codec, int page_index) {
   const int page_tokens = call.kv.layout.page_tokens;
   const int group = call.group();
   num_valid_.clear();
   for (int t = 0; t < tile_.num_tokens; ++t) {
     const int seen = call.batch.positions[tile_.first_token + t] + 1 - page_index * page_tokens;
-    num_valid_.insert(num_valid_.end(), static_cast<size_t>(group),
-                      std::clamp(seen, 0, page_tokens));
+    int visible = std::clamp(seen, 0, page_tokens);
+    if (IsMerged(codec)) {
+      CHECK(visible == page_tokens);  // its rows have no positions: it lies before every query
+      visible = BlockRows(codec, call.kv.layout);
+    }
+    num_valid_.insert(num_valid_.end(), static_cast<size_t>(group), visible);
   }
 }
 
@@ -153,11 +157,12 @@ void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page,
        .v_codes = bytes + at.v_codes,
        .k_scales = halves(at.k_scales),
        .v_scales = halves(at.v_scales),
+       .log_weights = IsMerged(codec) ? halves(at.log_weights) : nullptr,
        .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
        .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
        .k_bits = k_bits,
        .v_bits = v_bits,
-       .page_tokens = layout.page_tokens,
+       .page_tokens = BlockRows(codec, layout),
        .num_values = (layout.head_dim + 15) / 16,
        .next = reinterpret_cast<const uint8_t*>(NextBlock(call, codec, page_index)),
        .next_bytes = static_cast<int32_t>(at.bytes),

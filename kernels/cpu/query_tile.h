@@ -54,7 +54,7 @@ class QueryTile {
 
  private:
   void LoadBiasProducts(const AttentionCall& call);
-  void CountVisible(const AttentionCall& call, int page_index);
+  void CountVisible(const AttentionCall& call, Codec codec, int page_index);
   void AttendNative(const AttentionCall& call, PageId page, int page_index, SoftmaxState& state);
   void AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
                    SoftmaxState& state);
@@ -71,7 +71,7 @@ class QueryTile {
   std::vector<float> bias_;           // [num_rows], of coded pages
   std::vector<float> bias_products_;  // [num_rows][2][head_dim / 2]: see BiasScores; may be empty
   std::vector<float> key_query_;      // [head_dim]
-  std::vector<int32_t> num_valid_;    // [num_rows], of the page at hand
+  std::vector<int32_t> num_valid_;    // [num_rows], of the page at hand: see QueryRows
   std::vector<float> page_max_;       // [num_rows]
   std::vector<float> page_sum_;
   std::vector<float> page_;  // PageBuffers, and what aligns them

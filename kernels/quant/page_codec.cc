@@ -15,6 +15,7 @@
 #include "kernels/core/quantize.h"
 #include "kernels/quant/key_bias.h"
 #include "kernels/quant/panel_packing.h"
+#include "kernels/quant/token_clusters.h"
 
 namespace thermocline {
 namespace {
@@ -27,9 +28,21 @@ struct Scratch {
   std::vector<float> v;
   std::vector<uint8_t> codes;   // of a CodeMatrix
   std::vector<float> rounding;  // KeyRounding's
+  // Of a merged block.
+  std::vector<float> keys;       // KeyDistances'
+  std::vector<float> distances;  // [page_tokens, page_tokens]
+  std::vector<float> k_rows;     // [kNumClusters, head_dim]
+  std::vector<float> v_rows;
 };
 
 CodeMatrix CodesOf(const KvLayout& layout) { return {layout.page_tokens, layout.head_dim}; }
+
+// The shape of pages whose tokens are the rows of this codec's blocks.
+KvLayout RowLayout(Codec codec, const KvLayout& layout) {
+  KvLayout rows = layout;
+  rows.page_tokens = BlockRows(codec, layout);
+  return rows;
+}
 
 uint16_t* Halves(std::byte* bytes) { return reinterpret_cast<uint16_t*>(bytes); }
 const uint16_t* Halves(const std::byte* bytes) { return reinterpret_cast<const uint16_t*>(bytes); }
@@ -96,18 +109,67 @@ void DecodeVectors(int bits, PanelLane lane, const KvLayout& layout,
   }
 }
 
+// x [page_tokens, dim] -> the mean of each row's tokens, [kNumClusters, dim].
+void AverageRows(const TokenClusters& clusters, const float* x, size_t dim,
+                 std::vector<float>& rows) {
+  rows.assign(kNumClusters * dim, 0.0F);
+  for (const uint8_t row : clusters.row_of) {
+    for (size_t i = 0; i < dim; ++i) {
+      rows[row * dim + i] += x[i];
+    }
+    x += dim;
+  }
+  for (size_t row = 0; row < kNumClusters; ++row) {
+    const float part = 1.0F / static_cast<float>(clusters.sizes[row]);
+    for (size_t i = 0; i < dim; ++i) {
+      rows[row * dim + i] *= part;
+    }
+  }
+}
+
+// k, v [page_tokens, head_dim] -> scratch.k_rows, scratch.v_rows, and the log weights of the rows.
+void MergeTokens(const KvLayout& layout, const VectorQuantizer& quantizer, const float* k,
+                 const float* v, const float* query_factors, Scratch& scratch,
+                 std::byte* log_weights) {
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  scratch.keys.resize(kClusteredTokens * dim);
+  scratch.distances.resize(size_t{kClusteredTokens} * kClusteredTokens);
+  quantizer.distances({.x = k,
+                       .factors = query_factors,
+                       .num_tokens = layout.page_tokens,
+                       .dim = layout.head_dim,
+                       .scratch = scratch.keys.data(),
+                       .distances = scratch.distances.data()});
+  const TokenClusters clusters = ClusterTokens(scratch.distances);
+  AverageRows(clusters, k, dim, scratch.k_rows);
+  AverageRows(clusters, v, dim, scratch.v_rows);
+  for (size_t row = 0; row < kNumClusters; ++row) {
+    // The scores of normal queries with keys of this spread: the mean of exp(score) is that of the
+    // mean key times exp(spread / 2).
+    const float spread = query_factors == nullptr ? 0.0F : clusters.spreads[row];
+    Halves(log_weights)[row] =
+        ScaleToHalf(std::log(static_cast<float>(clusters.sizes[row])) + 0.5F * spread);
+  }
+}
+
 Status Encode(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer, const float* k,
               const float* v, const float* query_factors, Scratch& scratch, std::byte* block) {
   const BlockLayout at = BlockLayoutOf(codec, layout);
+  const KvLayout rows = RowLayout(codec, layout);
   if (codec == Codec::kNative) {
     const int64_t count = int64_t{layout.page_tokens} * layout.head_dim;
     quantizer.float_to_half(k, count, Halves(block));
     quantizer.float_to_half(v, count, Halves(block + at.v_codes));
     return {};
   }
-  RETURN_IF_ERROR(EncodeVectors(KeyBits(codec), PanelLane::kToken, layout, quantizer, k,
+  if (IsMerged(codec)) {
+    MergeTokens(layout, quantizer, k, v, query_factors, scratch, block + at.log_weights);
+    k = scratch.k_rows.data();
+    v = scratch.v_rows.data();
+  }
+  RETURN_IF_ERROR(EncodeVectors(KeyBits(codec), PanelLane::kToken, rows, quantizer, k,
                                 query_factors, scratch, block, block + at.k_scales));
-  return EncodeVectors(ValueBits(codec), PanelLane::kDimension, layout, quantizer, v, nullptr,
+  return EncodeVectors(ValueBits(codec), PanelLane::kDimension, rows, quantizer, v, nullptr,
                        scratch, block + at.v_codes, block + at.v_scales);
 }
 
@@ -120,9 +182,10 @@ void Decode(Codec codec, const KvLayout& layout, const VectorQuantizer& quantize
     quantizer.half_to_float(Halves(block + at.v_codes), count, v);
     return;
   }
-  DecodeVectors(KeyBits(codec), PanelLane::kToken, layout, quantizer, block, block + at.k_scales,
+  const KvLayout rows = RowLayout(codec, layout);
+  DecodeVectors(KeyBits(codec), PanelLane::kToken, rows, quantizer, block, block + at.k_scales,
                 codes, k);
-  DecodeVectors(ValueBits(codec), PanelLane::kDimension, layout, quantizer, block + at.v_codes,
+  DecodeVectors(ValueBits(codec), PanelLane::kDimension, rows, quantizer, block + at.v_codes,
                 block + at.v_scales, codes, v);
 }
 
@@ -141,6 +204,7 @@ Status TranscodeBlock(const PageMove& move, const KvCacheView& kv, int layer, in
   const KvLayout& layout = kv.layout;
   const Codec from = kv.format(layer, move.from.tier()).codec;
   const Codec to = kv.format(layer, move.to.tier()).codec;
+  CHECK(!IsMerged(from) && !(IsMerged(to) && kv.key_bias.has(layer)));
   const auto dim = static_cast<size_t>(layout.head_dim);
   scratch.k.resize(static_cast<size_t>(layout.page_tokens) * dim);
   scratch.v.resize(scratch.k.size());
@@ -165,33 +229,43 @@ int KeyBits(Codec codec) {
       return 16;
     case Codec::kInt8:
       return 8;
-    case Codec::kTurbo3:
-      return 3;
     case Codec::kTurboK4V3:
+    case Codec::kMergedK4V3:
       return 4;
-    case Codec::kSparse:
-      break;
+    default:
+      return 3;
   }
-  CHECK(false);  // has no one width
-  return 0;
 }
 
-int ValueBits(Codec codec) { return codec == Codec::kTurboK4V3 ? 3 : KeyBits(codec); }
+int ValueBits(Codec codec) { return KeyBits(codec) == 4 ? 3 : KeyBits(codec); }
+
+bool CanMerge(const KvLayout& layout) { return layout.page_tokens == kClusteredTokens; }
+
+int BlockRows(Codec codec, const KvLayout& layout) {
+  CHECK(!IsMerged(codec) || CanMerge(layout));
+  return IsMerged(codec) ? kNumClusters : layout.page_tokens;
+}
 
 BlockLayout BlockLayoutOf(Codec codec, const KvLayout& layout) {
   if (codec == Codec::kNative) {
     const uint32_t v_offset = NativeVOffset(layout);
     const uint32_t bytes = NativeHeadBytes(layout);
-    return {.k_scales = v_offset, .v_codes = v_offset, .v_scales = bytes, .bytes = bytes};
+    return {.k_scales = v_offset,
+            .v_codes = v_offset,
+            .v_scales = bytes,
+            .log_weights = bytes,
+            .bytes = bytes};
   }
-  const uint32_t scale_bytes = 2 * static_cast<uint32_t>(layout.page_tokens);
+  const KvLayout rows = RowLayout(codec, layout);
+  const uint32_t half_bytes = 2 * static_cast<uint32_t>(rows.page_tokens);
   BlockLayout block;
   block.k_scales =
-      static_cast<uint32_t>(PanelsBytes(CodesOf(layout), KeyBits(codec), PanelLane::kToken));
-  block.v_codes = block.k_scales + scale_bytes;
+      static_cast<uint32_t>(PanelsBytes(CodesOf(rows), KeyBits(codec), PanelLane::kToken));
+  block.v_codes = block.k_scales + half_bytes;
   block.v_scales = block.v_codes + static_cast<uint32_t>(PanelsBytes(
-                                       CodesOf(layout), ValueBits(codec), PanelLane::kDimension));
-  block.bytes = block.v_scales + scale_bytes;
+                                       CodesOf(rows), ValueBits(codec), PanelLane::kDimension));
+  block.log_weights = block.v_scales + half_bytes;
+  block.bytes = block.log_weights + (IsMerged(codec) ? half_bytes : 0);
   return block;
 }
 
@@ -200,6 +274,7 @@ VectorQuantizer ReferenceQuantizer() {
       .turbo = QuantizeTurbo,
       .int8 = QuantizeInt8,
       .keys = QuantizeKeys,
+      .distances = MeasureKeyDistances,
       .decode_turbo = DequantizeTurbo,
       .decode_int8 = DequantizeInt8,
       .half_to_float = [](const uint16_t* src, int64_t count,
@@ -217,6 +292,14 @@ Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& q
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v) {
   std::vector<uint8_t> codes;
   Decode(codec, layout, ReferenceQuantizer(), block, codes, k, v);
+}
+
+void DecodeLogWeights(Codec codec, const KvLayout& layout, const std::byte* block,
+                      float* log_weights) {
+  const uint16_t* halves = Halves(block + BlockLayoutOf(codec, layout).log_weights);
+  for (int row = 0; row < BlockRows(codec, layout); ++row) {
+    log_weights[row] = IsMerged(codec) ? HalfToFloat(halves[row]) : 0.0F;
+  }
 }
 
 MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,

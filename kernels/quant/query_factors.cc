@@ -8,12 +8,16 @@
 namespace thermocline {
 namespace {
 
-constexpr double kSmallestMoment = 1e-6;
+constexpr double kSmallestMoment = 1e-6;  // beside the mean of the diagonal
 
 // Row i of U from the rows above it: what M has left of coordinates i and beyond.
 void Factor(std::span<double> rest, size_t dim, float* factors) {
+  double mean = 0;
   for (size_t i = 0; i < dim; ++i) {
-    const double pivot = std::max(rest[i * dim + i], kSmallestMoment);
+    mean += rest[i * dim + i] / static_cast<double>(dim);
+  }
+  for (size_t i = 0; i < dim; ++i) {
+    const double pivot = std::max(rest[i * dim + i], kSmallestMoment * mean);
     factors[i * dim + i] = static_cast<float>(pivot);
     for (size_t j = i + 1; j < dim; ++j) {
       factors[i * dim + j] = static_cast<float>(rest[i * dim + j] / pivot);

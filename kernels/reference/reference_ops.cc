@@ -65,30 +65,49 @@ float Activate(Activation activation, float x) {
   return x;
 }
 
-// K and V [whole pages, head_dim] of the pages that hold the first `length` positions of sequence
-// s, whatever their tier. What coded K is short by is added.
-void DecodePages(const BatchView& batch, int s, const KvCacheView& kv, int layer, int kv_head,
-                 int length, std::vector<float>& k, std::vector<float>& v) {
+// The rows of some pages, whatever their tier.
+struct PageRows {
+  std::vector<float> k;            // [num_rows, head_dim]; what coded K is short by is added
+  std::vector<float> v;            // [num_rows, head_dim]
+  std::vector<float> log_weights;  // [num_rows]; -infinity: the query does not see it
+  std::vector<size_t> starts;      // [pages + 1]
+};
+
+// Of the pages that hold the first `length` positions of sequence s, which the query sees.
+PageRows DecodePages(const BatchView& batch, int s, const KvCacheView& kv, int layer, int kv_head,
+                     int length) {
   const KvLayout& layout = kv.layout;
-  const int num_pages = (length + layout.page_tokens - 1) / layout.page_tokens;
-  const auto page_size =
-      static_cast<size_t>(layout.page_tokens) * static_cast<size_t>(layout.head_dim);
-  k.resize(static_cast<size_t>(num_pages) * page_size);
-  v.resize(k.size());
+  const auto dim = static_cast<size_t>(layout.head_dim);
   const float* mean_key = kv.mean_key(layer, kv_head);
-  for (int i = 0; i < num_pages; ++i) {
-    const PageId page = batch.page_ids[batch.page_starts[s] + i];
+  PageRows rows;
+  rows.starts.push_back(0);
+  for (int first = 0; first < length; first += layout.page_tokens) {
+    const PageId page = batch.page_ids[batch.page_starts[s] + first / layout.page_tokens];
     const Codec codec = kv.format(layer, kv.page_map[page].tier()).codec;
-    float* page_k = k.data() + static_cast<size_t>(i) * page_size;
-    DecodeBlock(codec, layout, kv.block(page, layer, kv_head), page_k,
-                v.data() + static_cast<size_t>(i) * page_size);
+    const std::byte* block = kv.block(page, layer, kv_head);
+    CHECK(!IsMerged(codec) || (first + layout.page_tokens <= length && !kv.key_bias.has(layer)));
+    const size_t start = rows.starts.back();
+    const auto num_rows = static_cast<size_t>(BlockRows(codec, layout));
+    rows.starts.push_back(start + num_rows);
+    rows.k.resize(rows.starts.back() * dim);
+    rows.v.resize(rows.k.size());
+    rows.log_weights.resize(rows.starts.back());
+    float* k = rows.k.data() + start * dim;
+    DecodeBlock(codec, layout, block, k, rows.v.data() + start * dim);
+    DecodeLogWeights(codec, layout, block, rows.log_weights.data() + start);
     if (codec != Codec::kNative) {
-      AddKeyBias(kv, layer, kv_head, i * layout.page_tokens, 1.0F, page_k);
+      AddKeyBias(kv, layer, kv_head, first, 1.0F, k);
     }
-    for (size_t j = 0; j < page_size && codec != Codec::kNative && mean_key != nullptr; ++j) {
-      page_k[j] += mean_key[j % static_cast<size_t>(layout.head_dim)];
+    for (size_t i = 0; i < num_rows * dim && codec != Codec::kNative && mean_key != nullptr; ++i) {
+      k[i] += mean_key[i % dim];
+    }
+    const uint64_t keep = kv.keep_mask(page, layer, kv_head);
+    for (size_t i = 0; i < num_rows && !IsMerged(codec); ++i) {
+      const bool seen = first + static_cast<int>(i) < length && (keep >> i & 1) != 0;
+      rows.log_weights[start + i] = seen ? 0 : -INFINITY;
     }
   }
+  return rows;
 }
 
 }  // namespace
@@ -227,16 +246,15 @@ void ReferenceOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchV
 
 namespace {
 
-// `weights` / sum are one row's; energies, `stride` apart, are by page.
-void AddEnergies(const std::vector<float>& weights, float sum, int page_tokens, float* energies,
-                 int stride) {
-  for (size_t first = 0; first < weights.size(); first += static_cast<size_t>(page_tokens)) {
+// `weights` / sum are one query's, pages' rows at `starts`; energies, `stride` apart, are by page.
+void AddEnergies(const std::vector<float>& weights, float sum, const std::vector<size_t>& starts,
+                 float* energies, int stride) {
+  for (size_t page = 0; page + 1 < starts.size(); ++page) {
     float mass = 0;
     float largest = 0;
-    for (size_t p = first; p < std::min(weights.size(), first + static_cast<size_t>(page_tokens));
-         ++p) {
-      mass += weights[p] / sum;
-      largest = std::max(largest, weights[p] / sum);
+    for (size_t row = starts[page]; row < starts[page + 1]; ++row) {
+      mass += weights[row] / sum;
+      largest = std::max(largest, weights[row] / sum);
     }
     *energies = std::max(*energies, mass * largest);
     energies += stride;
@@ -256,19 +274,13 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
   const auto attend = [&](int s, int t, int h) {
     const int length = batch.positions[t] + 1;
     const float* q = qkv.f32() + t * qkv.dim(1) + int64_t{h} * dim;
-    std::vector<float> scores(static_cast<size_t>(length));
-    std::vector<float> k;
-    std::vector<float> v;
-    DecodePages(batch, s, kv, params.layer, h / group, length, k, v);
+    const PageRows rows = DecodePages(batch, s, kv, params.layer, h / group, length);
+    std::vector<float> scores(rows.log_weights.size());
     float max = -INFINITY;
-    for (int p = 0; p < length; ++p) {
-      const PageId page = batch.page_ids[batch.page_starts[s] + p / layout.page_tokens];
-      if ((kv.keep_mask(page, params.layer, h / group) >> (p % layout.page_tokens) & 1) == 0) {
-        scores[static_cast<size_t>(p)] = -INFINITY;
-        continue;
-      }
-      scores[static_cast<size_t>(p)] = Dot(q, k.data() + int64_t{p} * dim, dim) * params.scale;
-      max = std::max(max, scores[static_cast<size_t>(p)]);
+    for (size_t row = 0; row < scores.size(); ++row) {
+      const float* key = rows.k.data() + static_cast<int64_t>(row) * dim;
+      scores[row] = Dot(q, key, dim) * params.scale + rows.log_weights[row];
+      max = std::max(max, scores[row]);
     }
     float sum = 0;
     for (float& score : scores) {
@@ -277,14 +289,15 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
     }
     float* o = out.f32() + (int64_t{t} * num_heads + h) * dim;
     std::fill(o, o + dim, 0.0F);
-    for (int p = 0; p < length; ++p) {
-      for (int i = 0; i < dim; ++i) {
-        o[i] += scores[static_cast<size_t>(p)] / sum * v[static_cast<size_t>(p * dim + i)];
+    for (size_t row = 0; row < scores.size(); ++row) {
+      const float* value = rows.v.data() + static_cast<int64_t>(row) * dim;
+      for (int i = 0; i < dim && scores[row] > 0; ++i) {
+        o[i] += scores[row] / sum * value[i];
       }
     }
     const std::lock_guard lock(mutex);
     if (params.page_energy != nullptr && t >= batch.sequence_starts[s + 1] - kObservedTokens) {
-      AddEnergies(scores, sum, layout.page_tokens,
+      AddEnergies(scores, sum, rows.starts,
                   params.page_energy + batch.page_starts[s] * layout.num_kv_heads + h / group,
                   layout.num_kv_heads);
     }

@@ -142,7 +142,7 @@ TEST(QueryMoments, AreOfTheHeadsThatReadAKeyWithAnIsotropicPart) {
   std::vector<float> qkv = {3, 0, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9,
                             1, 0, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9};
   moments.Observe(1, Tensor(qkv.data(), {2, 16}));
-  const std::vector<float> got = moments.Normalized();
+  const std::vector<float> got = moments.Moments();
   ASSERT_EQ(got.size(), size_t{2} * 2 * 2 * 2);
   const auto expect = [&](size_t head, const std::vector<float>& want) {
     for (size_t i = 0; i < 4; ++i) {
@@ -152,8 +152,10 @@ TEST(QueryMoments, AreOfTheHeadsThatReadAKeyWithAnIsotropicPart) {
   constexpr float kPart = QueryMoments::kIsotropicPart;
   constexpr float kWhole = 1 + kPart;
   expect(0, {1, 0, 0, 1});  // nothing was seen of layer 0
-  expect(2, {(10.0F / 6 + kPart) / kWhole, 0, 0, (2.0F / 6 + kPart) / kWhole});
-  expect(3, {1, 1 / kWhole, 1 / kWhole, 1});
+  // Head 0 saw (3, 0), (0, 1), (1, 0), (0, 1): the mean squares 2.5 and 0.5, halved as attention
+  // divides scores by the root of 2.
+  expect(2, {(1.25F + 0.75F * kPart) / kWhole, 0, 0, (0.25F + 0.75F * kPart) / kWhole});
+  expect(3, {0.25F, 0.25F / kWhole, 0.25F / kWhole, 0.25F});
 }
 
 TEST_F(CalibrationTest, TableNamesEveryLayerAndTheWhole) {
@@ -249,7 +251,7 @@ TEST_F(CalibrationFile, UnsoundNumbersAreRefused) {
   bad.formats.cold.push_back(Codec::kTurbo3);
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
-  bad.formats.cold[0] = Codec::kSparse;
+  bad.formats.cold[0] = Codec::kMerged3;
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
   bad.formats.mean_keys[3] = NAN;

@@ -424,8 +424,8 @@ TEST_P(CpuOpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
 }
 
 // The tiers of the pages of a sequence that is read in one pass; the last page is being written.
-constexpr Tier kTiers[] = {Tier::kWarm, Tier::kCold, Tier::kHot,  Tier::kCold,
-                           Tier::kCold, Tier::kWarm, Tier::kCold, Tier::kHot};
+constexpr Tier kTiers[] = {Tier::kWarm, Tier::kCold,    Tier::kHot,     Tier::kArchive,
+                           Tier::kCold, Tier::kArchive, Tier::kArchive, Tier::kHot};
 
 TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
   const auto reference = CpuDevice::Create({.reference = true}).value();
@@ -434,7 +434,9 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
   for (const AttentionShape& shape : kShapes) {
     for (const Codec cold : {Codec::kTurbo3, Codec::kTurboK4V3, Codec::kInt8}) {
       PagedCase paged(shape.num_heads, shape.num_kv_heads, shape.head_dim, num_pages);
-      if (BlockLayoutOf(cold, paged.layout).bytes > paged.formats[0].head_stride) {
+      const Codec archive = cold == Codec::kTurbo3 ? Codec::kMerged3 : Codec::kMergedK4V3;
+      if (std::max(BlockLayoutOf(cold, paged.layout).bytes,
+                   BlockLayoutOf(archive, paged.layout).bytes) > paged.formats[0].head_stride) {
         continue;
       }
       std::vector<float> rows = RandomFloats(static_cast<size_t>(length * paged.width()), 3, 1.0F);
@@ -453,7 +455,9 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
       for (int i = 0; i < num_pages; ++i) {
         if (kTiers[i] != Tier::kHot) {
           paged.Cool(static_cast<PageId>(i), kTiers[i],
-                     kTiers[i] == Tier::kWarm ? Codec::kInt8 : cold);
+                     kTiers[i] == Tier::kWarm   ? Codec::kInt8
+                     : kTiers[i] == Tier::kCold ? cold
+                                                : archive);
         }
       }
       std::vector<float> all;

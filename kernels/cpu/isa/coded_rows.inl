@@ -17,9 +17,12 @@ void StartScores(const CodedPageAttention& page, int32_t first, float* scores) {
     ScoreBias<kRows>(page.key_bias, first, page.page_tokens, page.bias + first, scores);
     return;
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int t = 0; t < kMaxPageTokens; t += 16) {
-      Simd::Store(scores + r * kMaxPageTokens + t, Simd::Set(page.bias[first + r]));
+  for (int t = 0; t < page.page_tokens; t += 16) {
+    const F weights =
+        page.log_weights == nullptr ? Simd::Zero() : Simd::LoadHalf(page.log_weights + t);
+    for (int r = 0; r < kRows; ++r) {
+      Simd::Store(scores + r * kMaxPageTokens + t,
+                  Simd::Add(weights, Simd::Set(page.bias[first + r])));
     }
   }
 }

@@ -20,6 +20,7 @@ namespace thermocline {
 #include "kernels/cpu/isa/coded_attention.inl"
 #include "kernels/cpu/isa/quantize.inl"
 #include "kernels/cpu/isa/key_rounding.inl"
+#include "kernels/cpu/isa/key_distances.inl"
 #include "kernels/cpu/isa/rotate.inl"
 #include "kernels/cpu/isa/table.inl"
 // clang-format on

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "kernels/core/codebook.h"
+#include "kernels/core/key_distances.h"
 #include "kernels/core/key_rounding.h"
 
 // The functions that exist once per instruction set. Each set is one object file, built from the
@@ -111,13 +112,15 @@ struct BiasScores {
 
 // The same of a page in codes (docs/page_format.md), which is read as it lies. Its K was coded less
 // the head's mean key, so that a row's score with every key is short by `bias`, and less the K
-// projection's bias, which `key_bias` adds.
+// projection's bias, which `key_bias` adds. A merged page counts its rows as tokens, all of which a
+// query sees or none, and has no key bias.
 struct CodedPageAttention {
   const uint8_t* k_codes;
   const uint8_t* v_codes;
   const uint16_t* k_scales;  // [page_tokens] halves
   const uint16_t* v_scales;
-  const float* k_levels;  // 8 or 16 for codes of 3 or 4 bits
+  const uint16_t* log_weights;  // [page_tokens] halves, added to the scores; or null
+  const float* k_levels;        // 8 or 16 for codes of 3 or 4 bits
   const float* v_levels;
   int32_t k_bits;       // 3, 4 or 8
   int32_t v_bits;       // 3 or 8
@@ -163,6 +166,7 @@ struct IsaTable {
   float (*quantize_turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes);
   float (*quantize_int8)(const float* x, int32_t dim, uint8_t* codes);
   void (*quantize_keys)(const KeyRounding& keys);
+  void (*measure_keys)(const KeyDistances& keys);
   void (*dequantize_turbo)(const uint8_t* codes, int32_t dim, const Codebook& book, float scale,
                            float* x);
   void (*dequantize_int8)(const uint8_t* codes, int32_t dim, float scale, float* x);

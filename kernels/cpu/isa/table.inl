@@ -24,6 +24,7 @@ constexpr IsaTable kTable = {
     .quantize_turbo = QuantizeTurboVector,
     .quantize_int8 = QuantizeInt8Vector,
     .quantize_keys = QuantizeKeys,
+    .measure_keys = MeasureKeys,
     .dequantize_turbo = DequantizeTurboVector,
     .dequantize_int8 = DequantizeInt8Vector,
 };

@@ -1,0 +1,57 @@
+// How far keys lie from each other, tokens in the lanes: bit for bit MeasureKeyDistances of
+// kernels/core/key_distances.h. For any Simd of 16 lanes.
+
+namespace {
+
+constexpr int kDistanceVectors = 4;  // of the 64 tokens
+
+// x [64, dim] -> y [dim, 64], in the metric of the queries.
+inline void TransformKeys(const KeyDistances& keys) {
+  constexpr int kTokens = 16 * kDistanceVectors;
+  const int32_t dim = keys.dim;
+  float* y = keys.scratch;
+  for (int t = 0; t < kTokens; ++t) {
+    for (int32_t i = 0; i < dim; ++i) {
+      y[i * kTokens + t] = keys.x[int64_t{t} * dim + i];
+    }
+  }
+  // In place: a coordinate takes from those behind it alone.
+  for (int32_t i = 0; i < dim && keys.factors != nullptr; ++i) {
+    const float* row = keys.factors + int64_t{i} * dim;
+    F sums[kDistanceVectors];
+    KeyVectors<kDistanceVectors>::DotInOrder(row + i + 1, y + int64_t{i + 1} * kTokens, dim - 1 - i,
+                                             sums);
+    const F root = Simd::Set(__builtin_sqrtf(row[i]));
+    for (int v = 0; v < kDistanceVectors; ++v) {
+      float* at = y + i * kTokens + 16 * v;
+      Simd::Store(at, Simd::Mul(Simd::Add(Simd::Load(at), sums[v]), root));
+    }
+  }
+}
+
+void MeasureKeys(const KeyDistances& keys) {
+  constexpr int kTokens = 16 * kDistanceVectors;
+  TransformKeys(keys);
+  for (int s = 0; s < kTokens; ++s) {
+    F sums[kDistanceVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kDistanceVectors; ++v) {
+      sums[v] = Simd::Zero();
+    }
+    const float* y = keys.scratch;
+    for (int32_t i = 0; i < keys.dim; ++i, y += kTokens) {
+      const F key = Simd::Set(y[s]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kDistanceVectors; ++v) {
+        const F apart = Simd::Sub(Simd::Load(y + 16 * v), key);
+        sums[v] = Simd::Add(sums[v], Simd::Mul(apart, apart));
+      }
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < kDistanceVectors; ++v) {
+      Simd::Store(keys.distances + s * kTokens + 16 * v, sums[v]);
+    }
+  }
+}
+
+}  // namespace
