@@ -227,13 +227,20 @@ Status BackingStore::MakeDiskRoom(std::unique_lock<std::mutex>& lock, const Cont
                                   uint64_t bytes) {
   // What is at this hash's place now will be replaced.
   while (index_.disk_bytes() - index_.file_bytes(hash) + bytes > max_disk_bytes_) {
-    const std::optional<ContentHash> victim = index_.EvictFromDisk();
+    const std::optional<PageIndex::File> victim = index_.EvictFromDisk();
     if (!victim.has_value()) {
       return ResourceExhausted("all {} bytes of the page store's disk are pinned",
                                index_.disk_bytes());
     }
+    const Status removed = RemoveFile(lock, victim->head.hash);
+    if (!removed.ok()) {
+      // A disk that takes nothing back may still be read. Unless it was put anew meanwhile.
+      if (index_.Find(victim->head.hash) == nullptr) {
+        index_.AddFile(victim->head, victim->bytes);
+      }
+      return removed;
+    }
     ++counts_.num_evictions;
-    RETURN_IF_ERROR(RemoveFile(lock, *victim));
   }
   return {};
 }

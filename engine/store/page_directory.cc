@@ -39,7 +39,7 @@ bool IsPage(const FileIo::Entry& entry) {
          IsHex(std::string_view(entry.name).substr(0, kHashDigits - kFolderDigits));
 }
 
-// One of our own that a newer program wrote, or damage: either way it is in the way.
+// Damage, or a page that a newer program wrote here: either way it is in the way.
 bool IsNoPage(const Status& status) {
   return status.code() == StatusCode::kDataLoss || status.code() == StatusCode::kUnimplemented ||
          status.code() == StatusCode::kFailedPrecondition;
@@ -136,22 +136,18 @@ Result<PageDirectory> PageDirectory::Open(const std::string& directory, const Co
 
 Status PageDirectory::ReadHashKey(uint64_t fresh_key) {
   const std::string path = root_ + "/hash.key";
-  const Result<std::vector<std::byte>> bytes = io_->ReadFile(path, kMaxKeyFileBytes);
-  Status status = bytes.status();
+  const Result<std::vector<std::byte>> bytes = io_->ReadHead(path, kMaxKeyFileBytes);
   if (bytes.ok()) {
     Result<RecordReader> reader = OpenRecord(kKeyKind, ContentHash{}, *bytes);
-    status = reader.status();
-    if (reader.ok()) {
+    if (reader.ok() && reader->num_left() == sizeof(hash_key_)) {
       hash_key_ = reader->Take<uint64_t>();
-      status = reader->good() && reader->num_left() == 0 ? Status()
-                                                         : DataLoss("{} has no key in it", path);
+      return {};
     }
-  }
-  if (status.code() != StatusCode::kNotFound && !IsNoPage(status)) {
-    return status;
-  }
-  if (status.code() == StatusCode::kUnimplemented) {
-    return status;  // a newer program's pages are not ours to throw away
+    if (reader.status().code() == StatusCode::kUnimplemented) {
+      return reader.status();  // a newer program's pages are not ours to throw away
+    }
+  } else if (bytes.status().code() != StatusCode::kNotFound) {
+    return bytes.status();
   }
   // Without the key that named them, no page can ever be found again. They go first: a crash in
   // between comes here again.

@@ -97,14 +97,16 @@ PageIndex::Freed PageIndex::FreeMemory() {
   return Freed::kNothing;
 }
 
-std::optional<ContentHash> PageIndex::EvictFromDisk() {
+std::optional<PageIndex::File> PageIndex::EvictFromDisk() {
   if (evictable_.empty()) {
     return std::nullopt;
   }
   const auto victim = TakeVictim(evictable_);
-  const ContentHash hash = victim->first;
+  const File file{
+      .head = {.hash = victim->first, .tier = victim->second.tier, .lossy = victim->second.lossy},
+      .bytes = victim->second.bytes};
   Remove(victim);
-  return hash;
+  return file;
 }
 
 PageIndex::Entries::iterator PageIndex::TakeVictim(HashList& list) {

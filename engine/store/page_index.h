@@ -44,7 +44,7 @@ class PageIndex {
   const Page* Find(const ContentHash& hash) const;
   // Adds or replaces; the page is the most recently used one, and queued if there are files.
   void Add(const ContentHash& hash, std::shared_ptr<const StoredPage> content);
-  // At start, oldest first: a file that holds a page.
+  // A file that holds a page, which is not there: the most recently used one.
   void AddFile(const PageHead& head, uint64_t bytes);
   // Forgets the page. Its file, if there may be one, is queued.
   void Erase(const ContentHash& hash);
@@ -56,9 +56,13 @@ class PageIndex {
   // there is none, the least valuable unwritten page without pins is erased.
   enum class Freed : uint8_t { kNothing, kCopy, kPage };
   Freed FreeMemory();
-  // Erases the least valuable page on disk without pins and returns its hash. Its file is left to
-  // the caller.
-  std::optional<ContentHash> EvictFromDisk();
+  // Erases the least valuable page on disk without pins. Its file is left to the caller, who may
+  // find that it cannot be removed, and AddFile it again.
+  struct File {
+    PageHead head;
+    uint64_t bytes = 0;
+  };
+  std::optional<File> EvictFromDisk();
 
   // The next hash to settle; it is no longer queued.
   std::optional<ContentHash> TakeQueued();

@@ -326,12 +326,12 @@ TEST_F(HashKey, LostItIsMadeAnewToo) {
 TEST_F(HashKey, ThatCannotBeReadNowCostsNoPage) {
   Leave(3);
   io_.on_call = [](Call call, const std::string& path) -> std::optional<FaultyFileIo::Fault> {
-    if (call == Call::kRead && path.ends_with("hash.key")) {
-      return FaultyFileIo::Fault{.status = Unavailable("too many open files")};
+    if (call == Call::kReadHead && path.ends_with("hash.key")) {
+      return FaultyFileIo::Fault{.status = DataLoss("input/output error")};
     }
     return std::nullopt;
   };
-  EXPECT_EQ(Open().status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(Open().status().code(), StatusCode::kDataLoss);
   EXPECT_EQ(folder_.Files(".page").size(), 3U);
 }
 

@@ -212,6 +212,21 @@ TEST_F(FailingDisk, AFileThatCannotBeRemovedIsCounted) {
   EXPECT_EQ(store->usage().disk_bytes, kTestPageBytes);
 }
 
+TEST_F(FailingDisk, ThatTakesNothingBackKeepsWhatItHas) {
+  Leave(2);
+  const auto store = Opened(/*memory_pages=*/4, /*disk_pages=*/2);
+  FailOn(Call::kRemove);
+  fault_ = {.status = Unavailable("read-only file system")};
+  for (const uint64_t number : {2, 3, 4}) {
+    Put(*store, number);
+  }
+  EXPECT_FALSE(store->Flush().ok());
+  EXPECT_EQ(store->usage().num_evictions, 0U);
+  for (uint64_t number = 0; number < 5; ++number) {
+    EXPECT_TRUE(store->Get(TestHash(number)).value() == TestPage(number));
+  }
+}
+
 class DuringAGet : public FailingDisk {
  protected:
   // Does `once` when the file of a page is about to be read, and then as it says.

@@ -140,6 +140,18 @@ TEST(PageRecord, NumbersOutOfBoundsAreDamageEvenUnderARightChecksum) {
   EXPECT_EQ(CodeOf(Forged(94, uint16_t{1})), StatusCode::kDataLoss);
 }
 
+TEST(PageRecord, MoreTokensOrTenantThanMayBeAreDamageThoughTheLengthsFit) {
+  StoredPage page = SmallPage();
+  page.tokens.push_back(5);
+  EXPECT_EQ(CodeOf(Record(page)), StatusCode::kDataLoss);
+  page = SmallPage();
+  page.tenant = std::string(kMaxTenantBytes + 1, 'x');
+  EXPECT_EQ(CodeOf(Record(page)), StatusCode::kDataLoss);
+  page = SmallPage();
+  page.bytes.push_back({});
+  EXPECT_EQ(CodeOf(Record(page)), StatusCode::kDataLoss);
+}
+
 TEST(PageRecord, HeadTellsTierAndLossFromItsFirstBytesAndTheFilesSize) {
   const std::vector<std::byte> record = Record();
   const auto head = std::span(record).first(kPageHeadBytes);

@@ -90,6 +90,22 @@ TEST(SessionRecord, NumbersOutOfBoundsAreDamageEvenUnderARightChecksum) {
   EXPECT_EQ(CodeOf(forged(78, '/')), StatusCode::kDataLoss);  // in the id
 }
 
+TEST(SessionRecord, MoreOfAnythingThanMayBeIsDamageThoughTheLengthsFit) {
+  const auto code_of = [](const SavedSession& session) {
+    return CodeOf(EncodeSession(kTestIdentity, session));
+  };
+  SavedSession session = TestSession("tenant", "chat");
+  session.pages.resize(session.tokens.size() + 1);
+  EXPECT_EQ(code_of(session), StatusCode::kDataLoss);
+  session = TestSession("tenant", "chat");
+  session.tokens.resize(kLimits.max_tokens + 1);
+  EXPECT_EQ(code_of(session), StatusCode::kDataLoss);
+  EXPECT_EQ(code_of(TestSession(std::string(kMaxTenantBytes + 1, 'x'), "chat")),
+            StatusCode::kDataLoss);
+  EXPECT_EQ(code_of(TestSession("tenant", std::string(129, 'x'))), StatusCode::kDataLoss);
+  EXPECT_EQ(code_of(TestSession("tenant", "")), StatusCode::kDataLoss);
+}
+
 class Sessions : public testing::TestWithParam<bool> {
  protected:
   std::string Directory() const { return GetParam() ? folder_.path() : ""; }
