@@ -232,8 +232,7 @@ Status BackingStore::MakeDiskRoom(std::unique_lock<std::mutex>& lock, const Cont
       return ResourceExhausted("all {} bytes of the page store's disk are pinned",
                                index_.disk_bytes());
     }
-    const Status removed = RemoveFile(lock, victim->head.hash);
-    if (!removed.ok()) {
+    if (Status removed = RemoveFile(lock, victim->head.hash); !removed.ok()) {
       // A disk that takes nothing back may still be read. Unless it was put anew meanwhile.
       if (index_.Find(victim->head.hash) == nullptr) {
         index_.AddFile(victim->head, victim->bytes);
