@@ -257,6 +257,8 @@ Status PageDirectory::Write(const ContentHash& hash, const StoredPage& page) {
   Status status = WriteWholeFile(*io_, path, record);
   if (status.code() == StatusCode::kNotFound) {
     RETURN_IF_ERROR(io_->MakeDirectories(FolderOf(hash)));
+    RETURN_IF_ERROR(io_->SyncDirectory(folder_));
+    RETURN_IF_ERROR(io_->SyncDirectory(root_));
     status = WriteWholeFile(*io_, path, record);
   }
   if (!status.ok()) {

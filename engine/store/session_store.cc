@@ -35,6 +35,8 @@ Result<std::unique_ptr<SessionStore>> SessionStore::Create(const std::string& di
     return store;
   }
   RETURN_IF_ERROR(io.MakeDirectories(folder));
+  RETURN_IF_ERROR(io.SyncDirectory(root));
+  RETURN_IF_ERROR(io.SyncDirectory(directory));
   Result<std::unique_ptr<FileLock>> lock = io.Lock(root + "/lock");
   if (!lock.ok()) {
     return lock.status();
