@@ -21,6 +21,8 @@ double MiB(uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 Status ValidateEngineConfig(const EngineConfig& config) {
   RETURN_IF_ERROR(CheckRange("--max-num-seqs", config.max_num_seqs, 1, 4096));
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", config.max_num_batched_tokens, 1, 65536));
+  RETURN_IF_ERROR(CheckRange("--max-num-prefill-tokens-while-decoding",
+                             config.max_num_prefill_tokens_while_decoding, 0, 65536));
   RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", config.max_num_queued_reqs, 1, 1 << 20));
   RETURN_IF_ERROR(CheckRange("--threads", config.num_threads, 0, 1024));
   if (config.kv_budget < 0 || config.kv_budget > 1) {

@@ -13,13 +13,14 @@ namespace thermocline {
 
 // What `thermocline serve` and `thermocline chat` are started with, as vLLM spells it.
 struct EngineConfig {
-  std::string model_path;                         // a GGUF file
-  std::optional<int> max_model_len;               // nothing: the model's own context length
-  int max_num_seqs = 64;                          // sequences that run at once
-  int max_num_batched_tokens = 512;               // tokens per step
-  int max_num_queued_reqs = 256;                  // waiting requests; more is an error
-  std::optional<uint64_t> kv_cache_memory_bytes;  // nothing: see ResolveKvBytes
-  int block_size = 64;                            // tokens per page; only 64
+  std::string model_path;                          // a GGUF file
+  std::optional<int> max_model_len;                // nothing: the model's own context length
+  int max_num_seqs = 64;                           // sequences that run at once
+  int max_num_batched_tokens = 512;                // tokens per step
+  int max_num_prefill_tokens_while_decoding = 64;  // see SchedulerConfig; 0: no such bound
+  int max_num_queued_reqs = 256;                   // waiting requests; more is an error
+  std::optional<uint64_t> kv_cache_memory_bytes;   // nothing: see ResolveKvBytes
+  int block_size = 64;                             // tokens per page; only 64
   bool enable_prefix_caching = true;
   KvPolicy kv_policy = KvPolicy::kAdaptive;
   KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say

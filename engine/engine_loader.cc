@@ -207,13 +207,15 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
       *std::move(transformer), *std::move(cache),
       Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device,
       parts.calibration.probe_layers, MakeEvictor(config, model, *parts.pool));
-  parts.scheduler = {.max_num_seqs = config.max_num_seqs,
-                     .max_num_batched_tokens = config.max_num_batched_tokens,
-                     .max_model_len = *max_model_len,
-                     .max_num_queued_reqs = config.max_num_queued_reqs,
-                     .enable_prefix_caching = config.enable_prefix_caching,
-                     .prefix_hash_key = RandomBits(),
-                     .tiers = {.policy = config.kv_policy, .budget = config.kv_budget}};
+  parts.scheduler = {
+      .max_num_seqs = config.max_num_seqs,
+      .max_num_batched_tokens = config.max_num_batched_tokens,
+      .max_num_prefill_tokens_while_decoding = config.max_num_prefill_tokens_while_decoding,
+      .max_model_len = *max_model_len,
+      .max_num_queued_reqs = config.max_num_queued_reqs,
+      .enable_prefix_caching = config.enable_prefix_caching,
+      .prefix_hash_key = RandomBits(),
+      .tiers = {.policy = config.kv_policy, .budget = config.kv_budget}};
   RETURN_IF_ERROR(LoadStore(config, model_file, formats, *max_model_len, *runner, parts));
   parts.runner = std::move(runner);
   MemoryBudget& budget = parts.budget;

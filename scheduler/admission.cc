@@ -18,7 +18,8 @@ constexpr int kProjectedOutput = 512;  // tokens yet to come that admission coun
 }  // namespace
 
 // An upper bound of the hot pages that the next step takes: what running sequences need for their
-// next tokens, and the first of the waiting.
+// next tokens, and the first of the waiting. Decoding ones first, as in the step: counted in order
+// of age, a long prompt took the tokens of those behind it, which then found no page and preempted.
 size_t Scheduler::HotPagesWanted() const {
   size_t num_pages = 0;
   int budget = config_.max_num_batched_tokens;
@@ -28,8 +29,15 @@ size_t Scheduler::HotPagesWanted() const {
     const size_t needed = NumPagesFor(static_cast<size_t>(sequence.num_computed + num_tokens));
     num_pages += needed - std::min(needed, sequence.pages.size());
   };
-  for (const std::unique_ptr<Entry>& entry : running_) {
-    add(entry->sequence);
+  for (const bool decoding : {true, false}) {
+    for (const std::unique_ptr<Entry>& entry : running_) {
+      if ((entry->sequence.num_wanted() == 1) == decoding) {
+        add(entry->sequence);
+      }
+    }
+    if (decoding) {
+      budget = PromptBudget(budget, /*decodes=*/budget < config_.max_num_batched_tokens);
+    }
   }
   if (!waiting_.empty() && running_.size() < static_cast<size_t>(config_.max_num_seqs) &&
       FitsProjected(*waiting_.front())) {
@@ -38,7 +46,7 @@ size_t Scheduler::HotPagesWanted() const {
   return num_pages;
 }
 
-void Scheduler::Admit(int& budget, StepPlan& plan) {
+void Scheduler::Admit(Sharing sharing, int& budget, StepPlan& plan) {
   size_t i = 0;
   while (i < waiting_.size() && budget > 0 &&
          running_.size() < static_cast<size_t>(config_.max_num_seqs)) {
@@ -58,14 +66,13 @@ void Scheduler::Admit(int& budget, StepPlan& plan) {
                            return a->sequence.arrival < b->sequence.arrival;
                          });
     running_.insert(place, std::move(entry));
-    // Half of what is left while others could start beside it: see ScheduleRunning.
     const bool others = std::any_of(
         waiting_.begin() + static_cast<std::ptrdiff_t>(i), waiting_.end(),
         [&](const std::unique_ptr<Entry>& other) { return !WaitsForSibling(other->sequence); });
     if (admitted.num_loading > 0 || admitted.sequence.request->prefetch_only) {
       continue;
     }
-    const int share = others ? (budget + 1) / 2 : budget;
+    const int share = others && sharing == Sharing::kHalves ? (budget + 1) / 2 : budget;
     if (!ScheduleTokens(admitted, std::min(admitted.sequence.num_wanted(), share), budget, plan)) {
       return;  // it found no page and waits again
     }

@@ -21,6 +21,7 @@ Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool, const PageFi
       index_(index),
       awaits_save_(pool.page_map().size(), false) {
   CHECK(config.max_num_seqs > 0 && config.max_num_batched_tokens > 0 && config.max_model_len > 0);
+  CHECK(config.max_num_prefill_tokens_while_decoding >= 0);
   CHECK(NumPagesFor(static_cast<size_t>(config.max_model_len)) <= pool.num_pages());
 }
 
@@ -130,9 +131,12 @@ void Scheduler::Remove(RequestId id, std::optional<int> choice) {
 StepPlan Scheduler::Schedule() {
   StepPlan plan{.step = num_steps_++};
   int budget = config_.max_num_batched_tokens;
-  ScheduleRunning(/*decoding=*/true, budget, plan);
-  ScheduleRunning(/*decoding=*/false, budget, plan);
-  Admit(budget, plan);
+  ScheduleRunning(/*decoding=*/true, Sharing::kInTurn, budget, plan);
+  const bool decodes = !plan.sequences.empty();
+  budget = PromptBudget(budget, decodes);
+  const Sharing sharing = IsCapped(decodes) ? Sharing::kInTurn : Sharing::kHalves;
+  ScheduleRunning(/*decoding=*/false, sharing, budget, plan);
+  Admit(sharing, budget, plan);
   // The end of a prompt has the first queries that have seen all of its pages.
   plan.sample_heat =
       tiers_.demotes() &&
@@ -142,9 +146,18 @@ StepPlan Scheduler::Schedule() {
   return plan;
 }
 
-// Decoding: the sequences that want one token, all of them as far as the budget goes. Otherwise the
-// prompts: each takes half of what is left, the last all of it.
-void Scheduler::ScheduleRunning(bool decoding, int& budget, StepPlan& plan) {
+bool Scheduler::IsCapped(bool decodes) const {
+  return decodes && config_.max_num_prefill_tokens_while_decoding > 0;
+}
+
+// What prompts may take of what decoding sequences leave of a step.
+int Scheduler::PromptBudget(int num_left, bool decodes) const {
+  return IsCapped(decodes) ? std::min(num_left, config_.max_num_prefill_tokens_while_decoding)
+                           : num_left;
+}
+
+// Decoding: the sequences that want one token. Otherwise the prompts.
+void Scheduler::ScheduleRunning(bool decoding, Sharing sharing, int& budget, StepPlan& plan) {
   // Ids first: preemption takes entries out of running_, always from its end.
   std::vector<Entry*> entries;
   for (const std::unique_ptr<Entry>& entry : running_) {
@@ -160,8 +173,8 @@ void Scheduler::ScheduleRunning(bool decoding, int& budget, StepPlan& plan) {
     if (!still_runs) {
       break;  // those after it are newer and have been preempted too
     }
-    const bool last = decoding || i + 1 == entries.size();
-    const int share = last ? budget : (budget + 1) / 2;
+    const bool last = i + 1 == entries.size();
+    const int share = last || sharing == Sharing::kInTurn ? budget : (budget + 1) / 2;
     ScheduleTokens(*entries[i], std::min(entries[i]->sequence.num_wanted(), share), budget, plan);
   }
 }
@@ -233,7 +246,8 @@ bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan&
 void Scheduler::PreemptNewest(int& budget, StepPlan& plan) {
   std::erase_if(plan.sequences, [&](const ScheduledSequence& scheduled) {
     const bool is_it = scheduled.sequence == &running_.back()->sequence;
-    budget += is_it ? scheduled.num_tokens : 0;
+    // Not the one token of a decoding sequence: prompts would go over their own bound.
+    budget += is_it && scheduled.num_tokens > 1 ? scheduled.num_tokens : 0;
     return is_it;
   });
   Preempt(std::prev(running_.end()));

@@ -20,8 +20,10 @@ namespace thermocline {
 struct SchedulerConfig {
   int max_num_seqs = 64;             // sequences that may run at once
   int max_num_batched_tokens = 512;  // tokens computed in one step, over all sequences
-  int max_model_len = 2048;          // prompt plus output of one sequence
-  int max_num_queued_reqs = 256;     // requests waiting for admission
+  // Prompt tokens in a step that other sequences wait for with their next one; 0: no such bound.
+  int max_num_prefill_tokens_while_decoding = 0;
+  int max_model_len = 2048;       // prompt plus output of one sequence
+  int max_num_queued_reqs = 256;  // requests waiting for admission
   bool enable_prefix_caching = true;
   uint64_t prefix_hash_key = 0;  // random per process: see PrefixCache
   TierConfig tiers;
@@ -51,6 +53,9 @@ struct SavedPrefix {
 // in order of arrival while their whole prompt fits beside what running prompts have still to come.
 // Sequences that want one token (decoding) come first; what is left of the budget is split among
 // prompts, the oldest getting half while others wait beside it, so that a long one delays no other.
+// In a step in which somebody decodes, prompts get at most max_num_prefill_tokens_while_decoding,
+// the oldest first, and none is admitted that would get nothing: with so few tokens a split would
+// hold more memory and end no prompt sooner.
 // Where pages are demoted, admission counts what a sequence will take once its pages are cold, and
 // a step that will find too few hot places is preceded by moves that make them (ProposeMoves). When
 // a running sequence finds no page all the same, the newest sequence is preempted: its pages are
@@ -140,8 +145,14 @@ class Scheduler {
   };
   using Entries = std::vector<std::unique_ptr<Entry>>;
 
+  // Of tokens among sequences: the first takes all it wants, or half of what is left while there
+  // are others.
+  enum class Sharing : uint8_t { kInTurn, kHalves };
+
   size_t NumPagesFor(size_t num_tokens) const;
-  void ScheduleRunning(bool decoding, int& budget, StepPlan& plan);
+  bool IsCapped(bool decodes) const;
+  int PromptBudget(int num_left, bool decodes) const;
+  void ScheduleRunning(bool decoding, Sharing sharing, int& budget, StepPlan& plan);
   // Adds tokens of one running sequence to the plan, preempting newer ones for pages. False when it
   // was itself the newest and had to go, or has to wait for moves.
   bool ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPlan& plan);
@@ -149,7 +160,7 @@ class Scheduler {
   bool GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan& plan);
   void PreemptNewest(int& budget, StepPlan& plan);
   void Preempt(Entries::iterator it);
-  void Admit(int& budget, StepPlan& plan);
+  void Admit(Sharing sharing, int& budget, StepPlan& plan);
   bool TryAdmit(Entry& entry);
   // Whether choice 0 has still to compute the prompt that `sequence` will share.
   static KvFidelity FidelityOf(const Entry& entry);

@@ -95,6 +95,12 @@ void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
   app.add_option("--max-num-batched-tokens", engine.max_num_batched_tokens, "Tokens per step")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
+  app.add_option(
+         "--max-num-prefill-tokens-while-decoding", engine.max_num_prefill_tokens_while_decoding,
+         "Of these, tokens of prompts while somebody decodes: fewer, and running streams stall "
+         "less while new ones wait longer for their first token; 0: no bound")
+      ->check(CLI::Range(0, 1 << 20))
+      ->capture_default_str();
   app.add_option("--max-num-queued-reqs", engine.max_num_queued_reqs,
                  "Requests that may wait; more are refused with 503")
       ->check(CLI::Range(0, kMaxInt))

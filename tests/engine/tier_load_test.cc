@@ -30,6 +30,7 @@ struct Load {
   int num_output = 176;
   KvPolicy policy = KvPolicy::kAdaptive;
   float energy = 0;  // of every page
+  int prefill_cap = SchedulerConfig().max_num_prefill_tokens_while_decoding;
 };
 
 struct Outcome {
@@ -55,6 +56,7 @@ Outcome RunLoad(const Load& load) {
   const FakeTokenizer tokenizer(kVocab);
   EngineCore core({.max_num_seqs = 64,
                    .max_num_batched_tokens = 128,
+                   .max_num_prefill_tokens_while_decoding = load.prefill_cap,
                    .max_model_len = pages * kPageTokens,
                    .prefix_hash_key = 1,
                    .tiers = {.policy = load.policy, .window_tokens = 3 * kPageTokens}},
@@ -99,6 +101,17 @@ TEST(TierLoad, ThirtyTwoSequencesFinishWithoutPreemption) {
 
 TEST(TierLoad, LongPromptsDoNotPreemptOneAnother) {
   EXPECT_EQ(RunLoad({.num_prompt = 976, .num_output = 32}).num_preemptions, 0U);
+}
+
+// Prompts that take many steps, each beside sequences that decode: what those need next is counted
+// whatever the age of the prompt.
+TEST(TierLoad, PromptsInSmallPiecesCostNoPreemption) {
+  for (const int cap : {4, 16}) {
+    const Outcome outcome = RunLoad({.num_prompt = 200, .num_output = 808, .prefill_cap = cap});
+    EXPECT_EQ(outcome.num_preemptions, 0U) << cap;
+    EXPECT_GE(outcome.most_running, 16) << cap;
+    EXPECT_EQ(RunLoad({.prefill_cap = cap}).num_preemptions, 0U) << cap;
+  }
 }
 
 // A small arena, of which the superblocks that admission keeps free are a large part.

@@ -48,13 +48,18 @@ class Rig {
 
   // One step; the plan it ran, as (request, tokens).
   std::vector<std::pair<RequestId, int>> Step() {
+    const std::vector<const Sequence*> decoding = Decoding();
     const StepPlan plan = scheduler.Schedule();
     const RunResult result = runner.Run(plan).value();
     std::vector<std::pair<RequestId, int>> ran;
     std::vector<std::pair<RequestId, int>> ended;
+    num_decoding = num_prompt_tokens = 0;
     for (size_t i = 0; i < plan.sequences.size(); ++i) {
       const Sequence& sequence = *plan.sequences[i].sequence;
       ran.emplace_back(sequence.request->id, plan.sequences[i].num_tokens);
+      const bool decodes = std::find(decoding.begin(), decoding.end(), &sequence) != decoding.end();
+      num_decoding += decodes ? 1 : 0;
+      num_prompt_tokens += decodes ? 0 : plan.sequences[i].num_tokens;
       auto& text = output[{sequence.request->id, sequence.choice}];
       text.insert(text.end(), result.step.accepted[i].begin(), result.step.accepted[i].end());
       if (static_cast<int>(text.size()) >= sequence.request->stop.max_tokens) {
@@ -64,6 +69,13 @@ class Rig {
     scheduler.Update(plan, result.step);
     for (const auto& [id, choice] : ended) scheduler.Finish(id, choice);
     return ran;
+  }
+
+  // Those that run and want their next token only.
+  std::vector<const Sequence*> Decoding() const {
+    std::vector<const Sequence*> decoding = scheduler.RunningSequences();
+    std::erase_if(decoding, [](const Sequence* sequence) { return sequence->num_wanted() > 1; });
+    return decoding;
   }
 
   void RunAll() {
@@ -90,6 +102,9 @@ class Rig {
   FakeRunner runner;
   std::map<RequestId, std::shared_ptr<const Request>> requests;
   std::map<std::pair<RequestId, int>, std::vector<TokenId>> output;
+  // Of the last step.
+  size_t num_decoding = 0;
+  int num_prompt_tokens = 0;
 };
 
 SchedulerConfig Config(int max_num_batched_tokens = 16) {
@@ -98,6 +113,12 @@ SchedulerConfig Config(int max_num_batched_tokens = 16) {
           .max_model_len = 64,
           .max_num_queued_reqs = 4,
           .prefix_hash_key = 1};
+}
+
+SchedulerConfig Capped(int cap) {
+  SchedulerConfig config = Config(16);
+  config.max_num_prefill_tokens_while_decoding = cap;
+  return config;
 }
 
 using Ran = std::vector<std::pair<RequestId, int>>;
@@ -126,6 +147,55 @@ TEST(Scheduler, LongPromptLeavesRoomForAShortOne) {
   ASSERT_TRUE(rig.Add(MakeRequest(1, Counting(40))).ok());
   ASSERT_TRUE(rig.Add(MakeRequest(2, Counting(4, 100))).ok());
   EXPECT_EQ(rig.Step(), (Ran{{1, 8}, {2, 4}}));
+}
+
+TEST(Scheduler, PromptTakesTheWholeStepOnlyWhenNobodyDecodes) {
+  Rig rig(Capped(4), 32);
+  ASSERT_TRUE(rig.Add(MakeRequest(1, Counting(9), 3)).ok());
+  EXPECT_EQ(rig.Step(), (Ran{{1, 9}}));
+  ASSERT_TRUE(rig.Add(MakeRequest(2, Counting(40, 100))).ok());
+  EXPECT_EQ(rig.Step(), (Ran{{1, 1}, {2, 4}}));
+  EXPECT_EQ(rig.Step(), (Ran{{1, 1}, {2, 4}}));  // the last of the first request
+  EXPECT_EQ(rig.Step(), (Ran{{2, 16}}));
+  EXPECT_EQ(rig.Step(), (Ran{{2, 16}}));
+  rig.RunAll();
+  rig.ExpectWholeOutput(2);
+}
+
+TEST(Scheduler, WhileOneDecodesPromptsAreComputedOneAfterAnother) {
+  Rig rig(Capped(4), 32);
+  ASSERT_TRUE(rig.Add(MakeRequest(1, Counting(3), 10)).ok());
+  rig.Step();
+  ASSERT_TRUE(rig.Add(MakeRequest(2, Counting(6, 100))).ok());
+  ASSERT_TRUE(rig.Add(MakeRequest(3, Counting(6, 200))).ok());
+  EXPECT_EQ(rig.Step(), (Ran{{1, 1}, {2, 4}}));
+  EXPECT_EQ(rig.scheduler.stats().num_waiting, 1);  // without pages until it gets tokens
+  EXPECT_EQ(rig.Step(), (Ran{{1, 1}, {2, 2}, {3, 2}}));
+  EXPECT_EQ(rig.Step(), (Ran{{1, 1}, {2, 1}, {3, 4}}));
+}
+
+TEST(Scheduler, WhoDecodesGetsATokenInEachStepAndPromptsGoOn) {
+  for (uint32_t seed = 0; seed < 20; ++seed) {
+    std::mt19937 random(seed);
+    Rig rig(Capped(static_cast<int>(random() % 6) + 1), 8 * 16);  // room for all that may run
+    for (RequestId id = 1; id <= 100; ++id) {
+      const auto first = static_cast<TokenId>(random() % 900);
+      const auto request = MakeRequest(id, Counting(static_cast<int>(random() % 50) + 2, first),
+                                       static_cast<int>(random() % 12) + 2);
+      const Status added = rig.Add(request);
+      ASSERT_TRUE(added.ok() || added.code() == StatusCode::kResourceExhausted);
+      const SchedulerStats before = rig.scheduler.stats();
+      const size_t num_decoding = rig.Decoding().size();
+      rig.Step();
+      EXPECT_EQ(rig.num_decoding, num_decoding) << "request " << id;
+      const bool runs_prompt = static_cast<size_t>(before.num_running) > num_decoding;
+      if (runs_prompt || (before.num_waiting > 0 && before.num_running < 8)) {
+        EXPECT_GT(rig.num_prompt_tokens, 0) << "request " << id;
+      }
+    }
+    EXPECT_EQ(rig.scheduler.stats().num_preemptions, 0U);
+    rig.RunAll();
+  }
 }
 
 TEST(Scheduler, QueueIsBounded) {
@@ -243,6 +313,8 @@ TEST(Scheduler, LongRandomHistoriesLoseNoPageAndNoToken) {
     SchedulerConfig config = Config(static_cast<int>(random() % 20) + 1);
     config.max_num_seqs = static_cast<int>(random() % 6) + 1;
     config.enable_prefix_caching = random() % 4 != 0;
+    const int cap = static_cast<int>(random() % 6);
+    config.max_num_prefill_tokens_while_decoding = cap;
     Rig rig(config, 16 + static_cast<int>(random() % 6));
     RequestId next_id = 1;
     std::vector<RequestId> kept;
@@ -266,6 +338,9 @@ TEST(Scheduler, LongRandomHistoriesLoseNoPageAndNoToken) {
       }
       rig.Step();
       ASSERT_LE(rig.runner.max_tokens(), config.max_num_batched_tokens);
+      if (cap > 0 && rig.num_decoding > 0) {
+        ASSERT_LE(rig.num_prompt_tokens, cap);
+      }
       const Status audit = rig.pool->Audit();
       ASSERT_TRUE(audit.ok()) << audit.message();
     }

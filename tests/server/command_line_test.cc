@@ -30,6 +30,15 @@ TEST(CommandLine, KvOptionsAreChosenByName) {
   EXPECT_EQ(chosen.kv_budget, 0.25);
 }
 
+TEST(CommandLine, PromptTokensBesideDecodingAreBoundedUnlessAskedNotTo) {
+  EXPECT_GT(ParseEngine({"serve", "m.gguf"}).max_num_prefill_tokens_while_decoding, 0);
+  const EngineConfig none =
+      ParseEngine({"serve", "m.gguf", "--max-num-prefill-tokens-while-decoding", "0"});
+  EXPECT_EQ(none.max_num_prefill_tokens_while_decoding, 0);
+  EXPECT_TRUE(ValidateEngineConfig(none).ok());
+  EXPECT_FALSE(ValidateEngineConfig({.max_num_prefill_tokens_while_decoding = -1}).ok());
+}
+
 TEST(CommandLine, HelpNamesTheChoicesAndTheDefault) {
   testing::internal::CaptureStdout();
   EXPECT_EQ(std::get<int>(Parse({"serve", "--help"})), 0);
