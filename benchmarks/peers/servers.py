@@ -1,10 +1,12 @@
 """The two servers that are compared, and one way to ask both for tokens."""
 
+import bisect
+import itertools
 import json
 import pathlib
+import selectors
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 
@@ -50,38 +52,78 @@ class Server:
         return urllib.request.urlopen(request, timeout=600)
 
     def generate(self, prompt, num_tokens):
-        """Arrival times of the request's tokens, in seconds after it was sent.
+        """Arrival times of the request's tokens, in seconds after it was sent."""
+        return self.generate_together([prompt], num_tokens)[0][0]
 
-        llama-server sends no event for a token that ends inside a character: such a token counts with the one
-        after it.
+    def generate_together(self, prompts, num_tokens):
+        """For each prompt what generate() says, and the seconds until all had ended.
+
+        One thread only stores what comes and when, and reads it afterwards: the client is to take as little as
+        possible of the cores that the server computes on.
         """
-        begin = time.perf_counter()
+        requests = []
+        for prompt in prompts:
+            body = json.dumps(self.body(prompt, num_tokens)).encode()
+            head = (f"POST {self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n")
+            requests.append(head.encode() + body)
+        received = [[] for _ in prompts]
+        with selectors.DefaultSelector() as selector:
+            begin = time.perf_counter()
+            for request, parts in zip(requests, received):
+                connection = socket.create_connection(("127.0.0.1", self.port), timeout=600)
+                connection.sendall(request)
+                selector.register(connection, selectors.EVENT_READ, parts)
+            while selector.get_map():
+                ready = selector.select(600)
+                if not ready:
+                    raise RuntimeError(f"{self.name} sent nothing for ten minutes")
+                for key, _ in ready:
+                    data = key.fileobj.recv(1 << 16)
+                    if data:
+                        key.data.append((time.perf_counter() - begin, data))
+                    else:
+                        selector.unregister(key.fileobj)
+                        key.fileobj.close()
+            seconds = time.perf_counter() - begin
+        return [self.token_times(parts, num_tokens) for parts in received], seconds
+
+    def token_times(self, parts, num_tokens):
+        """Arrival times of tokens. llama-server sends no event for one that ends inside a character: it counts with
+        the one after it."""
         times = []
         missing = 0
-        with self.post(self.path, self.body(prompt, num_tokens)) as answer:
-            for line in answer:
-                if line.startswith(b"data: {"):
-                    event = json.loads(line[6:])
-                    times += [time.perf_counter() - begin] * self.count(event)
-                    missing = max(missing, event.get("tokens_predicted", 0) - len(times))
+        for arrival, line in lines_of(parts):
+            if line.startswith(b"data: {"):
+                event = json.loads(line[6:])
+                times += [arrival] * self.count(event)
+                missing = max(missing, event.get("tokens_predicted", 0) - len(times))
         times += times[-1:] * missing
         if len(times) != num_tokens:
             raise RuntimeError(f"{self.name} gave {len(times)} of {num_tokens} tokens")
         return times
 
-    def generate_together(self, prompts, num_tokens):
-        results = [None] * len(prompts)
 
-        def one(i):
-            results[i] = self.generate(prompts[i], num_tokens)
-
-        threads = [threading.Thread(target=one, args=(i,)) for i in range(len(prompts))]
-        begin = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return results, time.perf_counter() - begin
+def lines_of(parts):
+    """The lines of a chunked answer received as (time, bytes): (when the chunk that ends it was there, line)."""
+    stream = b"".join(data for _, data in parts)
+    ends = list(itertools.accumulate(len(data) for _, data in parts))
+    head, _, _ = stream.partition(b"\r\n\r\n")
+    if b" 200 " not in head.split(b"\r\n")[0] or b"chunked" not in head.lower():
+        raise RuntimeError(f"not a stream of events: {stream[:500]!r}")
+    at = len(head) + 4
+    line = b""
+    while True:
+        size_end = stream.index(b"\r\n", at)
+        size = int(stream[at:size_end], 16)
+        if size == 0:
+            return
+        at = size_end + 2 + size
+        arrival = parts[bisect.bisect_right(ends, at - 1)][0]
+        *complete, line = (line + stream[at - size:at]).split(b"\n")
+        for one in complete:
+            yield arrival, one
+        at += 2
 
 
 class Thermocline(Server):
