@@ -246,8 +246,7 @@ bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan&
 void Scheduler::PreemptNewest(int& budget, StepPlan& plan) {
   std::erase_if(plan.sequences, [&](const ScheduledSequence& scheduled) {
     const bool is_it = scheduled.sequence == &running_.back()->sequence;
-    // Not the one token of a decoding sequence: prompts would go over their own bound.
-    budget += is_it && scheduled.num_tokens > 1 ? scheduled.num_tokens : 0;
+    budget += is_it ? scheduled.num_tokens : 0;
     return is_it;
   });
   Preempt(std::prev(running_.end()));
