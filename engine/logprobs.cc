@@ -1,23 +1,19 @@
 #include "engine/logprobs.h"
 
-#include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "engine/score_scan.h"
 #include "engine/top_tokens.h"
 
 namespace thermocline {
 
 Result<TokenLogprobs> ComputeLogprobs(std::span<const float> logits, TokenId token, int num_top) {
-  const float max = *std::max_element(logits.begin(), logits.end());  // any, when there is a NaN
-  double sum = 0;
-  for (const float logit : logits) {
-    sum += static_cast<double>(std::exp(logit - max));
-  }
-  if (!std::isfinite(sum)) {
+  const BestScore best = FindBest(logits);
+  if (!best.finite) {
     return Internal("the model's output is not a number");
   }
-  const double log_sum = static_cast<double>(max) + std::log(sum);
+  const double log_sum = static_cast<double>(best.score) + std::log(SumOfExps(logits, best.score));
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit) - log_sum);
   };

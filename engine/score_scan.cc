@@ -109,6 +109,19 @@ double SumOfWeights(std::span<const float> weights) {
   return total;
 }
 
+double SumOfExps(std::span<const float> scores, float max) {
+  std::array<float, kBlock> weights;  // written before it is read, and stays in the first cache
+  double total = 0;
+  for (size_t begin = 0; begin < scores.size(); begin += kBlock) {
+    const std::span<const float> block = BlockAt(scores, begin);
+    for (size_t i = 0; i < block.size(); ++i) {
+      weights[i] = Exp(block[i] - max);
+    }
+    total += SumOfBlock(std::span(weights).first(block.size()));
+  }
+  return total;
+}
+
 size_t IndexAtPart(std::span<const float> weights, double part) {
   double left = part * SumOfWeights(weights);
   size_t begin = 0;

@@ -22,6 +22,9 @@ void ExpOfScores(std::span<const float> scores, float max, float temperature,
 
 double SumOfWeights(std::span<const float> weights);
 
+// Of e^(score - max), each as ExpOfScores gives it; keeps nothing.
+double SumOfExps(std::span<const float> scores, float max);
+
 // The first index at which the running sum of weights passes `part` of their total; some index of
 // a positive weight where rounding leaves none. Needs one such.
 size_t IndexAtPart(std::span<const float> weights, double part);

@@ -154,5 +154,13 @@ TEST(Logprobs, HugeLogitsDoNotOverflow) {
   EXPECT_NEAR(ComputeLogprobs(logits, 0, 0).value().logprob, std::log(0.5), 1e-5);
 }
 
+TEST(Logprobs, OfLogitsThatAreNoNumbersAreAnError) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    EXPECT_EQ(ComputeLogprobs(std::vector<float>{0, bad}, 0, 0).status().code(),
+              StatusCode::kInternal);
+  }
+}
+
 }  // namespace
 }  // namespace thermocline

@@ -57,6 +57,18 @@ TEST(ScoreScan, ExponentialsAreWithinTwoUnits) {
   EXPECT_NEAR(weights[3], std::exp(-4.0), 1e-8);
 }
 
+TEST(ScoreScan, SumOfExponentialsIsThatOfAllScores) {
+  for (const size_t size : kSizes) {
+    const std::vector<float> scores = RandomFloats(size, 1);
+    const float max = FindBest(scores).score;
+    double exact = 0;
+    for (const float score : scores) {
+      exact += std::exp(static_cast<double>(score) - static_cast<double>(max));
+    }
+    EXPECT_NEAR(SumOfExps(scores, max), exact, 3e-7 * exact) << size;
+  }
+}
+
 TEST(ScoreScan, IndexAtPartIsWhereTheRunningSumPasses) {
   for (const size_t size : kSizes) {
     std::vector<float> weights(size, 1.0F);  // sums are exact
