@@ -234,7 +234,9 @@ def main():
     }
     results = {}
     for name, (policy, num_bytes) in runs.items():
-        server = Server(args.binary, args.model, policy, num_bytes, args.prompt + args.output, 2 * args.sequences, [])
+        # The arena alone is to say how many run at once.
+        server = Server(args.binary, args.model, policy, num_bytes, args.prompt + args.output, 2 * args.sequences,
+                        ["--max-num-prefill-tokens-while-decoding", "0"])
         try:
             result = run(server, args)
         finally:
