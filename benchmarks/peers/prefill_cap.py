@@ -1,6 +1,8 @@
 """What --max-num-prefill-tokens-while-decoding trades: streams that come together, at several values, in turns.
 
 All servers are loaded all the time; only one is asked at a time. Prompts are new in every repetition, as in compare.py.
+With --processor-time the clock is the server's processor time: on a machine that others use, with --threads 1, it says
+what the clock on the wall would say on a quiet one.
 """
 
 import argparse
@@ -9,6 +11,7 @@ import json
 import os
 import pathlib
 import statistics
+import sys
 
 import compare
 import servers
@@ -53,16 +56,20 @@ def main():
                         metavar="STREAMS,IN,OUT")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--out", default=str(compare.ROOT / "benchmarks" / "results"))
     args = parser.parse_args()
     facts = {"date": datetime.date.today().isoformat(), "commit": compare.git_commit(), "cpu": compare.cpu_model(),
-             "threads": args.threads, "model": pathlib.Path(args.model).name, "load_before": os.getloadavg()}
+             "threads": args.threads, "model": pathlib.Path(args.model).name, "load_before": os.getloadavg(),
+             "clock": "the server's processor time" if args.processor_time else "wall"}
 
     by_cap, samples = {}, []
     try:
         for cap in args.caps:
             flags = ("--no-enable-prefix-caching", "--max-num-prefill-tokens-while-decoding", str(cap))
             by_cap[cap] = servers.Thermocline(args.ours, args.model, args.threads, flags)
+            if args.processor_time:
+                by_cap[cap].clock = by_cap[cap].processor_seconds
         prompt = compare.prompts(1, next(iter(by_cap.values())).tokenize)
         for server in by_cap.values():
             measure(server, args.shapes[0], prompt)  # warms caches and pages
@@ -71,6 +78,7 @@ def main():
             for shape in args.shapes:
                 for cap in order:
                     samples.append({"cap": cap, "shape": shape, "values": measure(by_cap[cap], shape, prompt)})
+                    print(json.dumps(samples[-1]), file=sys.stderr, flush=True)
     finally:
         for server in by_cap.values():
             server.stop()
@@ -78,7 +86,7 @@ def main():
     facts["load_after"] = os.getloadavg()
     samples.sort(key=lambda sample: args.caps.index(sample["cap"]))
     text = (f"# Prompt tokens beside decoding, {facts['date']}\n\n{facts['cpu']}, {args.threads} threads, {facts['model']}, "
-            f"commit {facts['commit']}. Medians of {args.repetitions} interleaved repetitions (least-greatest); load average "
+            f"commit {facts['commit']}, clock: {facts['clock']}. Medians of {args.repetitions} interleaved repetitions (least-greatest); load average "
             f"{facts['load_before'][0]:.1f} before, {facts['load_after'][0]:.1f} after.\n")
     for shape in args.shapes:
         text += f"\n## {shape[0]} streams, {shape[1]} tokens in, {shape[2]} out\n\n{table(samples, shape)}\n"
