@@ -17,7 +17,7 @@ struct EngineConfig {
   std::optional<int> max_model_len;                // nothing: the model's own context length
   int max_num_seqs = 64;                           // sequences that run at once
   int max_num_batched_tokens = 512;                // tokens per step
-  int max_num_prefill_tokens_while_decoding = 64;  // see SchedulerConfig; 0: no such bound
+  int max_num_prefill_tokens_while_decoding = 32;  // see SchedulerConfig; 0: no such bound
   int max_num_queued_reqs = 256;                   // waiting requests; more is an error
   std::optional<uint64_t> kv_cache_memory_bytes;   // nothing: see ResolveKvBytes
   int block_size = 64;                             // tokens per page; only 64
