@@ -18,6 +18,8 @@ std::optional<PageFinder::Info> PageIo::Find(const ContentHash& hash) const {
   return info.has_value() ? std::optional(Info{info->tier, info->lossy}) : std::nullopt;
 }
 
+void PageIo::SetPinned(const ContentHash& hash, bool pinned) { store_.SetPinned(hash, pinned); }
+
 void PageIo::Stop() {
   for (std::jthread* thread : {&saver_, &loader_}) {
     thread->request_stop();

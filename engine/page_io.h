@@ -36,6 +36,7 @@ class PageIo : public PageFinder {
   PageIo& operator=(const PageIo&) = delete;
 
   std::optional<Info> Find(const ContentHash& hash) const override;
+  void SetPinned(const ContentHash& hash, bool pinned) override;
 
   void Start(std::vector<PageTransfer> transfers);
   // Runs `job` on the thread of this kind, after what was started on it before; once, whatever
@@ -56,7 +57,7 @@ class PageIo : public PageFinder {
     std::deque<Job> queue;
     std::condition_variable_any wake;
   };
-  Lane& lane(PageTransfer::Kind kind) { return lanes_[static_cast<size_t>(kind)]; }
+  Lane& lane(PageTransfer::Kind kind) { return lanes_[kind == PageTransfer::Kind::kSave ? 0 : 1]; }
   void Run(PageTransfer::Kind kind, const std::stop_token& stop);
   FinishedTransfer Copy(PageTransfer transfer);
   bool Save(const PageTransfer& transfer);
@@ -69,7 +70,7 @@ class PageIo : public PageFinder {
 
   std::mutex mutex_;
   // Guarded by mutex_, down to finished_:
-  std::array<Lane, 2> lanes_;  // by kind
+  std::array<Lane, 2> lanes_;  // of saves; of loads and wakes
   size_t num_unfinished_ = 0;  // queued or being copied
   std::vector<FinishedTransfer> finished_;
   std::function<void()> on_end_;

@@ -31,7 +31,7 @@ size_t Scheduler::HotPagesWanted() const {
   };
   for (const bool decoding : {true, false}) {
     for (const std::unique_ptr<Entry>& entry : running_) {
-      if ((entry->sequence.num_wanted() == 1) == decoding) {
+      if (Computes(*entry) && (entry->sequence.num_wanted() == 1) == decoding) {
         add(entry->sequence);
       }
     }
@@ -69,7 +69,7 @@ void Scheduler::Admit(Sharing sharing, int& budget, StepPlan& plan) {
     const bool others = std::any_of(
         waiting_.begin() + static_cast<std::ptrdiff_t>(i), waiting_.end(),
         [&](const std::unique_ptr<Entry>& other) { return !WaitsForSibling(other->sequence); });
-    if (admitted.num_loading > 0 || admitted.sequence.request->prefetch_only) {
+    if (!Computes(admitted)) {
       continue;
     }
     const int share = others && sharing == Sharing::kHalves ? (budget + 1) / 2 : budget;
@@ -104,6 +104,7 @@ bool Scheduler::TryAdmit(Entry& entry) {
     stats_.prefix_hit_tokens += static_cast<uint64_t>(sequence.num_computed);
   }
   BeginLoads(entry);
+  WakePages(entry);
   return true;
 }
 

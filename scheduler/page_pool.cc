@@ -143,12 +143,8 @@ void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_bac
   Page& state = pages_[move.page];
   CHECK(state.work == Work::kMove && state.generation == move.generation);
   CHECK(page_map_[move.page] == move.from && state.move_to == move.to);
-  page_map_[move.page] = kept;
-  page_at_[given_back.unit()] = kNone;
-  page_at_[kept.unit()] = move.page;
-  arena_.Free(given_back);
+  SwitchPlace(move.page, kept, given_back);
   state.work = Work::kNone;
-  ++state.generation;
   --num_moving_;
   if (state.refs == 0 && !state.hashed) {
     Free(move.page);
@@ -171,16 +167,25 @@ void PagePool::EndSave(PageId page, bool saved) {
   EndTransfer(page, Work::kSave);
 }
 
-std::optional<PageId> PagePool::BeginLoad(Tier tier) {
-  std::optional<PageEntry> place;
-  while (!place.has_value()) {
-    place = free_ids_.empty() ? std::nullopt : arena_.Allocate(tier, num_reserved_superblocks_);
-    if (!place.has_value()) {
-      if (oldest_ == kNone) {
-        return std::nullopt;
-      }
-      Evict(oldest_);
+std::optional<PageEntry> PagePool::AllocateEvicting(Tier tier) {
+  for (;;) {
+    if (const std::optional<PageEntry> place = arena_.Allocate(tier, num_reserved_superblocks_)) {
+      return place;
     }
+    if (oldest_ == kNone) {
+      return std::nullopt;
+    }
+    Evict(oldest_);
+  }
+}
+
+std::optional<PageId> PagePool::BeginLoad(Tier tier) {
+  if (free_ids_.empty()) {
+    return std::nullopt;
+  }
+  const std::optional<PageEntry> place = AllocateEvicting(tier);
+  if (!place.has_value()) {
+    return std::nullopt;
   }
   const PageId page = TakePlace(*place);
   pages_[page].work = Work::kLoad;
@@ -196,6 +201,44 @@ void PagePool::EndLoad(PageId page, bool lossy, uint64_t checksum) {
 }
 
 void PagePool::AbortLoad(PageId page) { EndTransfer(page, Work::kLoad); }
+
+std::optional<PageEntry> PagePool::BeginWake(PageId page, Tier tier) {
+  Page& state = pages_[page];
+  CHECK(state.allocated && this->tier(page) == Tier::kArchive);
+  if (state.work != Work::kNone) {
+    return std::nullopt;
+  }
+  state.work = Work::kWake;  // before anything is evicted, so that its place stays its own
+  const std::optional<PageEntry> place = AllocateEvicting(tier);
+  if (!place.has_value()) {
+    state.work = Work::kNone;
+    return std::nullopt;
+  }
+  state.move_to = *place;
+  ++num_transferring_;
+  return place;
+}
+
+void PagePool::EndWake(PageId page, bool lossy, uint64_t checksum) {
+  Page& state = pages_[page];
+  state.lossy = lossy;
+  state.checksum = checksum;
+  SwitchPlace(page, state.move_to, page_map_[page]);
+  EndTransfer(page, Work::kWake);
+}
+
+void PagePool::AbortWake(PageId page) {
+  SwitchPlace(page, page_map_[page], pages_[page].move_to);
+  EndTransfer(page, Work::kWake);
+}
+
+void PagePool::SwitchPlace(PageId page, PageEntry kept, PageEntry given_back) {
+  page_map_[page] = kept;
+  page_at_[given_back.unit()] = kNone;
+  page_at_[kept.unit()] = page;
+  arena_.Free(given_back);
+  ++pages_[page].generation;
+}
 
 void PagePool::EndTransfer(PageId page, Work work) {
   Page& state = pages_[page];

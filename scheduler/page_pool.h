@@ -86,12 +86,20 @@ class PagePool {
   // `lossy`, `checksum`: of what was loaded; 0 for hot bytes.
   void EndLoad(PageId page, bool lossy, uint64_t checksum);
   void AbortLoad(PageId page);  // its bytes are undefined; it is not full and must be released
+  // Reserves a place in `tier` for an archived page whose bytes are to come back from such a store.
+  // The page stays readable where it is until EndWake. Cached pages are evicted for it; nothing
+  // when even then there is no place, or when the page does something else.
+  std::optional<PageEntry> BeginWake(PageId page, Tier tier);
+  // Between steps: as CommitMove.
+  void EndWake(PageId page, bool lossy, uint64_t checksum);
+  void AbortWake(PageId page);
+  bool is_waking(PageId page) const { return pages_[page].work == Work::kWake; }
   // Whether a store outside the arena has the bytes of this page, in this tier or a better one.
   bool is_saved(PageId page) const { return pages_[page].saved; }
   // What a store has to keep beside the bytes.
   int32_t first_position(PageId page) const { return pages_[page].first_position; }
   uint64_t checksum(PageId page) const { return pages_[page].checksum; }
-  size_t num_transferring() const { return num_transferring_; }  // saves and loads in flight
+  size_t num_transferring() const { return num_transferring_; }  // saves, loads, wakes in flight
 
   bool is_full(PageId page) const { return pages_[page].full; }
   bool is_pinned(PageId page) const { return pages_[page].pinned; }
@@ -107,6 +115,7 @@ class PagePool {
     uint64_t peak_step = 0;
     float mean = 0;          // the latest sample's mean over layers and heads
     uint64_t move_step = 0;  // when the page last changed its tier; 0: never
+    int num_jumps = 0;  // latest samples that stood out among the archived: see Scheduler::Wake
   };
   const Heat& heat(PageId page) const { return pages_[page].heat; }
   Heat& heat(PageId page) { return pages_[page].heat; }
@@ -141,7 +150,7 @@ class PagePool {
  private:
   static constexpr PageId kNone = ~PageId{0};
   static constexpr PageEntry kNoPlace{Tier::kBacked, 0};
-  enum class Work : uint8_t { kNone, kMove, kSave, kLoad };
+  enum class Work : uint8_t { kNone, kMove, kSave, kLoad, kWake };
   struct Page {
     int refs = 0;
     bool allocated = false;
@@ -151,7 +160,7 @@ class PagePool {
     bool lossy = false;
     bool saved = false;
     Work work = Work::kNone;
-    PageEntry move_to;           // reserved, while moving
+    PageEntry move_to;           // reserved, while moving or waking
     uint32_t generation = 0;     // moves ended since the page was allocated
     uint64_t checksum = 0;       // of the bytes, once they are coded
     int32_t first_position = 0;  // once full
@@ -174,6 +183,8 @@ class PagePool {
   std::optional<PageMove> StartMove(PageId page, Tier to);
   void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
   void EndTransfer(PageId page, Work work);
+  std::optional<PageEntry> AllocateEvicting(Tier tier);
+  void SwitchPlace(PageId page, PageEntry kept, PageEntry given_back);
   void Evict(PageId page);
   void AppendToLru(PageId page);
   void RemoveFromLru(PageId page);

@@ -42,7 +42,7 @@ Status PagePool::AuditPages() const {
       return Internal("page {} is free and at work", page);
     }
     num_moving += state.work == Work::kMove ? 1 : 0;
-    num_transferring += state.work == Work::kSave || state.work == Work::kLoad ? 1 : 0;
+    num_transferring += state.work != Work::kMove && state.work != Work::kNone ? 1 : 0;
   }
   if (num_moving != num_moving_ || num_transferring != num_transferring_) {
     return Internal("{} pages move and {} are saved or loaded, {} and {} are counted", num_moving,
@@ -67,7 +67,7 @@ Status PagePool::AuditPlaces() const {
       return Internal("page {} is not known where it is", page);
     }
     own(page_map_[page]);
-    if (pages_[page].work == Work::kMove) {
+    if (pages_[page].work == Work::kMove || pages_[page].work == Work::kWake) {
       own(pages_[page].move_to);
     }
   }

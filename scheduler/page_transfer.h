@@ -25,13 +25,14 @@ struct PageContent {
 };
 
 // To copy one page's bytes: kSave reads them at `place` for the store, kLoad writes what the store
-// has under the hash to `place`. The place is the page's until the transfer ends.
+// has under the hash to `place`, and so does kWake for a page that is read elsewhere meanwhile. The
+// place is the page's until the transfer ends.
 struct PageTransfer {
-  enum class Kind : uint8_t { kSave, kLoad };
+  enum class Kind : uint8_t { kSave, kLoad, kWake };
   Kind kind = Kind::kSave;
   PageId page = 0;
   PageEntry place;
-  PageContent content;  // lossy and checksum of a load: what its end has found
+  PageContent content;  // lossy and checksum of a load or wake: what its end has found
 };
 
 // `ok`: the store has the page, or its bytes are in the place. Otherwise nothing is lost: the page
@@ -52,6 +53,8 @@ class PageFinder {
 
   virtual ~PageFinder() = default;
   virtual std::optional<Info> Find(const ContentHash& hash) const = 0;
+  // A pinned page stays there. Pins nest.
+  virtual void SetPinned(const ContentHash& hash, bool pinned) = 0;
 };
 
 }  // namespace thermocline

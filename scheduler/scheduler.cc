@@ -11,13 +11,18 @@ namespace {
 
 constexpr uint64_t kHeatSamplePeriod = 8;  // steps
 
+TierConfig WithArchive(TierConfig config, bool has_store) {
+  config.archives = has_store && config.policy == KvPolicy::kAdaptive;
+  return config;
+}
+
 }  // namespace
 
-Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool, const PageFinder* index)
+Scheduler::Scheduler(const SchedulerConfig& config, PagePool& pool, PageFinder* index)
     : config_(config),
       pool_(pool),
       prefix_cache_(pool, config.prefix_hash_key),
-      tiers_(config.tiers, pool),
+      tiers_(WithArchive(config.tiers, index != nullptr), pool),
       index_(index),
       awaits_save_(pool.page_map().size(), false) {
   CHECK(config.max_num_seqs > 0 && config.max_num_batched_tokens > 0 && config.max_model_len > 0);
@@ -39,10 +44,19 @@ MovePlan Scheduler::ProposeMoves() {
                          .num_settled = static_cast<size_t>(settled / pool_.layout().page_tokens),
                          .fidelity = FidelityOf(*entry)});
   }
-  return tiers_.Propose(sequences, num_steps_, HotPagesWanted());
+  MovePlan plan = tiers_.Propose(sequences, num_steps_, HotPagesWanted());
+  KeepBacked(plan);
+  return plan;
 }
 
 void Scheduler::EndMoves(std::span<const FinishedMove> finished) {
+  if (tiers_.archives()) {
+    for (const FinishedMove& end : finished) {
+      if (end.move.to.tier() == Tier::kCold) {
+        SaveLater(end.move.page);  // so that it may be archived
+      }
+    }
+  }
   for (const PageId page : tiers_.End(finished, num_steps_)) {
     pool_.Forget(page);
     const auto reads_page = [&](const std::unique_ptr<Entry>& entry) {
@@ -130,6 +144,7 @@ void Scheduler::Remove(RequestId id, std::optional<int> choice) {
 
 StepPlan Scheduler::Schedule() {
   StepPlan plan{.step = num_steps_++};
+  EndWaits();
   int budget = config_.max_num_batched_tokens;
   ScheduleRunning(/*decoding=*/true, Sharing::kInTurn, budget, plan);
   const bool decodes = !plan.sequences.empty();
@@ -161,8 +176,7 @@ void Scheduler::ScheduleRunning(bool decoding, Sharing sharing, int& budget, Ste
   // Ids first: preemption takes entries out of running_, always from its end.
   std::vector<Entry*> entries;
   for (const std::unique_ptr<Entry>& entry : running_) {
-    const bool computes = entry->num_loading == 0 && !entry->sequence.request->prefetch_only;
-    if (computes && (entry->sequence.num_wanted() == 1) == decoding) {
+    if (Computes(*entry) && (entry->sequence.num_wanted() == 1) == decoding) {
       entries.push_back(entry.get());
     }
   }
@@ -277,6 +291,7 @@ void Scheduler::Update(const StepPlan& plan, const StepResult& result) {
     HashFullPages(**entry);
     if (!result.heat.empty()) {
       tiers_.Observe(sequence.pages.ids(), result.heat[i], plan.step);
+      WakeJumped(sequence, result.heat[i]);
     }
     sequence.tokens.insert(sequence.tokens.end(), result.accepted[i].begin(),
                            result.accepted[i].end());
@@ -320,6 +335,7 @@ void Scheduler::ReleasePages(Entry& entry) {
   }
   entry.sequence.pages.Clear();
   entry.num_hashed = entry.num_full = entry.num_loading = 0;
+  entry.waits_to_wake = false;
 }
 
 SchedulerStats Scheduler::stats() const {

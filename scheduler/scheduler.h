@@ -37,6 +37,8 @@ struct SchedulerStats {
   uint64_t prefix_query_tokens = 0;  // prompt tokens looked up in the prefix cache
   uint64_t prefix_hit_tokens = 0;    // of these, found, in the arena or in the store
   uint64_t restored_tokens = 0;      // whose pages came from the store
+  uint64_t num_woken = 0;            // archived pages that got their exact bytes back
+  uint64_t num_unwoken = 0;          // times that this could not be: no place, or no copy
 };
 
 // The full pages that tokens begin with, by name, and what has to be done for the store to have as
@@ -66,13 +68,14 @@ struct SavedPrefix {
 // With a store outside the arena, hashed pages are saved there once they are released, and a prompt
 // that begins with saved pages gets them back: it is admitted, with the pages in its table, and
 // takes no part in steps until they have come. One that does not come is computed, with all after
-// it.
+// it. Under kAdaptive a page whose copy the store has may be archived; the copy stays until the
+// page has woken, or is gone.
 class Scheduler {
  public:
   // The pool holds at least one sequence of max_model_len, so that a sequence alone can always go
   // on. Who calls it ends sequences that reach max_model_len. `index`: of the store outside the
   // arena, which outlives it; null: there is none.
-  Scheduler(const SchedulerConfig& config, PagePool& pool, const PageFinder* index = nullptr);
+  Scheduler(const SchedulerConfig& config, PagePool& pool, PageFinder* index = nullptr);
 
   // kResourceExhausted when the queue is full, kInvalidArgument when the request can never fit
   // (prompt + 1 over max_model_len or over the whole arena).
@@ -136,14 +139,19 @@ class Scheduler {
 
   struct Entry {
     Sequence sequence;
-    ContentHash chain;       // of the last page that was offered to the prefix cache
-    size_t num_hashed = 0;   // pages offered
-    size_t num_full = 0;     // pages that the pool knows to be full
-    size_t num_loading = 0;  // pages at the table's end that come from the store
+    ContentHash chain;           // of the last page that was offered to the prefix cache
+    size_t num_hashed = 0;       // pages offered
+    size_t num_full = 0;         // pages that the pool knows to be full
+    size_t num_loading = 0;      // pages at the table's end that come from the store
+    bool waits_to_wake = false;  // pages of its prefix get their bytes back
     bool was_admitted = false;
     bool stays_hot = false;  // alone in the arena it did not fit in part demoted; all hot it does
   };
   using Entries = std::vector<std::unique_ptr<Entry>>;
+  struct Backed {
+    PageId page = 0;
+    ContentHash hash;
+  };
 
   // Of tokens among sequences: the first takes all it wants, or half of what is left while there
   // are others.
@@ -170,6 +178,17 @@ class Scheduler {
   PageId NextLoading(const Entry& entry) const;
   void EndLoad(Entry& entry, bool ok);
   void SaveLater(PageId page);
+  static bool Computes(const Entry& entry) {
+    return entry.num_loading == 0 && !entry.waits_to_wake && !entry.sequence.request->prefetch_only;
+  }
+  void KeepBacked(MovePlan& plan);
+  bool Back(PageId page);
+  void ReleaseBackings();
+  bool Wake(PageId page);
+  void WakePages(Entry& entry);
+  void EndWaits();
+  void WakeJumped(const Sequence& sequence, std::span<const PageHeat> heat);
+  void EndWake(const FinishedTransfer& end);
   PageTransfer SaveOf(PageId page);
   std::vector<PageId> SharedPages(const Entry& entry, ContentHash& chain);
   size_t NumReservedPages() const;
@@ -187,12 +206,13 @@ class Scheduler {
   PagePool& pool_;
   PrefixCache prefix_cache_;
   TierController tiers_;
-  const PageFinder* index_;
+  PageFinder* index_;
   std::vector<PageTransfer> loads_;  // begun, not yet taken
   std::deque<PageId> to_save_;       // hashed when they came here
   std::vector<bool> awaits_save_;    // by PageId: in to_save_
   size_t num_saving_ = 0;
-  Entries running_;                             // oldest first
+  std::vector<Backed> backed_;  // pages whose copy is pinned: archived, or about to be
+  Entries running_;             // oldest first
   std::deque<std::unique_ptr<Entry>> waiting_;  // next first; preempted ones are at the head
   // A sequence was preempted, for some pages may not cool as admission had counted on: until one
   // ends, what is admitted has to find room as things are.

@@ -7,6 +7,7 @@ namespace {
 
 constexpr double kStartUse = 0.75;
 constexpr double kStopUse = 0.70;
+constexpr double kArchiveUse = 0.85;   // of the arena: below it cold is cold enough
 constexpr double kProportional = 4.0;  // moves per step for 1 % of the arena above kStopUse
 constexpr double kIntegral = 0.25;
 constexpr double kMaxRate = 64;    // moves per step
@@ -89,7 +90,8 @@ MovePlan TierController::Propose(std::span<const SequencePages> sequences, uint6
   if (!demotes()) {
     return plan;
   }
-  TierDemand demand{.step = step};
+  TierDemand demand{.step = step,
+                    .archives = archives() && (config_.budget > 0 || Use() > kArchiveUse)};
   if (config_.policy != KvPolicy::kAdaptive) {
     Begin(policy_->Propose(pool_, sequences, demand), kMaxMoves, plan);
     plan.wait = !plan.moves.empty();

@@ -17,6 +17,9 @@ struct TierConfig {
   // kAdaptive only: the part of its all-hot bytes that a sequence may take; 0: as memory allows.
   double budget = 0;
   int window_tokens = kWindowTokens;
+  // kAdaptive only: pages that a store outside the arena has may be archived. The scheduler sets
+  // it.
+  bool archives = false;
 };
 
 // Moves to start now. `wait`: they have to end before the next step is scheduled, which then finds
@@ -45,6 +48,9 @@ class TierController {
   TierController(const TierConfig& config, PagePool& pool);
 
   bool demotes() const { return policy_ != nullptr; }
+  bool archives() const {
+    return config_.archives && pool_.arena().units_per_page(Tier::kArchive) > 0;
+  }
   // Whether the policy lets a page that comes from outside be as it is.
   bool MayHold(Tier tier, bool lossy) const {
     return pool_.arena().units_per_page(tier) > 0 && tier <= Coldest() && (demotes() || !lossy);

@@ -32,6 +32,8 @@ class Candidates {
           candidate.coldest = Tier::kHot;
         } else if (i == 0) {
           candidate.coldest = std::min(candidate.coldest, Tier::kWarm);
+        } else if (sequence.fidelity == KvFidelity::kHigh) {
+          candidate.coldest = std::min(candidate.coldest, Tier::kCold);
         }
       }
     }
@@ -39,7 +41,8 @@ class Candidates {
 
   void AddIdle() {
     for (const PageId page : pool_.OldestCached(kMaxIdlePages)) {
-      Get(page);
+      Candidate& candidate = Get(page);
+      candidate.coldest = std::min(candidate.coldest, Tier::kCold);
     }
   }
 
@@ -81,7 +84,7 @@ class DemotionPlan {
       : pool_(pool),
         sequences_(sequences),
         demand_(demand),
-        candidates_(pool, sequences, Tier::kCold),
+        candidates_(pool, sequences, demand.archives ? Tier::kArchive : Tier::kCold),
         errors_(sequences.size(), 0.0) {
     candidates_.AddIdle();
     for (size_t i = 0; i < candidates_.all().size(); ++i) {
@@ -147,10 +150,16 @@ class DemotionPlan {
 
   void AddEdges(size_t index) {
     const Candidate& candidate = candidates_.all()[index];
-    const bool dwells = !demand_.urgent && pool_.heat(candidate.page).move_step > 0 &&
-                        demand_.step < pool_.heat(candidate.page).move_step + kMinDwellSteps;
-    for (const auto& [from, to] :
-         {std::pair(Tier::kHot, Tier::kWarm), {Tier::kWarm, Tier::kCold}}) {
+    const uint64_t moved = pool_.heat(candidate.page).move_step;
+    const bool is_new = moved > 0 && demand_.step < moved + kMinDwellSteps;
+    for (const auto& [from, to] : {std::pair(Tier::kHot, Tier::kWarm),
+                                   {Tier::kWarm, Tier::kCold},
+                                   {Tier::kCold, Tier::kArchive}}) {
+      const bool archives = to == Tier::kArchive;
+      if (archives && (candidate.tier != from || !pool_.is_saved(candidate.page))) {
+        continue;
+      }
+      const bool dwells = is_new && (archives || !demand_.urgent);
       const bool possible =
           PageBytes(pool_, to) > 0 && PageBytes(pool_, from) > PageBytes(pool_, to);
       if (possible && !dwells && candidate.tier <= from && to <= candidate.coldest) {

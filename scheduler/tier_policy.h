@@ -60,6 +60,7 @@ struct TierDemand {
   uint64_t step = 0;
   uint64_t bytes_wanted = 0;  // to be freed
   bool urgent = false;        // a page that has just moved may move again
+  bool archives = false;      // pages that PagePool::is_saved may be archived
 };
 
 struct TierChange {
@@ -95,9 +96,10 @@ class ForcedPolicy : public TierPolicy {
 // largest over heads of (mass x largest weight), times what the edge adds to the tier's error, by
 // byte freed; for rotated codes the error of an output is a sum of just these terms, so the
 // cheapest edges first is the optimum of that model. Hot to warm costs almost nothing and goes
-// first. An edge that would bring a reader's predicted error over its MaxError is left out. With
-// `budget` in (0, 1], a sequence's pages are held to this part of their bytes, all hot, whatever
-// its error.
+// first. What nobody reads is evicted rather than archived, and a page is archived only once it has
+// been seen cold for kMinDwellSteps. An edge that would bring a reader's predicted error over its
+// MaxError is left out. With `budget` in (0, 1], a sequence's pages are held to this part of their
+// bytes, all hot, whatever its error.
 class AdaptivePolicy : public TierPolicy {
  public:
   explicit AdaptivePolicy(double budget) : budget_(budget) {}

@@ -122,6 +122,10 @@ void Scheduler::EndTransfers(std::span<const FinishedTransfer> finished) {
       pool_.EndSave(page, end.ok);
       continue;
     }
+    if (end.transfer.kind == PageTransfer::Kind::kWake) {
+      EndWake(end);
+      continue;
+    }
     const auto reader =
         std::find_if(running_.begin(), running_.end(), [&](const std::unique_ptr<Entry>& entry) {
           return entry->num_loading > 0 && NextLoading(*entry) == page;
@@ -168,12 +172,14 @@ void Scheduler::EndLoad(Entry& entry, bool ok) {
   stats_.restored_tokens += static_cast<uint64_t>(page_tokens);
   MarkFullPages(entry);
   HashFullPages(entry);
+  pool_.heat(sequence.pages[index]).move_step = num_steps_;  // to be seen before it cools further
 }
 
 std::vector<const Sequence*> Scheduler::PrefetchedSequences() const {
   std::vector<const Sequence*> sequences;
   for (const std::unique_ptr<Entry>& entry : running_) {
-    if (entry->sequence.request->prefetch_only && entry->num_loading == 0) {
+    const bool waits = entry->num_loading > 0 || entry->waits_to_wake;
+    if (entry->sequence.request->prefetch_only && !waits) {
       sequences.push_back(&entry->sequence);
     }
   }

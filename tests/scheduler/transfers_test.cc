@@ -1,179 +1,20 @@
 #include <gtest/gtest.h>
 
-#include <deque>
 #include <map>
-#include <memory>
-#include <numeric>
-#include <optional>
 #include <random>
 #include <utility>
 #include <vector>
 
-#include "scheduler/scheduler.h"
-#include "tests/testing/fake_model.h"
-#include "tests/testing/page_pools.h"
+#include "tests/scheduler/transfer_rig.h"
 
 namespace thermocline {
 namespace {
-
-constexpr int kVocab = 1000;
-constexpr int kPageTokens = 4;
-
-std::vector<TokenId> Counting(int count, TokenId first = 0) {
-  std::vector<TokenId> tokens(static_cast<size_t>(count));
-  std::iota(tokens.begin(), tokens.end(), first);
-  return tokens;
-}
-
-// What has been saved: the states of a page under its hash.
-class FakeStore : public PageFinder {
- public:
-  struct Page {
-    Tier tier = Tier::kHot;
-    PageContent content;
-    std::vector<uint64_t> states;
-  };
-
-  std::optional<Info> Find(const ContentHash& hash) const override {
-    const auto found = pages.find(hash.low);
-    return found == pages.end()
-               ? std::nullopt
-               : std::optional(Info{found->second.tier, found->second.content.lossy});
-  }
-
-  std::map<uint64_t, Page> pages;
-};
-
-// One process: a scheduler over an arena of its own and a store that may be older than it. The
-// transfers are made when the test says so.
-class Rig {
- public:
-  Rig(FakeStore& store, int num_units, const TierConfig& tiers = {})
-      : pool(MakeTieredPool(num_units)),
-        scheduler({.max_num_seqs = 4,
-                   .max_num_batched_tokens = 16,
-                   .max_model_len = 48,
-                   .prefix_hash_key = 1,
-                   .tiers = tiers},
-                  *pool, &store),
-        runner(*pool, kVocab),
-        store_(store) {}
-
-  void Add(RequestId id, std::vector<TokenId> prompt, int max_tokens = 4,
-           KvFidelity fidelity = KvFidelity::kBalanced) {
-    Request request;
-    request.id = id;
-    request.prompt = std::move(prompt);
-    request.stop.max_tokens = max_tokens;
-    request.kv_fidelity = fidelity;
-    Submit(std::move(request));
-  }
-  void Submit(Request request) {
-    const RequestId id = request.id;
-    requests[id] = std::make_shared<const Request>(std::move(request));
-    ASSERT_TRUE(scheduler.Add(requests[id]).ok());
-  }
-
-  // The tokens that each request computed in one step.
-  std::map<RequestId, int> Step() {
-    for (int round = 0; round < 4; ++round) {
-      const MovePlan moves = scheduler.ProposeMoves();
-      runner.StartMoves(moves.moves);
-      scheduler.EndMoves(runner.FinishedMoves(true));
-    }
-    const StepPlan plan = scheduler.Schedule();
-    Take();
-    const RunResult result = runner.Run(plan).value();
-    std::map<RequestId, int> ran;
-    std::vector<RequestId> ended;
-    for (size_t i = 0; i < plan.sequences.size(); ++i) {
-      const Sequence& sequence = *plan.sequences[i].sequence;
-      const RequestId id = sequence.request->id;
-      ran[id] = plan.sequences[i].num_tokens;
-      cached[id] = sequence.num_cached;
-      auto& text = output[id];
-      text.insert(text.end(), result.step.accepted[i].begin(), result.step.accepted[i].end());
-      if (static_cast<int>(text.size()) >= sequence.request->stop.max_tokens) {
-        ended.push_back(id);
-      }
-    }
-    scheduler.Update(plan, result.step);
-    for (const RequestId id : ended) {
-      scheduler.Finish(id, 0);
-    }
-    return ran;
-  }
-
-  void Take() {
-    for (PageTransfer& transfer : scheduler.TakeTransfers()) {
-      transfers.push_back(std::move(transfer));
-    }
-  }
-
-  void EndOneTransfer(bool ok = true) {
-    ASSERT_FALSE(transfers.empty());
-    FinishedTransfer end{.transfer = transfers.front(), .ok = ok};
-    transfers.pop_front();
-    PageContent& content = end.transfer.content;
-    const PageEntry place = end.transfer.place;
-    if (ok && end.transfer.kind == PageTransfer::Kind::kSave) {
-      store_.pages[content.hash.low] = {place.tier(), content, runner.StatesAt(place)};
-    } else if (ok) {
-      const FakeStore::Page& page = store_.pages.at(content.hash.low);
-      ASSERT_EQ(page.tier, place.tier());
-      ASSERT_EQ(page.content.tokens, content.tokens);
-      ASSERT_EQ(page.content.first_position, content.first_position);
-      ASSERT_TRUE(page.content.previous == content.previous);
-      runner.SetStatesAt(place, page.states, content.first_position);
-      content.lossy = page.content.lossy;
-      content.checksum = page.content.checksum;
-    }
-    scheduler.EndTransfers(std::span(&end, 1));
-    ASSERT_TRUE(pool->Audit().ok()) << pool->Audit().message();
-  }
-  void EndTransfers() {
-    for (Take(); !transfers.empty(); Take()) {
-      EndOneTransfer();
-    }
-  }
-
-  void RunAll() {
-    for (int i = 0; i < 1000 && scheduler.has_work(); ++i) {
-      Step();
-      EndTransfers();
-    }
-    ASSERT_FALSE(scheduler.has_work());
-  }
-  void ExpectWholeOutput(RequestId id) {
-    const Request& request = *requests.at(id);
-    EXPECT_EQ(output[id],
-              FakeRunner::ExpectedOutput(request.prompt, 0, request.stop.max_tokens, kVocab));
-  }
-  void ExpectNothingHeld() {
-    EXPECT_EQ(pool->num_transferring(), 0U);
-    for (const PageId page : pool->OldestCached(pool->num_evictable())) {
-      EXPECT_EQ(pool->num_refs(page), 0);
-    }
-    EXPECT_TRUE(pool->Audit().ok()) << pool->Audit().message();
-  }
-
-  std::unique_ptr<PagePool> pool;
-  Scheduler scheduler;
-  FakeRunner runner;
-  std::map<RequestId, std::shared_ptr<const Request>> requests;
-  std::map<RequestId, std::vector<TokenId>> output;
-  std::map<RequestId, int> cached;
-  std::deque<PageTransfer> transfers;  // taken, in order
-
- private:
-  FakeStore& store_;
-};
 
 constexpr int kManyUnits = 160;
 
 // What a process that ran one conversation has left: four pages of its 18 tokens.
 void SaveConversation(FakeStore& store, const TierConfig& tiers = {}) {
-  Rig rig(store, kManyUnits, tiers);
+  TransferRig rig(store, kManyUnits, tiers);
   rig.Add(1, Counting(14));
   rig.RunAll();
   rig.ExpectNothingHeld();
@@ -181,7 +22,7 @@ void SaveConversation(FakeStore& store, const TierConfig& tiers = {}) {
 
 TEST(Transfers, FullPagesAreSavedOnceTheyAreReleased) {
   FakeStore store;
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   rig.Add(1, Counting(14));
   rig.Step();
   EXPECT_FALSE(rig.scheduler.has_transfers());
@@ -201,7 +42,7 @@ TEST(Transfers, FullPagesAreSavedOnceTheyAreReleased) {
 TEST(Transfers, ARestartedProcessGetsThePagesBackAndComputesTheRest) {
   FakeStore store;
   SaveConversation(store);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   rig.Add(7, Counting(15));
   EXPECT_TRUE(rig.Step().empty());
   EXPECT_EQ(rig.transfers.size(), 3U);
@@ -220,13 +61,13 @@ TEST(Transfers, AConversationContinuesAfterARestartAsIfThereHadBeenNone) {
   FakeStore store;
   std::vector<TokenId> conversation = Counting(14);
   {
-    Rig rig(store, kManyUnits);
+    TransferRig rig(store, kManyUnits);
     rig.Add(1, conversation);
     rig.RunAll();
     conversation.insert(conversation.end(), rig.output[1].begin(), rig.output[1].end());
   }
   conversation.push_back(500);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   rig.Add(2, conversation);
   rig.RunAll();
   rig.ExpectWholeOutput(2);
@@ -236,7 +77,7 @@ TEST(Transfers, AConversationContinuesAfterARestartAsIfThereHadBeenNone) {
 TEST(Transfers, APageThatDoesNotComeIsComputedWithAllAfterIt) {
   FakeStore store;
   SaveConversation(store);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   rig.Add(7, Counting(15));
   rig.Step();
   rig.EndOneTransfer();
@@ -252,7 +93,7 @@ TEST(Transfers, APageThatDoesNotComeIsComputedWithAllAfterIt) {
 TEST(Transfers, CancellingWhileLoadingFreesEachPageWhenItsLoadEnds) {
   FakeStore store;
   SaveConversation(store);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   const uint64_t all_free = rig.pool->arena().bytes_free();
   rig.Add(7, Counting(15));
   rig.Step();
@@ -269,7 +110,7 @@ TEST(Transfers, CancellingWhileLoadingFreesEachPageWhenItsLoadEnds) {
 TEST(Transfers, TwoPromptsThatBeginAlikeLoadTheirPagesOnce) {
   FakeStore store;
   SaveConversation(store);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   rig.Add(7, Counting(15));
   rig.Add(8, Counting(14));
   rig.Add(9, Counting(10, 100));  // something else does not wait
@@ -286,7 +127,7 @@ TEST(Transfers, TwoPromptsThatBeginAlikeLoadTheirPagesOnce) {
 TEST(Transfers, AnotherTenantGetsNothingBack) {
   FakeStore store;
   SaveConversation(store);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   Request request;
   request.id = 7;
   request.tenant = "somebody else";
@@ -302,7 +143,7 @@ constexpr TierConfig kColdTiers = {.policy = KvPolicy::kCold, .window_tokens = 4
 TEST(Transfers, PagesComeBackInTheTierInWhichTheyWereSaved) {
   FakeStore store;
   SaveConversation(store, kColdTiers);
-  Rig rig(store, kManyUnits, kColdTiers);
+  TransferRig rig(store, kManyUnits, kColdTiers);
   rig.Add(7, Counting(15));
   rig.Step();
   rig.EndTransfers();
@@ -315,7 +156,7 @@ TEST(Transfers, PagesComeBackInTheTierInWhichTheyWereSaved) {
 TEST(Transfers, AnExactRequestComputesWhatWasSavedCold) {
   FakeStore store;
   SaveConversation(store, kColdTiers);
-  Rig rig(store, kManyUnits, kColdTiers);
+  TransferRig rig(store, kManyUnits, kColdTiers);
   rig.Add(7, Counting(15), 4, KvFidelity::kExact);
   EXPECT_EQ(rig.Step(), (std::map<RequestId, int>{{7, 15}}));
 }
@@ -323,7 +164,7 @@ TEST(Transfers, AnExactRequestComputesWhatWasSavedCold) {
 TEST(Transfers, AnEngineHeldToHotPagesTakesNoColdOnes) {
   FakeStore store;
   SaveConversation(store, kColdTiers);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   rig.Add(7, Counting(15));
   EXPECT_EQ(rig.Step(), (std::map<RequestId, int>{{7, 15}}));
 }
@@ -331,7 +172,7 @@ TEST(Transfers, AnEngineHeldToHotPagesTakesNoColdOnes) {
 TEST(Transfers, APrefetchBringsPagesIntoTheCacheAndComputesNothing) {
   FakeStore store;
   SaveConversation(store);
-  Rig rig(store, kManyUnits);
+  TransferRig rig(store, kManyUnits);
   Request request;
   request.id = 7;
   request.prompt = Counting(15);
@@ -351,7 +192,7 @@ TEST(Transfers, APrefetchBringsPagesIntoTheCacheAndComputesNothing) {
 
 TEST(Transfers, ASavedPageIsEvictedOnlyOnceItHasBeenRead) {
   FakeStore store;
-  Rig rig(store, 52);  // 13 hot pages
+  TransferRig rig(store, 52);  // 13 hot pages
   rig.Add(1, Counting(14));
   while (rig.scheduler.has_work()) {
     rig.Step();
@@ -374,7 +215,7 @@ TEST(Transfers, ASavedPageIsEvictedOnlyOnceItHasBeenRead) {
 TEST(Transfers, AFullArenaLoadsWhatFitsAndComputesTheRest) {
   FakeStore store;
   SaveConversation(store);
-  Rig rig(store, 52);
+  TransferRig rig(store, 52);
   rig.Add(1, Counting(40, 200), 6);
   rig.Step();
   rig.Step();
@@ -394,7 +235,7 @@ TEST(Transfers, ConversationsThatComeBackAtRandomGiveTheTextTheyWouldHaveGiven) 
   uint64_t restored = 0;
   for (int process = 0; process < 30; ++process) {
     const TierConfig tiers = process % 2 == 0 ? kColdTiers : TierConfig{};
-    Rig rig(store, 60, tiers);
+    TransferRig rig(store, 60, tiers);
     RequestId next = 1;
     for (int i = 0; i < 60; ++i) {
       if (random() % 3 == 0) {
