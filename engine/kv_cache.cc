@@ -22,9 +22,9 @@ Codec ArchiveCodec(size_t layer, const KvLayout& layout, const KvFormats& format
   }
   switch (cold) {
     case Codec::kTurbo3:
-      return Codec::kMerged3;
+      return Codec::kMerged2;
     case Codec::kTurboK4V3:
-      return Codec::kMergedK4V3;
+      return Codec::kMergedK3V2;
     default:
       return cold;
   }

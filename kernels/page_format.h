@@ -17,11 +17,11 @@ namespace thermocline {
 enum class Tier : uint8_t { kHot, kWarm, kCold, kArchive, kBacked };
 inline constexpr int kNumTiers = 5;
 
-// How the bytes of one layer of a page are decoded. kMerged3 and kMergedK4V3: the codes of kTurbo3
-// and kTurboK4V3 of fewer rows, each for one token or for some whose keys are alike.
-enum class Codec : uint8_t { kNative, kInt8, kTurbo3, kTurboK4V3, kMerged3, kMergedK4V3 };
+// How the bytes of one layer of a page are decoded. kMerged2 and kMergedK3V2: fewer rows than
+// tokens, each for one token or for some whose keys are alike.
+enum class Codec : uint8_t { kNative, kInt8, kTurbo3, kTurboK4V3, kMerged2, kMergedK3V2 };
 HD constexpr bool IsMerged(Codec codec) {
-  return codec == Codec::kMerged3 || codec == Codec::kMergedK4V3;
+  return codec == Codec::kMerged2 || codec == Codec::kMergedK3V2;
 }
 
 // Logical and stable: a page keeps its id when its bytes move. Indexes the page map.

@@ -21,7 +21,7 @@ struct KeyRounding {
   const float* x;        // [num_tokens, dim]
   const float* factors;  // [dim, dim]: of M, see kernels/quant/query_factors.h
   const Codebook* book;
-  int32_t num_tokens;  // 32 or 64
+  int32_t num_tokens;  // a multiple of 16, at most 64
   int32_t dim;
   int32_t stride;  // of codes, from token to token
   uint8_t* codes;  // [num_tokens, stride]

@@ -6,7 +6,8 @@
 
 // Where the codes of a coded page lie. K and V of one layer and KV head are cut into panels of 16
 // lanes: a lane is a token for K and a dimension for V, and the other index is the panel's inner
-// one. A group is 16 lanes x 32 inner codes, and groups of one panel follow each other.
+// one. A group is 16 lanes x 32 inner codes, of 2 bits 16 lanes x 16, and groups of one panel
+// follow each other.
 //
 // A group is rows of 64 bytes; byte 4 * lane + e of a row belongs to `lane`, so a 32-bit lane of a
 // vector register holds four neighbouring inner codes of each half.
@@ -15,20 +16,22 @@
 //   3 bits: row r < 3 holds inner 8 r + e in bits 0-2 and 8 r + 4 + e in bits 3-5. Inner 24 + e and
 //           28 + e make six bits of a row of their own, which lie two by two in bits 6-7 of the
 //           rows 0, 1 and 2.                                            3 rows, 192 bytes
+//   2 bits: inner 4 i + e in bits 2 i and 2 i + 1.                      1 row, 64 bytes
 // So one shift brings any code to the low bits of its lane, where a table lookup that reads three
 // (or four) bits needs no mask; and the bytes are those that 8-bit dot products want.
 
 namespace thermocline {
 
 inline constexpr int kPanelLanes = 16;
-inline constexpr int kGroupInner = 32;
+inline constexpr int kGroupInner = 32;  // of a group, but for 2 bits
 inline constexpr int kGroupRowBytes = 64;
 
-HD constexpr int GroupBytes(int bits) { return kPanelLanes * kGroupInner * bits / 8; }
+HD constexpr int GroupInner(int bits) { return bits == 2 ? 16 : kGroupInner; }
+HD constexpr int GroupBytes(int bits) { return kPanelLanes * GroupInner(bits) * bits / 8; }
 
 // Of a panel of `num_inner` codes per lane, rounded up to whole groups.
 HD constexpr int PanelBytes(int bits, int num_inner) {
-  return (num_inner + kGroupInner - 1) / kGroupInner * GroupBytes(bits);
+  return (num_inner + GroupInner(bits) - 1) / GroupInner(bits) * GroupBytes(bits);
 }
 
 // Where a code is first looked for in its group: a byte, and a shift inside it. For 3 bits, row 3
@@ -42,17 +45,20 @@ HD constexpr CodePlace PlaceInGroup(int bits, int lane, int inner) {
   if (bits == 8) {
     return {kGroupRowBytes * (inner / 4) + 4 * lane + e, 0};
   }
+  if (bits == 2) {
+    return {4 * lane + e, 2 * (inner / 4)};
+  }
   const int row = inner / 8;
   const bool high = inner % 8 >= 4;
   return {kGroupRowBytes * row + 4 * lane + e, high ? bits : 0};
 }
 
-// Packs one group. `codes` [32][16]: inner, then lane.
+// Packs one group. `codes` [GroupInner(bits)][16]: inner, then lane.
 HD constexpr void PackGroup(int bits, const uint8_t* codes, uint8_t* out) {
   for (int i = 0; i < GroupBytes(bits); ++i) {
     out[i] = 0;
   }
-  for (int inner = 0; inner < kGroupInner; ++inner) {
+  for (int inner = 0; inner < GroupInner(bits); ++inner) {
     for (int lane = 0; lane < kPanelLanes; ++lane) {
       const CodePlace place = PlaceInGroup(bits, lane, inner);
       const uint32_t code = codes[inner * kPanelLanes + lane];
@@ -95,7 +101,7 @@ constexpr bool GroupIsBijective(int bits) {
     code = static_cast<uint8_t>(state >> 20 & ((1U << bits) - 1));
   }
   PackGroup(bits, codes, packed);
-  for (int inner = 0; inner < kGroupInner; ++inner) {
+  for (int inner = 0; inner < GroupInner(bits); ++inner) {
     for (int lane = 0; lane < kPanelLanes; ++lane) {
       if (UnpackCode(bits, packed, lane, inner) != codes[inner * kPanelLanes + lane]) {
         return false;
@@ -104,6 +110,7 @@ constexpr bool GroupIsBijective(int bits) {
   }
   return true;
 }
-static_assert(GroupIsBijective(3) && GroupIsBijective(4) && GroupIsBijective(8));
+static_assert(GroupIsBijective(2) && GroupIsBijective(3) && GroupIsBijective(4) &&
+              GroupIsBijective(8));
 
 }  // namespace thermocline

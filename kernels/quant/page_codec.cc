@@ -21,6 +21,7 @@ namespace thermocline {
 namespace {
 
 constexpr size_t kMaxPageTokens = 64;
+constexpr uint32_t kBlockAlignment = 64;
 
 // Memory of one page's transcoding, for all its blocks.
 struct Scratch {
@@ -166,6 +167,8 @@ Status Encode(Codec codec, const KvLayout& layout, const VectorQuantizer& quanti
     MergeTokens(layout, quantizer, k, v, query_factors, scratch, block + at.log_weights);
     k = scratch.k_rows.data();
     v = scratch.v_rows.data();
+    const size_t end = at.log_weights + sizeof(uint16_t) * kNumClusters;
+    std::fill(block + end, block + at.bytes, std::byte{0});
   }
   RETURN_IF_ERROR(EncodeVectors(KeyBits(codec), PanelLane::kToken, rows, quantizer, k,
                                 query_factors, scratch, block, block + at.k_scales));
@@ -230,14 +233,22 @@ int KeyBits(Codec codec) {
     case Codec::kInt8:
       return 8;
     case Codec::kTurboK4V3:
-    case Codec::kMergedK4V3:
       return 4;
-    default:
+    case Codec::kTurbo3:
+    case Codec::kMergedK3V2:
       return 3;
+    case Codec::kMerged2:
+      break;
   }
+  return 2;
 }
 
-int ValueBits(Codec codec) { return KeyBits(codec) == 4 ? 3 : KeyBits(codec); }
+int ValueBits(Codec codec) {
+  if (IsMerged(codec)) {
+    return 2;
+  }
+  return codec == Codec::kTurboK4V3 ? 3 : KeyBits(codec);
+}
 
 bool CanMerge(const KvLayout& layout) { return layout.page_tokens == kClusteredTokens; }
 
@@ -257,16 +268,27 @@ BlockLayout BlockLayoutOf(Codec codec, const KvLayout& layout) {
             .bytes = bytes};
   }
   const KvLayout rows = RowLayout(codec, layout);
-  const uint32_t half_bytes = 2 * static_cast<uint32_t>(rows.page_tokens);
-  BlockLayout block;
-  block.k_scales =
+  const auto k_bytes =
       static_cast<uint32_t>(PanelsBytes(CodesOf(rows), KeyBits(codec), PanelLane::kToken));
-  block.v_codes = block.k_scales + half_bytes;
-  block.v_scales = block.v_codes + static_cast<uint32_t>(PanelsBytes(
-                                       CodesOf(rows), ValueBits(codec), PanelLane::kDimension));
-  block.log_weights = block.v_scales + half_bytes;
-  block.bytes = block.log_weights + (IsMerged(codec) ? half_bytes : 0);
-  return block;
+  const auto v_bytes =
+      static_cast<uint32_t>(PanelsBytes(CodesOf(rows), ValueBits(codec), PanelLane::kDimension));
+  const uint32_t half_bytes = 2 * static_cast<uint32_t>(rows.page_tokens);
+  if (IsMerged(codec)) {  // 48 halves fill no cache line: behind all codes
+    const uint32_t k_scales = k_bytes + v_bytes;
+    const uint32_t end = k_scales + 3 * half_bytes;
+    return {.k_scales = k_scales,
+            .v_codes = k_bytes,
+            .v_scales = k_scales + half_bytes,
+            .log_weights = k_scales + 2 * half_bytes,
+            .bytes = (end + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment};
+  }
+  const uint32_t v_codes = k_bytes + half_bytes;
+  const uint32_t v_scales = v_codes + v_bytes;
+  return {.k_scales = k_bytes,
+          .v_codes = v_codes,
+          .v_scales = v_scales,
+          .log_weights = v_scales + half_bytes,
+          .bytes = v_scales + half_bytes};
 }
 
 VectorQuantizer ReferenceQuantizer() {

@@ -10,7 +10,7 @@
 #include "kernels/page_format.h"
 
 // The bytes of one layer and KV head of a page, its block, in each codec. docs/page_format.md draws
-// them. A block of a coded page is K codes, K scales, V codes, V scales; codes are panels
+// them. A block of a coded page has K codes, K scales, V codes, V scales; codes are panels
 // (kernels/core/panel_codes.h), scales are one IEEE half per row. Vectors are in the rotated
 // basis; K is coded without its head's mean key and the rotated bias of its projection.
 //

@@ -8,7 +8,7 @@ namespace thermocline {
 
 // Which tokens of a page share a row in the archive. Rows are in order of their first tokens.
 inline constexpr int kClusteredTokens = 64;  // of a page; other pages are not merged
-inline constexpr int kNumClusters = 32;
+inline constexpr int kNumClusters = 48;
 
 struct TokenClusters {
   std::array<uint8_t, kClusteredTokens> row_of{};

@@ -251,7 +251,7 @@ TEST_F(CalibrationFile, UnsoundNumbersAreRefused) {
   bad.formats.cold.push_back(Codec::kTurbo3);
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
-  bad.formats.cold[0] = Codec::kMerged3;
+  bad.formats.cold[0] = Codec::kMerged2;
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
   bad.formats.mean_keys[3] = NAN;

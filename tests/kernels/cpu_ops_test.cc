@@ -434,7 +434,7 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
   for (const AttentionShape& shape : kShapes) {
     for (const Codec cold : {Codec::kTurbo3, Codec::kTurboK4V3, Codec::kInt8}) {
       PagedCase paged(shape.num_heads, shape.num_kv_heads, shape.head_dim, num_pages);
-      const Codec archive = cold == Codec::kTurbo3 ? Codec::kMerged3 : Codec::kMergedK4V3;
+      const Codec archive = cold == Codec::kTurbo3 ? Codec::kMerged2 : Codec::kMergedK3V2;
       if (std::max(BlockLayoutOf(cold, paged.layout).bytes,
                    BlockLayoutOf(archive, paged.layout).bytes) > paged.formats[0].head_stride) {
         continue;

@@ -21,7 +21,7 @@
 namespace thermocline {
 namespace {
 
-constexpr Codec kMergedCodecs[] = {Codec::kMerged3, Codec::kMergedK4V3};
+constexpr Codec kMergedCodecs[] = {Codec::kMerged2, Codec::kMergedK3V2};
 constexpr KvLayout kLayout{.num_layers = 1, .num_kv_heads = 1, .head_dim = 64, .page_tokens = 64};
 
 std::vector<float> Normal(size_t count, uint64_t seed) {
@@ -182,11 +182,12 @@ TEST(TokenClusters, OfEqualOrUndefinedDistancesAreComplete) {
 
 // Pairs of equal keys lose their values' difference, which no query can see, and nothing else.
 TEST(MergedBlock, EqualKeysShareARowAndCountTwice) {
+  constexpr size_t kPairs = kClusteredTokens - kNumClusters;
   std::vector<float> k = Normal(size_t{64} * 64, 6);
   const std::vector<float> v = Normal(size_t{64} * 64, 7);
-  std::copy(k.begin(), k.begin() + 32 * 64, k.begin() + 32 * 64);
-  std::vector<float> v_means(size_t{32} * 64);
-  for (size_t i = 0; i < v_means.size(); ++i) {
+  std::copy(k.begin(), k.begin() + kPairs * 64, k.begin() + kNumClusters * 64);
+  std::vector<float> v_means(v.begin(), v.begin() + kNumClusters * 64);
+  for (size_t i = 0; i < kPairs * 64; ++i) {
     v_means[i] = (v[i] + v[i + v_means.size()]) * 0.5F;
   }
   const std::vector<float> factors = Factors(64);
@@ -202,10 +203,10 @@ TEST(MergedBlock, EqualKeysShareARowAndCountTwice) {
       k_norm += std::pow(k[i], 2);
       v_norm += std::pow(v_means[i], 2);
     }
-    EXPECT_LT(k_error, 0.04 * k_norm);  // of the codes alone
-    EXPECT_LT(v_error, 0.04 * v_norm);
-    for (const float log_weight : rows.log_weights) {
-      EXPECT_NEAR(log_weight, std::log(2.0F), 1e-3F);
+    EXPECT_LT(k_error, 0.16 * k_norm);  // of the codes alone, rounded for queries
+    EXPECT_LT(v_error, 0.13 * v_norm);
+    for (size_t row = 0; row < kNumClusters; ++row) {
+      EXPECT_NEAR(rows.log_weights[row], row < kPairs ? std::log(2.0F) : 0.0F, 1e-3F) << row;
     }
   }
 }
@@ -217,7 +218,7 @@ TEST(MergedBlock, AKeyLikeNoOtherKeepsARowOfItsOwn) {
   for (size_t i = 0; i < 64; ++i) {
     k[kNeedle * 64 + i] *= 3;
   }
-  const Rows rows = Merged(Codec::kMerged3, k, v, Factors(64).data());
+  const Rows rows = Merged(Codec::kMerged2, k, v, Factors(64).data());
   bool found = false;
   for (size_t row = 0; row < kNumClusters; ++row) {
     double error = 0;
@@ -226,7 +227,7 @@ TEST(MergedBlock, AKeyLikeNoOtherKeepsARowOfItsOwn) {
       error += std::pow(rows.v[row * 64 + i] - v[kNeedle * 64 + i], 2);
       norm += std::pow(v[kNeedle * 64 + i], 2);
     }
-    if (error < 0.06 * norm) {
+    if (error < 0.2 * norm) {
       found = true;
       EXPECT_EQ(rows.log_weights[row], 0);
     }
@@ -237,23 +238,25 @@ TEST(MergedBlock, AKeyLikeNoOtherKeepsARowOfItsOwn) {
 // Queries that see keys apart give a row of such keys more than their number: normal queries' mean
 // of exp(score) over the tokens is what the row stands for.
 TEST(MergedBlock, WeighsRowsAsNormalQueriesWould) {
+  constexpr size_t kPairs = kClusteredTokens - kNumClusters;
   std::vector<float> k(size_t{64} * 64, 0.0F);
   const std::vector<float> v(k.size(), 1.0F);
   for (size_t t = 0; t < 64; ++t) {
-    k[t * 64] = 10.0F * static_cast<float>(t / 2);  // 32 pairs,
-    k[t * 64 + 1] = t % 2 == 0 ? 0.5F : -0.5F;      // half apart
+    k[t * 64] = 10.0F * static_cast<float>(t % kNumClusters);
+    k[t * 64 + 1] = t < kNumClusters ? 0.25F : -0.25F;  // pairs are half apart
   }
   std::vector<float> moments(size_t{64} * 64, 0.0F);
   for (size_t i = 0; i < 64; ++i) {
     moments[i * 64 + i] = 0.6F;
   }
   const std::vector<float> factors = FactorQueryMoments(moments, 64);
-  for (const float log_weight : Merged(Codec::kMerged3, k, v, factors.data()).log_weights) {
-    EXPECT_NEAR(log_weight, std::log(2.0F) + 0.5F * 0.6F * 0.25F, 1e-3F);
-  }
-  // Nothing is known of queries: their number alone.
-  for (const float log_weight : Merged(Codec::kMerged3, k, v, nullptr).log_weights) {
-    EXPECT_NEAR(log_weight, std::log(2.0F), 1e-3F);
+  const Rows known = Merged(Codec::kMerged2, k, v, factors.data());
+  const Rows unknown = Merged(Codec::kMerged2, k, v, nullptr);  // the number alone
+  for (size_t row = 0; row < kNumClusters; ++row) {
+    const float log_count = row < kPairs ? std::log(2.0F) : 0.0F;
+    const float spread = row < kPairs ? 0.6F * 0.25F * 0.25F : 0.0F;
+    EXPECT_NEAR(known.log_weights[row], log_count + 0.5F * spread, 1e-3F) << row;
+    EXPECT_NEAR(unknown.log_weights[row], log_count, 1e-3F) << row;
   }
 }
 
@@ -261,17 +264,16 @@ TEST(MergedBlock, HasItsDocumentedSizeAndAlignment) {
   const auto bytes = [](Codec codec, int head_dim) {
     return BlockLayoutOf(codec, {1, 1, head_dim, 64}).bytes;
   };
-  EXPECT_EQ(bytes(Codec::kMerged3, 64), 27U * 64);
-  EXPECT_EQ(bytes(Codec::kMergedK4V3, 64), 31U * 64);
-  EXPECT_EQ(bytes(Codec::kMerged3, 128), 51U * 64);
-  EXPECT_EQ(bytes(Codec::kMergedK4V3, 128), 59U * 64);
+  EXPECT_EQ(bytes(Codec::kMerged2, 64), 29U * 64);
+  EXPECT_EQ(bytes(Codec::kMergedK3V2, 64), 35U * 64);
+  EXPECT_EQ(bytes(Codec::kMerged2, 128), 53U * 64);
+  EXPECT_EQ(bytes(Codec::kMergedK3V2, 128), 65U * 64);
   for (const Codec codec : kMergedCodecs) {
     for (const int dim : {8, 24, 64, 80, 96, 128, 256}) {
       const BlockLayout at = BlockLayoutOf(codec, {1, 1, dim, 64});
-      for (const uint32_t offset :
-           {at.k_scales, at.v_codes, at.v_scales, at.log_weights, at.bytes}) {
-        EXPECT_EQ(offset % 64, 0U) << dim;
-      }
+      EXPECT_EQ(at.v_codes % 64, 0U) << dim;
+      EXPECT_EQ(at.bytes % 64, 0U) << dim;
+      EXPECT_GE(at.bytes, at.log_weights + 2 * kNumClusters) << dim;
     }
   }
   EXPECT_FALSE(CanMerge({1, 1, 64, 32}));
@@ -352,7 +354,7 @@ TEST(MergedPage, MovesAsItIsAndADamagedOneIsCorrupt) {
                                           .head_stride = BlockLayoutOf(codec, kTwoHeads).bytes};
   };
   set(Tier::kHot, Codec::kNative);
-  set(Tier::kArchive, Codec::kMerged3);
+  set(Tier::kArchive, Codec::kMerged2);
   std::vector<std::byte> arena(size_t{3} * 2 * NativeHeadBytes(kTwoHeads));
   const std::vector<float> values = Normal(size_t{2} * 2 * 64 * 64, 12);
   for (size_t i = 0; i < values.size(); ++i) {
@@ -376,7 +378,7 @@ TEST(MergedPage, MovesAsItIsAndADamagedOneIsCorrupt) {
 
   EXPECT_EQ(moved.outcome, MoveResult::Outcome::kOk);
   EXPECT_EQ(moved.checksum, down.checksum);
-  const size_t bytes = size_t{2} * BlockLayoutOf(Codec::kMerged3, kTwoHeads).bytes;
+  const size_t bytes = size_t{2} * BlockLayoutOf(Codec::kMerged2, kTwoHeads).bytes;
   EXPECT_EQ(0, std::memcmp(arena.data() + second.offset(), arena.data() + first.offset(), bytes));
   arena[second.offset() + 500] ^= std::byte{1};
   EXPECT_EQ(TranscodePage({.from = second, .to = first, .checksum = moved.checksum}, kv,

@@ -363,7 +363,7 @@ TEST(PageCodec, EveryInstructionSetGivesTheSameBits) {
       std::vector<uint8_t> codes(static_cast<size_t>(dim));
       std::vector<float> want(codes.size());
       std::vector<float> got(codes.size());
-      for (const int bits : {3, 4, 8}) {
+      for (const int bits : {2, 3, 4, 8}) {
         for (size_t i = 0; i < codes.size(); ++i) {
           codes[i] = static_cast<uint8_t>(37 * i & ((1U << bits) - 1));
         }

@@ -13,7 +13,7 @@ namespace {
 TEST(PanelPacking, WordsGiveTheBytesOfTheFormatAndTheCodesBack) {
   for (const int dim : {8, 24, 64, 80, 128}) {
     for (const int num_tokens : {16, 48, 64}) {
-      for (const int bits : {3, 4, 8}) {
+      for (const int bits : {2, 3, 4, 8}) {
         const CodeMatrix matrix{num_tokens, dim};
         std::mt19937 random(11);
         std::vector<uint8_t> codes(static_cast<size_t>(matrix.bytes()), 0);
@@ -31,9 +31,10 @@ TEST(PanelPacking, WordsGiveTheBytesOfTheFormatAndTheCodesBack) {
           PackPanels(matrix, bits, lane, codes.data(), packed.data());
           std::vector<uint8_t> want;
           for (int panel = 0; panel < (tokens ? num_tokens : dim); panel += kPanelLanes) {
-            for (int first = 0; first < (tokens ? dim : num_tokens); first += kGroupInner) {
+            for (int first = 0; first < (tokens ? matrix.stride() : num_tokens);
+                 first += GroupInner(bits)) {
               std::vector<uint8_t> group;
-              for (int i = 0; i < kGroupInner * kPanelLanes; ++i) {
+              for (int i = 0; i < GroupInner(bits) * kPanelLanes; ++i) {
                 const int outer = panel + i % kPanelLanes;
                 const int inner = first + i / kPanelLanes;
                 group.push_back(tokens ? code_at(outer, inner) : code_at(inner, outer));

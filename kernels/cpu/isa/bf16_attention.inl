@@ -87,14 +87,14 @@ struct SpreadPage {
 // sums of panel p of `codes`: start(p, sums [kRows]), then all products with pairs x, then
 // finish(p, sums).
 template <int kBits, int kRows, typename Start, typename Finish>
-inline void MultiplyCodes(const uint8_t* codes, const float* levels, int num_panels, int num_groups,
+inline void MultiplyCodes(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
                           const uint32_t* x, int64_t stride, Start start, Finish finish) {
   const I table = MakeWordTable<kBits>(levels);
   for (int panel = 0; panel < num_panels; ++panel) {
     F sums[kRows];
     start(panel, sums);
-    for (int g = 0; g < num_groups; ++g, codes += 64 * kBits) {
-      const uint32_t* factors = x + 16 * g;
+    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
+      const uint32_t* factors = x + first / 2;
       UsePairs<kBits>(
           codes, table, [&](int pair, I values) __attribute__((always_inline)) {
 #pragma GCC unroll 4
@@ -102,6 +102,7 @@ inline void MultiplyCodes(const uint8_t* codes, const float* levels, int num_pan
               sums[r] = MultiplyAdd(values, LoadFactor(factors + r * stride + pair), sums[r]);
             }
           });
+      codes += kGroupBytes<kBits>;
     }
     finish(panel, sums);
   }
@@ -114,7 +115,7 @@ struct CodedPage {
   template <int kBits, int kRows>
   void Score(const uint32_t* queries, float* dots) const {
     MultiplyCodes<kBits, kRows>(
-        page.k_codes, page.k_levels, page.page_tokens / 16, page.rows.dim / 32, queries,
+        page.k_codes, page.k_levels, page.page_tokens / 16, page.rows.dim, queries,
         page.rows.dim / 2,
         [](int /*panel*/, F* sums) {
           for (int r = 0; r < kRows; ++r) {
@@ -132,7 +133,7 @@ struct CodedPage {
     const int64_t dim = page.rows.dim;
     float* o = page.rows.o + first * dim;
     MultiplyCodes<kBits, kRows>(
-        page.v_codes, page.v_levels, page.num_values, page.page_tokens / 32, weights,
+        page.v_codes, page.v_levels, page.num_values, page.page_tokens, weights,
         kMaxPageTokens,
         [&](int panel, F* sums) {
           for (int r = 0; r < kRows; ++r) {
@@ -156,6 +157,9 @@ struct CodedPage {
     PairQueries<kRows>(page.rows, first, queries);
     StartScores<kRows>(page, first, weights);
     switch (page.k_bits) {
+      case 2:
+        Score<2, kRows>(queries, dots);
+        break;
       case 3:
         Score<3, kRows>(queries, dots);
         break;
@@ -169,7 +173,9 @@ struct CodedPage {
     ScaleScores<kRows>(page, num_valid, dots, weights);
     WeightCodedRows<kRows>(page, first, num_valid, weights, scales);
     NarrowWeights<kRows>(weights, page.page_tokens, pairs);
-    if (page.v_bits == 3) {
+    if (page.v_bits == 2) {
+      Add<2, kRows>(first, pairs, scales);
+    } else if (page.v_bits == 3) {
       Add<3, kRows>(first, pairs, scales);
     } else {
       Add<8, kRows>(first, pairs, scales);
@@ -181,20 +187,25 @@ void NarrowCodes(const CodedPageAttention& page, uint32_t* k, uint32_t* v) {
   const int32_t tokens = page.page_tokens;
   const int32_t dim = page.rows.dim;
   switch (page.k_bits) {
+    case 2:
+      NarrowPanels<2>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
+      break;
     case 3:
-      NarrowPanels<3>(page.k_codes, page.k_levels, tokens / 16, dim / 32, k, tokens);
+      NarrowPanels<3>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
       break;
     case 4:
-      NarrowPanels<4>(page.k_codes, page.k_levels, tokens / 16, dim / 32, k, tokens);
+      NarrowPanels<4>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
       break;
     default:
-      NarrowPanels<8>(page.k_codes, page.k_levels, tokens / 16, dim / 32, k, tokens);
+      NarrowPanels<8>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
       break;
   }
-  if (page.v_bits == 3) {
-    NarrowPanels<3>(page.v_codes, page.v_levels, page.num_values, tokens / 32, v, dim);
+  if (page.v_bits == 2) {
+    NarrowPanels<2>(page.v_codes, page.v_levels, page.num_values, tokens, v, dim);
+  } else if (page.v_bits == 3) {
+    NarrowPanels<3>(page.v_codes, page.v_levels, page.num_values, tokens, v, dim);
   } else {
-    NarrowPanels<8>(page.v_codes, page.v_levels, page.num_values, tokens / 32, v, dim);
+    NarrowPanels<8>(page.v_codes, page.v_levels, page.num_values, tokens, v, dim);
   }
 }
 

@@ -65,8 +65,8 @@ inline I MakeWordTable(const float* levels) {
   if constexpr (kBits == 8) {
     return Simd::SetInt(0);
   } else {
-    const F all =
-        Simd::LookUp<1 << kBits>(Simd::template MakeTable<1 << kBits>(levels), Simd::Lanes());
+    constexpr int kEntries = kBits == 4 ? 16 : 8;
+    const F all = Simd::LookUp<kEntries>(MakeLevels<kBits>(levels), Simd::Lanes());
     return Simd::NarrowToBFloat16(all, all);
   }
 }
@@ -78,7 +78,14 @@ inline I BytesToPairs(I codes) {
   return Simd::OrInt(Simd::ShiftRight<16>(low), high);
 }
 
-// One group of codes, 16 lanes x 32 inner: use(pair, values) for its 16 pairs in order. Inlined by
+// use(pair, values) for the two pairs of codes from bit kShift on of the four bytes of each lane.
+template <int kShift, typename Use>
+[[gnu::always_inline]] inline void UseTwoPairs(I codes, I table, int pair, Use use) {
+  use(pair, Simd::LookUpWords(table, Simd::ShiftRight<kShift>(codes)));
+  use(pair + 1, Simd::LookUpWords(table, Simd::ShiftRight<kShift + 8>(codes)));
+}
+
+// One group of codes: use(pair, values) for its pairs in order. Inlined by
 // force: out of line, the sums of a product live in memory.
 template <int kBits, typename Use>
 [[gnu::always_inline]] inline void UsePairs(const uint8_t* group, I table, Use use) {
@@ -88,6 +95,12 @@ template <int kBits, typename Use>
       use(2 * row, BytesToPairs(codes));
       use(2 * row + 1, BytesToPairs(Simd::ShiftRight<8>(codes)));
     }
+  } else if constexpr (kBits == 2) {
+    const I codes = Simd::LoadInts(group);
+    UseTwoPairs<0>(codes, table, 0, use);
+    UseTwoPairs<2>(codes, table, 2, use);
+    UseTwoPairs<4>(codes, table, 4, use);
+    UseTwoPairs<6>(codes, table, 6, use);
   } else {
     constexpr int kWholeRows = kBits == 3 ? 3 : 4;
     for (int row = 0; row < 4; ++row) {
@@ -102,16 +115,17 @@ template <int kBits, typename Use>
 
 // Panels of codes to pairs, without their scales: lanes of panel p are out[..][16 p ..].
 template <int kBits>
-void NarrowPanels(const uint8_t* codes, const float* levels, int num_panels, int num_groups,
+void NarrowPanels(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
                   uint32_t* out, int64_t stride) {
   const I table = MakeWordTable<kBits>(levels);
   for (int panel = 0; panel < num_panels; ++panel) {
-    for (int g = 0; g < num_groups; ++g, codes += 64 * kBits) {
-      uint32_t* to = out + 16 * g * stride + 16 * panel;
+    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
+      uint32_t* to = out + first / 2 * stride + 16 * panel;
       UsePairs<kBits>(
           codes, table, [&](int pair, I values) __attribute__((always_inline)) {
             Simd::StoreInts(to + pair * stride, values);
           });
+      codes += kGroupBytes<kBits>;
     }
   }
 }

@@ -7,14 +7,14 @@ namespace {
 // use(inner, values) for four inner codes, of bits kShift.. of the four bytes of each lane.
 template <int kBits, int kShift, typename Use>
 [[gnu::always_inline]] inline void UseFour(I codes, Simd::Table table, int inner, Use use) {
-  constexpr int kLevels = 1 << kBits;
+  constexpr int kLevels = kBits == 4 ? 16 : 8;
   use(inner, Simd::LookUp<kLevels>(table, Simd::ShiftRight<kShift>(codes)));
   use(inner + 1, Simd::LookUp<kLevels>(table, Simd::ShiftRight<kShift + 8>(codes)));
   use(inner + 2, Simd::LookUp<kLevels>(table, Simd::ShiftRight<kShift + 16>(codes)));
   use(inner + 3, Simd::LookUp<kLevels>(table, Simd::ShiftRight<kShift + 24>(codes)));
 }
 
-// One group, 16 lanes x 32 inner: use(inner, values) in order. Inlined by force: out of line, the
+// One group, 16 lanes x GroupInner: use(inner, values) in order. Inlined by force: out of line, the
 // sums of a product live in memory, and a page of 3 bits takes up to twice the time.
 template <int kBits, typename Use>
 [[gnu::always_inline]] inline void UseGroup(const uint8_t* group, Simd::Table table, Use use) {
@@ -26,6 +26,12 @@ template <int kBits, typename Use>
       use(4 * row + 2, Simd::SignedByte<2>(codes));
       use(4 * row + 3, Simd::SignedByte<3>(codes));
     }
+  } else if constexpr (kBits == 2) {
+    const I codes = Simd::LoadInts(group);
+    UseFour<2, 0>(codes, table, 0, use);
+    UseFour<2, 2>(codes, table, 4, use);
+    UseFour<2, 4>(codes, table, 8, use);
+    UseFour<2, 6>(codes, table, 12, use);
   } else {
     constexpr int kWholeRows = kBits == 3 ? 3 : 4;
     for (int row = 0; row < kWholeRows; ++row) {
@@ -41,24 +47,18 @@ template <int kBits, typename Use>
   }
 }
 
-template <int kBits>
-inline Simd::Table MakeLevels(const float* levels) {
-  return kBits == 8 ? Simd::Zero() : Simd::template MakeTable<(kBits == 4 ? 16 : 8)>(levels);
-}
-
-// Panels 0.. of `codes`, each of num_groups groups: start(panel, sums [kRows]), then all products,
+// Panels 0.. of `codes`, each of num_inner inner codes: start(panel, sums [kRows]), then all products,
 // then finish(panel, sums). One at a time: the next one's products fill the waits for this one's.
 template <int kBits, int kRows, typename Start, typename Finish>
 inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_panels,
-                           int num_groups, const float* x, int64_t stride, Start start,
+                           int num_inner, const float* x, int64_t stride, Start start,
                            Finish finish) {
-  constexpr int kGroup = 64 * kBits;  // bytes
   const Simd::Table table = MakeLevels<kBits>(levels);
   for (int panel = 0; panel < num_panels; ++panel) {
     F sums[kRows];
     start(panel, sums);
-    for (int g = 0; g < num_groups; ++g, codes += kGroup) {
-      const float* columns = x + 32 * g;
+    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
+      const float* columns = x + first;
       UseGroup<kBits>(
           codes, table, [&](int inner, F values) __attribute__((always_inline)) {
 #pragma GCC unroll 4
@@ -66,6 +66,7 @@ inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_pa
               sums[r] = Simd::Fma(values, Simd::Set(columns[r * stride + inner]), sums[r]);
             }
           });
+      codes += kGroupBytes<kBits>;
     }
     finish(panel, sums);
   }
@@ -75,7 +76,7 @@ inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_pa
 template <int kBits, int kRows>
 void ScoreCoded(const CodedPageAttention& page, int32_t first, float* scores) {
   MultiplyPanels<kBits, kRows>(
-      page.k_codes, page.k_levels, page.page_tokens / 16, page.rows.dim / 32,
+      page.k_codes, page.k_levels, page.page_tokens / 16, page.rows.dim,
       page.rows.q + int64_t{first} * page.rows.dim, page.rows.dim,
       [](int /*panel*/, F* sums) {
         for (int r = 0; r < kRows; ++r) {
@@ -98,7 +99,7 @@ void AddCodedValues(const CodedPageAttention& page, int32_t first, const float* 
   const int64_t dim = page.rows.dim;
   float* o = page.rows.o + first * dim;
   MultiplyPanels<kBits, kRows>(
-      page.v_codes, page.v_levels, page.num_values, page.page_tokens / 32, weights, kMaxPageTokens,
+      page.v_codes, page.v_levels, page.num_values, page.page_tokens, weights, kMaxPageTokens,
       [&](int panel, F* sums) {
         for (int r = 0; r < kRows; ++r) {
           sums[r] = Simd::Mul(Simd::Load(o + r * dim + 16 * panel), Simd::Set(scales[r]));
@@ -121,6 +122,9 @@ struct CodedPage {
     alignas(64) float scales[16];
     StartScores<kRows>(page, first, weights);
     switch (page.k_bits) {
+      case 2:
+        ScoreCoded<2, kRows>(page, first, weights);
+        break;
       case 3:
         ScoreCoded<3, kRows>(page, first, weights);
         break;
@@ -132,7 +136,9 @@ struct CodedPage {
         break;
     }
     WeightCodedRows<kRows>(page, first, num_valid, weights, scales);
-    if (page.v_bits == 3) {
+    if (page.v_bits == 2) {
+      AddCodedValues<2, kRows>(page, first, weights, scales);
+    } else if (page.v_bits == 3) {
       AddCodedValues<3, kRows>(page, first, weights, scales);
     } else {
       AddCodedValues<8, kRows>(page, first, weights, scales);
@@ -142,16 +148,17 @@ struct CodedPage {
 
 // Panels of codes to floats, without their scales: lanes of panel p are out[..][16 p ..].
 template <int kBits>
-void WidenPanels(const uint8_t* codes, const float* levels, int num_panels, int num_groups,
+void WidenPanels(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
                  float* out, int64_t stride) {
   const Simd::Table table = MakeLevels<kBits>(levels);
   for (int panel = 0; panel < num_panels; ++panel) {
-    for (int g = 0; g < num_groups; ++g, codes += 64 * kBits) {
-      float* to = out + 32 * g * stride + 16 * panel;
+    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
+      float* to = out + first * stride + 16 * panel;
       UseGroup<kBits>(
           codes, table, [&](int inner, F values) __attribute__((always_inline)) {
             Simd::Store(to + inner * stride, values);
           });
+      codes += kGroupBytes<kBits>;
     }
   }
 }
@@ -161,20 +168,25 @@ void WidenCodes(const CodedPageAttention& page) {
   const int32_t tokens = page.page_tokens;
   const int32_t dim = page.rows.dim;
   switch (page.k_bits) {
+    case 2:
+      WidenPanels<2>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
+      break;
     case 3:
-      WidenPanels<3>(page.k_codes, page.k_levels, tokens / 16, dim / 32, to.k, tokens);
+      WidenPanels<3>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
       break;
     case 4:
-      WidenPanels<4>(page.k_codes, page.k_levels, tokens / 16, dim / 32, to.k, tokens);
+      WidenPanels<4>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
       break;
     default:
-      WidenPanels<8>(page.k_codes, page.k_levels, tokens / 16, dim / 32, to.k, tokens);
+      WidenPanels<8>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
       break;
   }
-  if (page.v_bits == 3) {
-    WidenPanels<3>(page.v_codes, page.v_levels, page.num_values, tokens / 32, to.v, dim);
+  if (page.v_bits == 2) {
+    WidenPanels<2>(page.v_codes, page.v_levels, page.num_values, tokens, to.v, dim);
+  } else if (page.v_bits == 3) {
+    WidenPanels<3>(page.v_codes, page.v_levels, page.num_values, tokens, to.v, dim);
   } else {
-    WidenPanels<8>(page.v_codes, page.v_levels, page.num_values, tokens / 32, to.v, dim);
+    WidenPanels<8>(page.v_codes, page.v_levels, page.num_values, tokens, to.v, dim);
   }
 }
 

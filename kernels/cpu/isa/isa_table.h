@@ -120,11 +120,11 @@ struct CodedPageAttention {
   const uint16_t* k_scales;  // [page_tokens] halves
   const uint16_t* v_scales;
   const uint16_t* log_weights;  // [page_tokens] halves, added to the scores; or null
-  const float* k_levels;        // 8 or 16 for codes of 3 or 4 bits
+  const float* k_levels;        // for codes of 2, 3 and 4 bits
   const float* v_levels;
-  int32_t k_bits;       // 3, 4 or 8
-  int32_t v_bits;       // 3 or 8
-  int32_t page_tokens;  // 32 or 64
+  int32_t k_bits;       // 2, 3, 4 or 8
+  int32_t v_bits;       // 2, 3 or 8
+  int32_t page_tokens;  // a multiple of 16, at most 64
   int32_t num_values;   // panels of V: dimensions / 16
   const uint8_t* next;  // the block that is read after this one, or null
   int32_t next_bytes;
