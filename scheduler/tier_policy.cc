@@ -227,8 +227,10 @@ double TierError(Tier tier) {
       return 0;
     case Tier::kWarm:
       return 4e-5;
-    default:
+    case Tier::kCold:
       return 0.034;
+    default:
+      return 0.21;
   }
 }
 

@@ -67,7 +67,8 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
       app, "--kv-policy", kKvPolicyNames, engine.kv_policy,
       "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
       "least first), hot (never), warm or cold (all but the first and the recent, at once); to "
-      "compare with: streaming, h2o or snapkv (tokens over --kv-budget are evicted for good)");
+      "measure with: archive (as cold, and a tier further); to compare with: streaming, h2o or "
+      "snapkv (tokens over --kv-budget are evicted for good)");
   AddChoice(app, "--kv-fidelity", kKvFidelityNames, engine.kv_fidelity,
             "How much a request that does not say gives up for memory: exact (nothing), high, "
             "balanced or max");

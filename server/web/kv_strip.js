@@ -4,7 +4,7 @@
 // while an answer streams; the numbers at the end are the answer's own usage.
 const kvStrip = (() => {
   const kPollMs = 500;
-  const kTiers = ['hot', 'warm', 'cold'];  // a page's letter is its tier's first
+  const kTiers = ['hot', 'warm', 'cold', 'archive'];  // a page's letter is its tier's first
   let pageTokens = 64;
   let pageBytes = null;  // by tier, once the server has told
   let seen = '';         // pages of the sequence that runs, as last seen
@@ -94,7 +94,7 @@ const kvStrip = (() => {
       stop();
       const tokens = usage && usage.kv_tokens;
       if (!tokens) return;
-      const letters = ['warm', 'cold', 'hot'].map(
+      const letters = ['warm', 'archive', 'cold', 'hot'].map(
           (tier) => tier[0].repeat(Math.ceil((tokens[tier] || 0) / pageTokens)));
       const all = letters.join('');
       draw(seen ? seen.padEnd(all.length, 'h') : all, tokens);

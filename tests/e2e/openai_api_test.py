@@ -147,7 +147,7 @@ def test_a_repeated_prompt_is_found_in_the_cache(client):
 def test_usage_tells_where_the_tokens_are(client):
     common = dict(model="smol", prompt=["One. " * 300, "Two. " * 300], max_tokens=2, temperature=0)
     usage = client.completions.create(**common).usage
-    assert usage.kv_tokens == {"hot": usage.total_tokens - 2, "warm": 0, "cold": 0}  # the last is not computed
+    assert usage.kv_tokens == {"hot": usage.total_tokens - 2, "warm": 0, "cold": 0, "archive": 0}  # the last is not computed
     assert usage.reused_lossy_cache is False
 
 

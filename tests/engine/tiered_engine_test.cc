@@ -28,13 +28,15 @@ struct Options {
   int max_num_seqs = 8;
   int max_model_len = 64;
   int max_num_batched_tokens = 16;
+  bool has_archive = false;
 };
 
 class Rig {
  public:
   explicit Rig(const Options& options)
       : tokenizer_(kVocab),
-        pool(MakeTieredPool(options.num_units)),
+        pool(options.has_archive ? MakeArchivingPool(options.num_units)
+                                 : MakeTieredPool(options.num_units)),
         runner(*pool, kVocab),
         core({.max_num_seqs = options.max_num_seqs,
               .max_num_batched_tokens = options.max_num_batched_tokens,
@@ -105,6 +107,35 @@ TEST(TieredEngine, ForcedPolicyLeavesTheFirstPageWarmAndTheWindowHot) {
                rig.pool->arena().units_per_page(static_cast<Tier>(tier));
     }
     EXPECT_EQ(submitted.recording->usage().kv_bytes_held, units * kArenaUnitBytes);
+  }
+}
+
+TEST(TieredEngine, ForcedArchiveIsReachedByWayOfColdAndIsColdWhereThereIsNone) {
+  for (const bool has_archive : {true, false}) {
+    Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kArchive), .has_archive = has_archive});
+    const auto submitted = rig.Add(40, 0, 8, KvFidelity::kBalanced);
+    rig.RunAll();
+    submitted.ExpectRight();
+    const auto& moves = rig.core.stats().tiers.moves;
+    const auto moves_to = [&](Tier tier) { return moves[static_cast<size_t>(tier)]; };
+    EXPECT_GE(moves_to(Tier::kCold), 8U);
+    EXPECT_EQ(moves_to(Tier::kArchive) >= 7, has_archive);
+    const auto tokens = submitted.recording->usage().tier_tokens;
+    EXPECT_EQ(tokens[static_cast<size_t>(Tier::kArchive)] >= 28, has_archive);
+    EXPECT_EQ(tokens[static_cast<size_t>(Tier::kWarm)], 4);  // the first page
+  }
+}
+
+TEST(TieredEngine, NothingIsArchivedUnlessForced) {
+  for (const KvPolicy policy : {KvPolicy::kAdaptive, KvPolicy::kCold}) {
+    Rig rig({.num_units = 200, .tiers = Tiers(policy), .has_archive = true});
+    std::vector<Rig::Submitted> all;
+    for (int i = 0; i < 6; ++i) {
+      all.push_back(rig.Add(40, 20 * i, 20, KvFidelity::kMax));
+    }
+    rig.RunAll();
+    EXPECT_GT(rig.core.stats().tiers.moves[static_cast<size_t>(Tier::kCold)], 0U);
+    EXPECT_EQ(rig.core.stats().tiers.moves[static_cast<size_t>(Tier::kArchive)], 0U);
   }
 }
 

@@ -70,7 +70,7 @@ TEST_F(GenerationTest, AChatIsAnsweredInOpenAisForm) {
 
 TEST_F(GenerationTest, UsageAddsUpTheTiersOfAllPrompts) {
   const Json usage = Body(*Run(false, R"({"prompt":["a","b!","c"]})"))["usage"];
-  EXPECT_EQ(usage["kv_tokens"], Json({{"hot", 9}, {"warm", 6}, {"cold", 3}}));
+  EXPECT_EQ(usage["kv_tokens"], Json({{"hot", 9}, {"warm", 6}, {"cold", 3}, {"archive", 0}}));
   EXPECT_EQ(usage["reused_lossy_cache"], true);
   EXPECT_EQ(Body(*Run(false, R"({"prompt":"a"})"))["usage"]["reused_lossy_cache"], false);
 }

@@ -24,4 +24,11 @@ inline std::unique_ptr<PagePool> MakeTieredPool(int num_units) {
   return std::make_unique<PagePool>(layout, page_bytes, static_cast<uint64_t>(num_units) * 4096);
 }
 
+// The same with an archive: eight units, four, two and one.
+inline std::unique_ptr<PagePool> MakeArchivingPool(int num_units) {
+  const KvLayout layout{.num_layers = 1, .num_kv_heads = 1, .head_dim = 8, .page_tokens = 4};
+  const std::array<uint32_t, kNumTiers> page_bytes = {8 * 4096, 4 * 4096, 2 * 4096, 4096, 0};
+  return std::make_unique<PagePool>(layout, page_bytes, static_cast<uint64_t>(num_units) * 4096);
+}
+
 }  // namespace thermocline
