@@ -57,6 +57,8 @@ struct EngineStats {
   uint64_t prefix_query_tokens = 0;
   uint64_t prefix_hit_tokens = 0;
   uint64_t restored_tokens = 0;  // of these, whose pages came from the store outside the arena
+  uint64_t num_woken = 0;        // archived pages that got their exact bytes back from it
+  uint64_t num_unwoken = 0;      // times that an archived page could not
   std::array<uint64_t, kNumTiers> tier_pages{};  // pages in use or cached
   std::array<uint64_t, kNumTiers> tier_bytes{};
   std::array<uint64_t, kNumTiers> tier_page_bytes{};  // of one page; 0: the tier is not to be had

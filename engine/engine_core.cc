@@ -311,6 +311,8 @@ EngineStats EngineCore::stats() const {
                     .prefix_query_tokens = scheduler.prefix_query_tokens,
                     .prefix_hit_tokens = scheduler.prefix_hit_tokens,
                     .restored_tokens = scheduler.restored_tokens,
+                    .num_woken = scheduler.num_woken,
+                    .num_unwoken = scheduler.num_unwoken,
                     .arena_bytes = uint64_t{pool_.arena().num_units()} * kArenaUnitBytes,
                     .arena_free_bytes = pool_.arena().bytes_free(),
                     .num_superblocks = pool_.arena().num_superblocks(),

@@ -42,7 +42,8 @@ MovePlan Scheduler::ProposeMoves() {
     const int settled = std::max(0, sequence.num_computed - config_.tiers.window_tokens);
     sequences.push_back({.pages = sequence.pages.ids(),
                          .num_settled = static_cast<size_t>(settled / pool_.layout().page_tokens),
-                         .fidelity = FidelityOf(*entry)});
+                         .fidelity = FidelityOf(*entry),
+                         .in_prompt = !Computes(*entry) || sequence.num_wanted() > 1});
   }
   MovePlan plan = tiers_.Propose(sequences, num_steps_, HotPagesWanted());
   KeepBacked(plan);

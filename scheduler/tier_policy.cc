@@ -32,7 +32,7 @@ class Candidates {
           candidate.coldest = Tier::kHot;
         } else if (i == 0) {
           candidate.coldest = std::min(candidate.coldest, Tier::kWarm);
-        } else if (sequence.fidelity == KvFidelity::kHigh) {
+        } else if (sequence.in_prompt || sequence.fidelity == KvFidelity::kHigh) {
           candidate.coldest = std::min(candidate.coldest, Tier::kCold);
         }
       }

@@ -54,6 +54,7 @@ struct SequencePages {
   std::span<const PageId> pages;
   size_t num_settled = 0;
   KvFidelity fidelity = KvFidelity::kBalanced;
+  bool in_prompt = false;  // it reads pages for a prompt, or will: none of them is archived
 };
 
 struct TierDemand {

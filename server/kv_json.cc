@@ -51,6 +51,8 @@ Json StoreJson(const EngineStats& stats) {
   json["damaged"] = store.num_damaged;
   json["disk_failing"] = store.disk_failing;
   json["restored_tokens"] = stats.restored_tokens;
+  json["woken_pages"] = stats.num_woken;
+  json["failed_wakes"] = stats.num_unwoken;
   return json;
 }
 

@@ -109,6 +109,10 @@ void AddStore(const EngineStats& stats, FamilyList& list) {
   list.Counter("prefix_cache_restored_tokens_total",
                "Prompt tokens whose pages came from the store outside the arena.",
                Count(stats.restored_tokens));
+  list.Counter("kv_woken_pages_total", "Archived pages that got their exact bytes back.",
+               Count(stats.num_woken));
+  list.Counter("kv_failed_wakes_total", "Times that an archived page could not be woken.",
+               Count(stats.num_unwoken));
   list.Gauge("kv_store_pages", "Pages that the store has.", Count(store.num_pages));
   list.Add(MetricType::Gauge, "kv_store_bytes", "Bytes of the store's pages.", "place",
            {{"memory", Count(store.memory_bytes)}, {"disk", Count(store.disk_bytes)}});

@@ -49,8 +49,8 @@ class FakeStore : public PageFinder {
     std::erase_if(pages, [&](const auto& page) { return num_pins[page.first] == 0; });
   }
   int num_pinned() const {
-    return static_cast<int>(
-        std::count_if(num_pins.begin(), num_pins.end(), [](const auto& pin) { return pin.second > 0; }));
+    return static_cast<int>(std::count_if(num_pins.begin(), num_pins.end(),
+                                          [](const auto& pin) { return pin.second > 0; }));
   }
 
   std::map<uint64_t, Page> pages;
@@ -63,11 +63,12 @@ class TransferRig {
  public:
   TransferRig(FakeStore& store, int num_units, const TierConfig& tiers = {})
       : TransferRig(store, MakeTieredPool(num_units), tiers) {}
-  TransferRig(FakeStore& store, std::unique_ptr<PagePool> pages, const TierConfig& tiers)
+  TransferRig(FakeStore& store, std::unique_ptr<PagePool> pages, const TierConfig& tiers,
+              int max_model_len = 48)
       : pool(std::move(pages)),
         scheduler({.max_num_seqs = 4,
                    .max_num_batched_tokens = 16,
-                   .max_model_len = 48,
+                   .max_model_len = max_model_len,
                    .prefix_hash_key = 1,
                    .tiers = tiers},
                   *pool, &store),

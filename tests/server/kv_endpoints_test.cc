@@ -108,6 +108,8 @@ TEST_F(KvEndpointsTest, TheStoreIsShownWhereThereIsOne) {
   EXPECT_EQ(Get("/metrics").body.find("kv_store"), std::string::npos);
   service_.engine_stats.has_store = true;
   service_.engine_stats.restored_tokens = 640;
+  service_.engine_stats.num_woken = 3;
+  service_.engine_stats.num_unwoken = 4;
   service_.engine_stats.store = {.num_pages = 9,
                                  .num_memory_pages = 2,
                                  .memory_bytes = 20,
@@ -122,9 +124,12 @@ TEST_F(KvEndpointsTest, TheStoreIsShownWhereThereIsOne) {
   EXPECT_EQ(store["disk"], Json({{"pages", 8}, {"bytes", 80}}));
   EXPECT_EQ(store["restored_tokens"], 640);
   EXPECT_EQ(store["disk_failing"], true);
+  EXPECT_EQ(store["woken_pages"], 3);
+  EXPECT_EQ(store["failed_wakes"], 4);
   const std::string metrics = Get("/metrics").body;
   for (const char* line :
        {"thermocline_prefix_cache_restored_tokens_total{model_name=\"fake\"} 640\n",
+        "thermocline_kv_woken_pages_total{model_name=\"fake\"} 3\n",
         "thermocline_kv_store_bytes{model_name=\"fake\",place=\"disk\"} 80\n",
         "thermocline_kv_store_failures_total{model_name=\"fake\",reason=\"damaged\"} 1\n"}) {
     EXPECT_NE(metrics.find(line), std::string::npos) << line << metrics;
