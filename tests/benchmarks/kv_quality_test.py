@@ -17,7 +17,7 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / "
 @pytest.fixture(scope="module")
 def results():
     command = [PROGRAM, MODEL, "--text", PROMPTS, "--tokens", str(NUM_TOKENS)]
-    for policy in ("hot", "warm", "cold"):
+    for policy in ("hot", "warm", "cold", "archive"):
         command += ["--flags", f"--kv-policy {policy}"]
     # The calibration that `make calibrate` keeps, or each of three engines would measure its own.
     environment = {"THERMOCLINE_CALIBRATION_DIR": str(CACHE / "calibration")} | os.environ
@@ -31,7 +31,7 @@ def mean_loss(result):
 
 
 def test_each_position_but_the_last_has_its_values(results):
-    assert list(results) == ["hot", "warm", "cold"]
+    assert list(results) == ["hot", "warm", "cold", "archive"]
     for result in results.values():
         assert {len(result[key]) for key in ("kl", "same_top", "nll", "nll_hot")} == {NUM_TOKENS - 1}
 
@@ -49,4 +49,6 @@ def test_nothing_is_lost_before_the_first_page_cools(results):
 def test_colder_pages_lose_more_and_hold_less(results):
     assert 0 < mean_loss(results["warm"]) < 1e-3
     assert mean_loss(results["warm"]) < mean_loss(results["cold"]) < 0.1
+    assert mean_loss(results["cold"]) < mean_loss(results["archive"]) < 0.2
+    assert results["archive"]["held"][-1] < results["cold"]["held"][-1]
     assert results["cold"]["held"][-1] < results["warm"]["held"][-1] < results["hot"]["held"][-1]
