@@ -6,7 +6,7 @@ PORT ?= 8000
 # Where conversations outlive the server; empty: nowhere.
 STORE ?= $(CACHE)/kv
 
-.PHONY: help serve test build calibrate lint sanitize bench quality load soak format
+.PHONY: help serve test build calibrate lint sanitize bench quality waking load soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -59,6 +59,10 @@ quality:  ## what each KV cache policy does to answers, into benchmarks/results
 	@cmake --build --preset release --target thermocline kv_quality
 	@$(CACHE)/venv/bin/python benchmarks/quality/quality.py --ours build/release/thermocline \
 	  --kv-quality build/release/kv_quality --model "$(MODEL)" $(QUALITY_FLAGS)
+
+# About twenty minutes on two cores.
+waking: build  ## pass keys in archived pages, before and after waking
+	@$(CACHE)/venv/bin/python benchmarks/quality/waking.py --ours build/release/thermocline --model "$(MODEL)"
 
 # About ten minutes a policy on two quiet cores.
 load: build  ## 32 sequences of 4K tokens in an arena for 8, beside the engine held to hot pages
