@@ -1,6 +1,8 @@
 #include "kernels/quant/token_clusters.h"
 
+#include <algorithm>
 #include <cstddef>
+#include <limits>
 
 #include "kernels/base/check.h"
 
@@ -8,18 +10,37 @@ namespace thermocline {
 namespace {
 
 constexpr size_t kTokens = kClusteredTokens;
+constexpr size_t kNone = kTokens;
+constexpr float kFar = std::numeric_limits<float>::infinity();
 
-// Clusters are known by their first token.
+using Row = std::span<const float, kTokens>;
+
+// The first of the least; kNone when none is finite.
+size_t IndexOfLeast(Row x) {
+  std::array<float, 16> least;
+  least.fill(kFar);
+  for (size_t i = 0; i < kTokens; i += least.size()) {
+    for (size_t lane = 0; lane < least.size(); ++lane) {
+      least[lane] = x[i + lane] < least[lane] ? x[i + lane] : least[lane];
+    }
+  }
+  const float of_all = *std::min_element(least.begin(), least.end());
+  return of_all < kFar ? static_cast<size_t>(std::find(x.begin(), x.end(), of_all) - x.begin())
+                       : kNone;
+}
+
+// Clusters are known by their first token. Distances to a cluster that is gone, and to itself, are
+// kFar.
 class WardClusters {
  public:
   explicit WardClusters(std::span<float> distances) : distances_(distances) {
-    for (size_t i = 0; i < kTokens; ++i) {
-      active_[i] = static_cast<uint8_t>(i);
-      cluster_of_[i] = static_cast<uint8_t>(i);
-      sizes_[i] = 1;
-    }
+    sizes_.fill(1);
     for (float& distance : distances_) {
       distance *= 0.5F;  // what joining two single tokens adds to the sum
+    }
+    for (size_t i = 0; i < kTokens; ++i) {
+      cluster_of_[i] = static_cast<uint8_t>(i);
+      At(i, i) = kFar;
     }
     for (size_t i = 0; i < kTokens; ++i) {
       FindNearest(i);
@@ -27,24 +48,25 @@ class WardClusters {
   }
 
   void MergeNearest() {
-    size_t first = active_[0];
-    for (size_t n = 1; n < num_active_; ++n) {
-      const size_t i = active_[n];
-      first = At(i, nearest_[i]) < At(first, nearest_[first]) ? i : first;
+    size_t first = IndexOfLeast(nearest_distances_);
+    size_t second = first == kNone ? kNone : nearest_[first];
+    if (first == kNone) {  // no distance is a number: any two
+      first = NextCluster(0);
+      second = NextCluster(first + 1);
     }
-    const size_t second = nearest_[first];
     first < second ? Merge(first, second) : Merge(second, first);
   }
 
   TokenClusters Rows() const {
-    CHECK(num_active_ == kNumClusters);
     TokenClusters clusters;
     std::array<uint8_t, kTokens> rows{};
-    for (size_t n = 0; n < num_active_; ++n) {
-      rows[active_[n]] = static_cast<uint8_t>(n);
-      clusters.sizes[n] = sizes_[active_[n]];
-      clusters.spreads[n] = sums_[active_[n]] / static_cast<float>(sizes_[active_[n]]);
+    size_t row = 0;
+    for (size_t i = NextCluster(0); i < kTokens; i = NextCluster(i + 1), ++row) {
+      rows[i] = static_cast<uint8_t>(row);
+      clusters.sizes[row] = sizes_[i];
+      clusters.spreads[row] = sums_[i] / static_cast<float>(sizes_[i]);
     }
+    CHECK(row == kNumClusters);
     for (size_t i = 0; i < kTokens; ++i) {
       clusters.row_of[i] = rows[cluster_of_[i]];
     }
@@ -54,62 +76,53 @@ class WardClusters {
  private:
   float& At(size_t i, size_t j) { return distances_[i * kTokens + j]; }
 
-  void FindNearest(size_t i) {
-    size_t best = active_[0] == i ? active_[1] : active_[0];
-    for (size_t n = 0; n < num_active_; ++n) {
-      const size_t j = active_[n];
-      best = j != i && At(i, j) < At(i, best) ? j : best;
+  // The first cluster from i on.
+  size_t NextCluster(size_t i) const {
+    while (i < kTokens && sizes_[i] == 0) {
+      ++i;
     }
-    nearest_[i] = static_cast<uint8_t>(best);
+    return i;
+  }
+
+  void FindNearest(size_t i) {
+    const size_t nearest = IndexOfLeast(Row(&At(i, 0), kTokens));
+    nearest_[i] = static_cast<uint8_t>(nearest);
+    nearest_distances_[i] = nearest == kNone ? kFar : At(i, nearest);
   }
 
   void Merge(size_t into, size_t gone) {
-    RemoveActive(gone);
     const float apart = At(into, gone);
     const float size_into = sizes_[into];
     const float size_gone = sizes_[gone];
-    for (size_t n = 0; n < num_active_; ++n) {
-      const size_t other = active_[n];
-      if (other != into) {  // Lance and Williams' recurrence
-        const float size = sizes_[other];
-        const float sum =
-            (size_into + size) * At(into, other) + (size_gone + size) * At(gone, other);
-        const float joined = (sum - size * apart) / (size_into + size_gone + size);
-        At(into, other) = joined;
-        At(other, into) = joined;
-      }
-    }
     sums_[into] += sums_[gone] + apart;
     sizes_[into] = static_cast<uint8_t>(sizes_[into] + sizes_[gone]);
-    for (uint8_t& cluster : cluster_of_) {
-      cluster = cluster == gone ? static_cast<uint8_t>(into) : cluster;
+    sizes_[gone] = 0;
+    nearest_distances_[gone] = kFar;
+    for (size_t i = 0; i < kTokens; ++i) {
+      cluster_of_[i] = cluster_of_[i] == gone ? static_cast<uint8_t>(into) : cluster_of_[i];
+      if (sizes_[i] > 0 && i != into) {  // Lance and Williams' recurrence
+        const float size = sizes_[i];
+        const float sum = (size_into + size) * At(into, i) + (size_gone + size) * At(gone, i);
+        const float joined = (sum - size * apart) / (size_into + size_gone + size);
+        At(into, i) = joined;
+        At(i, into) = joined;
+      }
+      At(i, gone) = kFar;
     }
     // By this measure two clusters that join come no nearer to any other.
-    for (size_t n = 0; n < num_active_; ++n) {
-      const size_t i = active_[n];
-      if (i == into || nearest_[i] == into || nearest_[i] == gone) {
+    for (size_t i = 0; i < kTokens; ++i) {
+      if (sizes_[i] > 0 && (i == into || nearest_[i] == into || nearest_[i] == gone)) {
         FindNearest(i);
       }
     }
   }
 
-  void RemoveActive(size_t cluster) {
-    size_t kept = 0;
-    for (size_t n = 0; n < num_active_; ++n) {
-      if (active_[n] != cluster) {
-        active_[kept++] = active_[n];
-      }
-    }
-    num_active_ = kept;
-  }
-
   std::span<float> distances_;
-  std::array<uint8_t, kTokens> active_{};  // clusters, ascending
-  size_t num_active_ = kTokens;
   std::array<uint8_t, kTokens> cluster_of_{};  // of a token
-  std::array<uint8_t, kTokens> sizes_{};
-  std::array<float, kTokens> sums_{};       // of squared distances to the mean
-  std::array<uint8_t, kTokens> nearest_{};  // other cluster
+  std::array<uint8_t, kTokens> sizes_{};       // 0: the cluster is gone
+  std::array<float, kTokens> sums_{};          // of squared distances to the mean
+  std::array<uint8_t, kTokens> nearest_{};     // other cluster, or kNone
+  std::array<float, kTokens> nearest_distances_{};
 };
 
 }  // namespace

@@ -29,29 +29,44 @@ inline void TransformKeys(const KeyDistances& keys) {
   }
 }
 
-void MeasureKeys(const KeyDistances& keys) {
+// Rows of the 16 tokens from 16 * kFirst on: the tokens of vectors kFirst and beyond, and what is the
+// same the other way about.
+template <int kFirst>
+inline void MeasureRows(const KeyDistances& keys) {
   constexpr int kTokens = 16 * kDistanceVectors;
-  TransformKeys(keys);
-  for (int s = 0; s < kTokens; ++s) {
-    F sums[kDistanceVectors];
+  constexpr int kVectors = kDistanceVectors - kFirst;
+  for (int s = 16 * kFirst; s < 16 * kFirst + 16; ++s) {
+    F sums[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kDistanceVectors; ++v) {
+    for (int v = 0; v < kVectors; ++v) {
       sums[v] = Simd::Zero();
     }
     const float* y = keys.scratch;
     for (int32_t i = 0; i < keys.dim; ++i, y += kTokens) {
       const F key = Simd::Set(y[s]);
 #pragma GCC unroll 4
-      for (int v = 0; v < kDistanceVectors; ++v) {
-        const F apart = Simd::Sub(Simd::Load(y + 16 * v), key);
+      for (int v = 0; v < kVectors; ++v) {
+        const F apart = Simd::Sub(Simd::Load(y + 16 * (kFirst + v)), key);
         sums[v] = Simd::Add(sums[v], Simd::Mul(apart, apart));
       }
     }
+    float* row = keys.distances + s * kTokens;
 #pragma GCC unroll 4
-    for (int v = 0; v < kDistanceVectors; ++v) {
-      Simd::Store(keys.distances + s * kTokens + 16 * v, sums[v]);
+    for (int v = 0; v < kVectors; ++v) {
+      Simd::Store(row + 16 * (kFirst + v), sums[v]);
+    }
+    for (int t = 16 * (kFirst + 1); t < kTokens; ++t) {
+      keys.distances[t * kTokens + s] = row[t];
     }
   }
+}
+
+void MeasureKeys(const KeyDistances& keys) {
+  TransformKeys(keys);
+  MeasureRows<0>(keys);
+  MeasureRows<1>(keys);
+  MeasureRows<2>(keys);
+  MeasureRows<3>(keys);
 }
 
 }  // namespace

@@ -151,6 +151,9 @@ void QuantizeKeys(const KeyRounding& keys) {
   for (; first + 64 <= keys.num_tokens; first += 64) {
     KeyVectors<4>::Quantize(keys, first);
   }
+  for (; first + 48 <= keys.num_tokens; first += 48) {  // rows of a merged page
+    KeyVectors<3>::Quantize(keys, first);
+  }
   for (; first < keys.num_tokens; first += 16) {
     KeyVectors<1>::Quantize(keys, first);
   }
