@@ -206,12 +206,11 @@ class Engine::Loop {
     // The last token has no K and V yet.
     std::vector<ContentHash> pages =
         core_.SavePrefix(command.tenant, std::span(*tokens).first(tokens->size() - 1));
-    parts_.page_io->Post(
-        PageTransfer::Kind::kSave,
-        [this, command = std::move(command), tokens = *tokens, pages = std::move(pages)]() mutable {
-          command.callback(parts_.sessions->Save(command.tenant, command.id, std::move(tokens),
-                                                 std::move(pages)));
-        });
+    parts_.page_io->Post(PageTransfer::Kind::kSave, [this, command = std::move(command),
+                                                     tokens = *tokens,
+                                                     pages = std::move(pages)]() mutable {
+      command.callback(parts_.sessions->Save(command.tenant, command.id, std::move(tokens), pages));
+    });
   }
 
   // Waits for something to do; false when the engine is to stop.
@@ -313,7 +312,8 @@ void Engine::SaveSession(std::string tenant, std::string id, SessionCallback cal
   loop_->SaveSession({std::move(tenant), std::move(id), std::move(callback)});
 }
 
-void Engine::RestoreSession(std::string tenant, std::string id, SessionCallback callback) {
+void Engine::RestoreSession(const std::string& tenant, const std::string& id,
+                            const SessionCallback& callback) {
   const EngineParts& parts = loop_->parts();
   if (Status status = CheckSessionCall(parts, id); !status.ok()) {
     callback(std::move(status));
@@ -358,7 +358,7 @@ void Engine::DeleteSession(std::string tenant, std::string id, SessionCallback c
       });
 }
 
-void Engine::ListSessions(std::string tenant, SessionListCallback callback) {
+void Engine::ListSessions(const std::string& tenant, const SessionListCallback& callback) {
   const EngineParts& parts = loop_->parts();
   if (Status status = CheckSessionCall(parts, "any"); !status.ok()) {
     callback(std::move(status));

@@ -125,9 +125,10 @@ class Engine {
   // callback: kUnimplemented where pages are not kept (EngineConfig::kv_store_dir), kNotFound,
   // kInvalidArgument for an id that ValidSessionId refuses, what the store says.
   void SaveSession(std::string tenant, std::string id, SessionCallback callback);
-  void RestoreSession(std::string tenant, std::string id, SessionCallback callback);
+  void RestoreSession(const std::string& tenant, const std::string& id,
+                      const SessionCallback& callback);
   void DeleteSession(std::string tenant, std::string id, SessionCallback callback);
-  void ListSessions(std::string tenant, SessionListCallback callback);
+  void ListSessions(const std::string& tenant, const SessionListCallback& callback);
 
   const MemoryBudget& budget() const;
   const Tokenizer& tokenizer() const;

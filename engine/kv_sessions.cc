@@ -20,7 +20,8 @@ void KvSessions::SetPinned(const std::vector<ContentHash>& pages, bool pinned) {
 }
 
 Result<SessionInfo> KvSessions::Save(const std::string& tenant, const std::string& id,
-                                     std::vector<TokenId> tokens, std::vector<ContentHash> pages) {
+                                     std::vector<TokenId> tokens,
+                                     const std::vector<ContentHash>& pages) {
   SavedSession session{
       .tenant = tenant, .id = id, .tokens = std::move(tokens), .saved_at_unix = unix_seconds_()};
   for (const ContentHash& page : pages) {

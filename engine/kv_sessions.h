@@ -38,7 +38,7 @@ class KvSessions {
   // Of `pages`, those that the store has up to the first that it has not: they are pinned, on disk
   // where there is one, and known under this name when this returns. Replaces what had the name.
   Result<SessionInfo> Save(const std::string& tenant, const std::string& id,
-                           std::vector<TokenId> tokens, std::vector<ContentHash> pages);
+                           std::vector<TokenId> tokens, const std::vector<ContentHash>& pages);
   Result<SavedSession> Load(const std::string& tenant, const std::string& id);
   // The pages stay, as long as there is room.
   Result<SessionInfo> Delete(const std::string& tenant, const std::string& id);

@@ -23,14 +23,15 @@ class EngineService final : public InferenceService {
   void SaveSession(std::string tenant, std::string id, SessionCallback callback) override {
     engine_.SaveSession(std::move(tenant), std::move(id), std::move(callback));
   }
-  void RestoreSession(std::string tenant, std::string id, SessionCallback callback) override {
-    engine_.RestoreSession(std::move(tenant), std::move(id), std::move(callback));
+  void RestoreSession(const std::string& tenant, const std::string& id,
+                      const SessionCallback& callback) override {
+    engine_.RestoreSession(tenant, id, callback);
   }
   void DeleteSession(std::string tenant, std::string id, SessionCallback callback) override {
     engine_.DeleteSession(std::move(tenant), std::move(id), std::move(callback));
   }
-  void ListSessions(std::string tenant, SessionListCallback callback) override {
-    engine_.ListSessions(std::move(tenant), std::move(callback));
+  void ListSessions(const std::string& tenant, const SessionListCallback& callback) override {
+    engine_.ListSessions(tenant, callback);
   }
   int max_model_len() const override { return engine_.budget().max_model_len; }
   const Tokenizer& tokenizer() const override { return engine_.tokenizer(); }

@@ -18,9 +18,10 @@ class InferenceService {
   virtual EngineStats stats() const = 0;
   virtual void QueryKv(KvCallback callback) = 0;
   virtual void SaveSession(std::string tenant, std::string id, SessionCallback callback) = 0;
-  virtual void RestoreSession(std::string tenant, std::string id, SessionCallback callback) = 0;
+  virtual void RestoreSession(const std::string& tenant, const std::string& id,
+                              const SessionCallback& callback) = 0;
   virtual void DeleteSession(std::string tenant, std::string id, SessionCallback callback) = 0;
-  virtual void ListSessions(std::string tenant, SessionListCallback callback) = 0;
+  virtual void ListSessions(const std::string& tenant, const SessionListCallback& callback) = 0;
   virtual int max_model_len() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const ChatTemplate& chat_template() const = 0;

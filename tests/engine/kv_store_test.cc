@@ -134,8 +134,8 @@ class Process {
     return prompt;
   }
 
-  using Call = void (Engine::*)(std::string, std::string, SessionCallback);
-  Result<SessionInfo> Do(Call call, const std::string& id, const std::string& tenant = "default") {
+  // `call`: of Engine's.
+  Result<SessionInfo> Do(auto call, const std::string& id, const std::string& tenant = "default") {
     auto promise = std::make_shared<std::promise<Result<SessionInfo>>>();
     std::future<Result<SessionInfo>> answer = promise->get_future();
     (engine.get()->*call)(

@@ -129,13 +129,14 @@ class FakeService final : public InferenceService {
   void SaveSession(std::string tenant, std::string id, SessionCallback callback) override {
     AnswerSession("save", tenant, id, callback);
   }
-  void RestoreSession(std::string tenant, std::string id, SessionCallback callback) override {
+  void RestoreSession(const std::string& tenant, const std::string& id,
+                      const SessionCallback& callback) override {
     AnswerSession("restore", tenant, id, callback);
   }
   void DeleteSession(std::string tenant, std::string id, SessionCallback callback) override {
     AnswerSession("delete", tenant, id, callback);
   }
-  void ListSessions(std::string tenant, SessionListCallback callback) override {
+  void ListSessions(const std::string& tenant, const SessionListCallback& callback) override {
     session_calls.push_back("list " + tenant);
     if (session_error.ok()) {
       callback(std::vector<SessionInfo>{kSession});
