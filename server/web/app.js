@@ -2,10 +2,19 @@
 
 // The conversation as the API takes it; the page is drawn from it.
 let messages = JSON.parse(sessionStorage.getItem('messages') || '[]');
+let session = sessionStorage.getItem('session') || newSession();  // its name at the server
 let model = '';
 let running = null;  // AbortController of the answer that streams
 
 const $ = (id) => document.getElementById(id);
+
+// Not crypto.randomUUID, which a page that came over plain HTTP from another machine does not have.
+function newSession() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+function mebibytes(bytes) { return (bytes / 1048576).toFixed(bytes < 10485760 ? 2 : 1); }
 
 function element(tag, className, text) {
   const node = document.createElement(tag);
@@ -97,6 +106,25 @@ function setRunning(controller) {
   running = controller;
   $('send').hidden = controller !== null;
   $('stop').hidden = controller === null;
+  savedSessions.update();
+}
+
+function keepMessages() {
+  sessionStorage.setItem('messages', JSON.stringify(messages));
+  sessionStorage.setItem('session', session);
+}
+
+// Another conversation takes the page.
+function openConversation(id, itsMessages) {
+  if (running) running.abort();
+  session = id;
+  messages = itsMessages;
+  keepMessages();
+  kvStrip.clear();
+  drawAll();
+  $('messages').scrollTop = $('messages').scrollHeight;
+  savedSessions.update();
+  $('prompt').focus();
 }
 
 async function* events(response) {
@@ -120,6 +148,7 @@ function requestBody() {
   const system = $('system').value.trim();
   return JSON.stringify({
     model,
+    session_id: session,
     messages: system ? [{role: 'system', content: system}, ...messages] : messages,
     temperature: Number($('temperature').value),
     max_tokens: Math.max(1, Number($('max-tokens').value) || 512),
@@ -131,8 +160,9 @@ function requestBody() {
 function describe(usage, start, first, end) {
   if (!usage || !first) return '';
   const rate = (usage.completion_tokens - 1) / Math.max((end - first) / 1000, 0.001);
-  const cached = usage.prompt_tokens_details ? usage.prompt_tokens_details.cached_tokens : 0;
-  const prompt = `${usage.prompt_tokens} prompt tokens` + (cached ? ` (${cached} cached)` : '');
+  const {cached_tokens: cached, restored_tokens: restored} = usage.prompt_tokens_details || {};
+  const prompt = `${usage.prompt_tokens} prompt tokens` +
+      (cached ? ` (${cached} cached${restored ? `, ${restored} of them restored` : ''})` : '');
   return `${rate.toFixed(1)} tokens/s · first token after ${Math.round(first - start)} ms · ` +
       `${usage.completion_tokens} tokens, ${prompt}`;
 }
@@ -175,10 +205,10 @@ async function answer() {
   }
   message.classList.remove('waiting');
   kvStrip.stop();
+  if (conversation === messages && text) messages.push({role: 'assistant', content: text});
   setRunning(null);
   if (conversation !== messages) return;
-  if (text) messages.push({role: 'assistant', content: text});
-  sessionStorage.setItem('messages', JSON.stringify(messages));
+  keepMessages();
   $('prompt').focus();
 }
 
@@ -192,6 +222,7 @@ function send() {
   if (!text || running) return;
   $('prompt').value = '';
   resizePrompt();
+  savedSessions.notice('');
   messages.push({role: 'user', content: text});
   addMessage('user', text);
   answer();
@@ -210,12 +241,8 @@ $('prompt').addEventListener('keydown', (event) => {
 $('prompt').addEventListener('input', resizePrompt);
 $('stop').addEventListener('click', () => running && running.abort());
 $('new-chat').addEventListener('click', () => {
-  if (running) running.abort();
-  messages = [];
-  sessionStorage.removeItem('messages');
-  kvStrip.clear();
-  drawAll();
-  $('prompt').focus();
+  savedSessions.notice('');
+  openConversation(newSession(), []);
 });
 $('temperature').addEventListener('input', () => {
   $('temperature-value').textContent = $('temperature').value;
@@ -223,6 +250,7 @@ $('temperature').addEventListener('input', () => {
 
 async function start() {
   drawAll();
+  savedSessions.start();
   try {
     const list = await (await fetch('/v1/models')).json();
     model = list.data[0].id;

@@ -4,20 +4,21 @@
 // while an answer streams; the numbers at the end are the answer's own usage.
 const kvStrip = (() => {
   const kPollMs = 500;
-  const kTiers = ['hot', 'warm', 'cold', 'archive'];  // a page's letter is its tier's first
+  // Hottest first; a page's letter is its tier's first. What the server names replaces it.
+  let tiers = ['hot', 'warm', 'cold', 'archive'];
   let pageTokens = 64;
   let pageBytes = null;  // by tier, once the server has told
   let seen = '';         // pages of the sequence that runs, as last seen
   let watching = null;   // AbortController
 
-  function mebibytes(bytes) { return (bytes / 1048576).toFixed(bytes < 10485760 ? 2 : 1); }
+  function tierOf(letter) { return tiers.find((tier) => tier[0] === letter) || ''; }
 
   // How much smaller than with every page hot. Empty when the server has not told what a page takes.
   function savings(tokens) {
     if (!pageBytes) return '';
     let bytes = 0;
     let pages = 0;
-    for (const tier of kTiers) {
+    for (const tier of tiers) {
       const count = Math.ceil((tokens[tier] || 0) / pageTokens);
       pages += count;
       bytes += count * pageBytes[tier];
@@ -28,26 +29,35 @@ const kvStrip = (() => {
         `${mebibytes(bytes)} instead of ${mebibytes(hot)} MiB`;
   }
 
-  function draw(pages, tokens) {
-    const cells = [...pages].map((letter) => element('i', kTiers.find((tier) => tier[0] === letter)));
-    const counts = kTiers.map((tier) => `${tokens[tier] || 0} ${tier}`);
-    $('kv-pages').setAttribute('aria-label', `${pages.length} pages; tokens: ${counts.join(', ')}`);
-    $('kv-legend').replaceChildren(...kTiers.map((tier) => {
+  function show(cells, label, legend, savingsText) {
+    $('kv-pages').setAttribute('aria-label', label);
+    $('kv-legend').replaceChildren(...legend);
+    keepEndInView(() => {  // the strip takes its room from the messages
+      $('kv-pages').replaceChildren(...cells);
+      $('kv-savings').textContent = savingsText;
+      $('kv').hidden = cells.length === 0;
+    });
+  }
+
+  // `before`: the pages at the last look.
+  function draw(pages, tokens, before) {
+    const cells = [...pages].map((letter, i) => {
+      const wakes = before[i] === 'a' && letter !== 'a';
+      return element('i', tierOf(letter) + (wakes ? ' waking' : ''));
+    });
+    const counts = tiers.map((tier) => `${tokens[tier] || 0} ${tier}`);
+    const legend = tiers.map((tier) => {
       const entry = element('span', 'tier');
       entry.append(element('i', tier), `${tier} ${tokens[tier] || 0}`);
       return entry;
-    }));
-    keepEndInView(() => {  // the strip takes its room from the messages
-      $('kv-pages').replaceChildren(...cells);
-      $('kv-savings').textContent = savings(tokens);
-      $('kv').hidden = pages.length === 0;
     });
+    show(cells, `${pages.length} pages; tokens: ${counts.join(', ')}`, legend, savings(tokens));
   }
 
   function tokensByTier(pages, numTokens) {
     const tokens = {};
     [...pages].forEach((letter, i) => {
-      const tier = kTiers.find((name) => name[0] === letter);
+      const tier = tierOf(letter);
       const left = Math.min(Math.max(numTokens - i * pageTokens, 0), pageTokens);
       tokens[tier] = (tokens[tier] || 0) + left;
     });
@@ -57,11 +67,13 @@ const kvStrip = (() => {
   async function look(id, signal) {
     const kv = await (await fetch('/v1/kv', {signal})).json();
     pageTokens = kv.page_tokens;
-    pageBytes = Object.fromEntries(kTiers.map((tier) => [tier, kv.tiers[tier].page_bytes]));
+    tiers = Object.keys(kv.tiers);
+    pageBytes = Object.fromEntries(tiers.map((tier) => [tier, kv.tiers[tier].page_bytes]));
     const mine = kv.sequences.find((sequence) => sequence.id === id);
     if (!mine || signal.aborted) return;
+    const before = seen;
     seen = mine.pages;
-    draw(seen, tokensByTier(seen, mine.tokens));
+    draw(seen, tokensByTier(seen, mine.tokens), before);
   }
 
   function stop() {
@@ -94,16 +106,28 @@ const kvStrip = (() => {
       stop();
       const tokens = usage && usage.kv_tokens;
       if (!tokens) return;
-      const letters = ['warm', 'archive', 'cold', 'hot'].map(
+      tiers = Object.keys(tokens);
+      const cooling = ['warm', ...tiers.filter((tier) => tier !== 'warm').reverse()];
+      const letters = cooling.map(
           (tier) => tier[0].repeat(Math.ceil((tokens[tier] || 0) / pageTokens)));
       const all = letters.join('');
-      draw(seen ? seen.padEnd(all.length, 'h') : all, tokens);
+      draw(seen ? seen.padEnd(all.length, 'h') : all, tokens, seen);
+    },
+
+    // Pages of a saved conversation that are in memory again. In which tier, its next answer tells.
+    restored(numTokens) {
+      stop();
+      seen = '';
+      const cells = Array.from({length: Math.ceil(numTokens / pageTokens)}, () => element('i', 'restored'));
+      const entry = element('span', 'tier');
+      entry.append(element('i', 'restored'), `restored ${numTokens}`);
+      show(cells, `${cells.length} pages; tokens: ${numTokens} restored`, [entry], '');
     },
 
     clear() {
       stop();
       seen = '';
-      draw('', {});
+      draw('', {}, '');
     },
   };
 })();

@@ -19,8 +19,8 @@ START_TIMEOUT = 120  # of a sanitizer build on a busy machine
 class Server:
     """A running `thermocline serve`. Its log is kept for messages of failed tests."""
 
-    def __init__(self, *flags, model=MODEL):
-        command = [str(BINARY), "serve", str(model), "--port", "0", "--served-model-name", "smol", *flags]
+    def __init__(self, *flags, model=MODEL, port=0):
+        command = [str(BINARY), "serve", str(model), "--port", str(port), "--served-model-name", "smol", *flags]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

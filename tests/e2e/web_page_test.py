@@ -4,23 +4,12 @@ THERMOCLINE_SCREENSHOTS, a folder, keeps what the page looks like on a desktop a
 """
 
 import json
-import os
-import pathlib
 import re
-import shutil
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium")
-    assert path, "Debian's chromium is missing: scripts/setup test installs it"
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield running
-        running.close()
+from chat_page import ask, browser, configure, keep_screenshot, wait_for_answer  # noqa: F401
 
 
 @pytest.fixture
@@ -36,23 +25,6 @@ def page(browser, server):
     yield opened
     context.close()
     assert wrong == []
-
-
-def configure(page, **values):
-    page.locator("#settings summary").click()
-    for name, value in values.items():
-        page.locator("#" + name.replace("_", "-")).fill(str(value))
-    page.locator("#settings summary").click()
-
-
-def ask(page, text):
-    page.locator("#prompt").fill(text)
-    page.locator("#prompt").press("Enter")
-
-
-def wait_for_answer(page, count=1):
-    expect(page.locator(".assistant .meta")).to_have_count(count)
-    expect(page.locator("#send")).to_be_visible(timeout=60000)
 
 
 def test_the_page_names_the_model(page):
@@ -147,8 +119,7 @@ def test_pages_cool_before_the_readers_eyes(browser, start_server, name, width, 
         re.compile(r"^[23]\.\d× smaller than all hot: [\d.]+ instead of [\d.]+ MiB$"))
     expect(page.locator(".assistant .meta")).to_be_in_viewport()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    if folder := os.environ.get("THERMOCLINE_SCREENSHOTS"):
-        page.screenshot(path=pathlib.Path(folder) / f"{name}.png")
+    keep_screenshot(page, name)
     page.locator("#new-chat").click()
     expect(page.locator("#kv")).to_be_hidden()
     context.close()
@@ -186,6 +157,5 @@ def test_nothing_sticks_out(browser, server, name, width, height, scheme):
     assert page.evaluate("document.documentElement.scrollHeight <= innerHeight")
     box = page.locator("#prompt").bounding_box()
     assert box["y"] + box["height"] <= height
-    if folder := os.environ.get("THERMOCLINE_SCREENSHOTS"):
-        page.screenshot(path=pathlib.Path(folder) / f"{name}.png")
+    keep_screenshot(page, name)
     context.close()
