@@ -167,6 +167,51 @@ void AddChatOptions(CLI::App& app, ChatOptions& chat) {
       ->check(CLI::Range(0, kMaxInt));
 }
 
+CLI::App* AddKvAction(CLI::App& kv, const std::string& name, const std::string& help,
+                      KvOptions::Action action, KvOptions& options) {
+  CLI::App* app = kv.add_subcommand(name, help);
+  app->add_option("DIR", options.directory, "What a server was given as --kv-store-dir")
+      ->required();
+  app->add_flag("--json", options.json, "For machines");
+  app->callback([&options, action] { options.action = action; });
+  return app;
+}
+
+void AddTenant(CLI::App& app, KvOptions& options) {
+  app.add_option("--tenant", options.tenant, "Whose session it is")->capture_default_str();
+}
+
+CLI::App* AddKvCommand(CLI::App& app, KvOptions& options) {
+  using Action = KvOptions::Action;
+  CLI::App* kv = app.add_subcommand(
+      "kv", "Look at what a server keeps in its --kv-store-dir, or remove it; no model needed");
+  kv->require_subcommand(1);
+  AddKvAction(*kv, "ls", "List saved sessions", Action::kList, options);
+  CLI::App* inspect =
+      AddKvAction(*kv, "inspect", "Tell pages by model and tier, or all about a session",
+                  Action::kInspect, options);
+  inspect->add_option("SESSION", options.session, "A saved session (default: the whole store)");
+  AddTenant(*inspect, options);
+  CLI::App* remove =
+      AddKvAction(*kv, "rm", "Remove a session, a model's pages and sessions, or all",
+                  Action::kRemove, options);
+  AddTenant(*remove, options);
+  CLI::Option_group* what = remove->add_option_group("What", "One of these");
+  what->add_option("SESSION", options.session, "A saved session; its pages stay for others");
+  what->add_option("--identity", options.identity, "All of one model: at least 4 of its digits")
+      ->check(CLI::Validator(
+          [](std::string& digits) {
+            const bool hex = std::all_of(digits.begin(), digits.end(), [](unsigned char c) {
+              return std::isdigit(c) != 0 || (c >= 'a' && c <= 'f');
+            });
+            return std::string(hex && digits.size() >= 4 ? "" : "must be 4 to 32 digits 0-9, a-f");
+          },
+          "HEX"));
+  what->add_flag("--all", options.remove_all, "All of it");
+  what->require_option(1);
+  return kv;
+}
+
 // THERMOCLINE_MAX_MODEL_LEN for --max-model-len: every flag has its variable.
 void AddEnvironment(CLI::App& app) {
   for (CLI::Option* option : app.get_options()) {
@@ -199,7 +244,7 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   CLI::App app("Thermocline serves a language model to any OpenAI client.", "thermocline");
   app.set_version_flag("--version", "thermocline " + version);
   app.require_subcommand(1);
-  app.footer("`thermocline serve --help` and `thermocline chat --help` list their flags.");
+  app.footer("`thermocline serve --help`, and so for each, lists its flags.");
   app.get_formatter()->column_width(46);
   CommandLine line;
   ServeOptions serve;
@@ -221,6 +266,8 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   AddCommonOptions(*chat_command, chat.engine, line);
   AddChatOptions(*chat_command, chat);
   AddEnvironment(*chat_command);
+  KvOptions kv;
+  CLI::App* kv_command = AddKvCommand(app, kv);
   try {
     app.parse(Arguments(argc, argv));
   } catch (const CLI::ParseError& error) {
@@ -230,6 +277,8 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
     line.command = std::move(serve);
   } else if (calibrate_command->parsed()) {
     line.command = std::move(calibrate);
+  } else if (kv_command->parsed()) {
+    line.command = std::move(kv);
   } else {
     chat.engine.max_num_seqs = 1;
     line.command = std::move(chat);

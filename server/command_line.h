@@ -33,14 +33,26 @@ struct CalibrateOptions {
   EngineConfig engine;
 };
 
+struct KvOptions {
+  enum class Action { kList, kInspect, kRemove };
+  Action action = Action::kList;
+  std::string directory;
+  std::string session;  // empty: none was named
+  std::string tenant = "default";
+  std::string identity;     // first digits of one; empty: none was named
+  bool remove_all = false;  // whatever the directory has
+  bool json = false;
+};
+
 struct CommandLine {
-  std::variant<ServeOptions, ChatOptions, CalibrateOptions> command;
+  std::variant<ServeOptions, ChatOptions, CalibrateOptions, KvOptions> command;
   std::string log_level = "info";
   std::string chat_template_path;  // empty: the model's own
 };
 
 // Flags are vLLM's where they mean the same, with llama.cpp's short ones. What the command line
-// does not say is taken from THERMOCLINE_<FLAG> in the environment, then from the defaults. An int
+// does not say is taken from THERMOCLINE_<FLAG> in the environment, then from the defaults; but for
+// kv, which must not remove what nobody named. An int
 // is the exit code when there is nothing to run: help was printed, or what is wrong.
 std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* argv,
                                                 const std::string& version);

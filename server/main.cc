@@ -4,6 +4,7 @@
 
 #include <csignal>
 #include <cstdlib>
+#include <ctime>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -13,6 +14,7 @@
 #include "server/calibrate_command.h"
 #include "server/chat_command.h"
 #include "server/command_line.h"
+#include "server/kv_command.h"
 #include "server/serve_command.h"
 
 namespace thermocline {
@@ -42,6 +44,17 @@ std::string DefaultCalibrationDirectory() {
   return cache.empty() ? cache : cache + "/thermocline/calibration";
 }
 
+// Of any command but kv.
+EngineConfig& EngineOf(CommandLine& line) {
+  if (auto* serve = std::get_if<ServeOptions>(&line.command)) {
+    return serve->engine;
+  }
+  if (auto* calibrate = std::get_if<CalibrateOptions>(&line.command)) {
+    return calibrate->engine;
+  }
+  return std::get<ChatOptions>(line.command).engine;
+}
+
 void StartLog(const std::string& level) {
   auto logger = spdlog::stderr_color_mt("thermocline");
   logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
@@ -57,21 +70,20 @@ int Main(int argc, const char* const* argv) {
   auto& line = std::get<CommandLine>(parsed);
   StartLog(line.log_level);
   std::signal(SIGPIPE, SIG_IGN);  // a client that has gone is an error code
-  std::visit(
-      [](auto& options) {
-        if (options.engine.calibration_dir.empty()) {
-          options.engine.calibration_dir = DefaultCalibrationDirectory();
-        }
-      },
-      line.command);
+  if (const auto* kv = std::get_if<KvOptions>(&line.command)) {
+    return RunKv(*kv, std::time(nullptr));
+  }
+  EngineConfig& engine = EngineOf(line);
+  if (engine.calibration_dir.empty()) {
+    engine.calibration_dir = DefaultCalibrationDirectory();
+  }
   if (!line.chat_template_path.empty()) {
     Result<std::string> source = ReadFile(line.chat_template_path);
     if (!source.ok()) {
       spdlog::error("{}", source.status().message());
       return EXIT_FAILURE;
     }
-    std::visit([&](auto& options) { options.engine.chat_template = std::move(source).value(); },
-               line.command);
+    engine.chat_template = std::move(source).value();
   }
   if (const auto* serve = std::get_if<ServeOptions>(&line.command)) {
     return RunServe(*serve, kVersion);
