@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 #include <map>
+#include <set>
+#include <span>
 #include <string_view>
 #include <unordered_map>
 #include <utility>
@@ -64,8 +66,6 @@ class IdentitySurvey {
   }
 
  private:
-  enum class Sight { kCounted, kGone, kUnreadable };
-
   Status SurveyPages() {
     const Result<Entries> folders = ListFolder(io_, root_, digits_);
     if (!folders.ok()) {
@@ -79,18 +79,18 @@ class IdentitySurvey {
     return {};
   }
 
-  // What is unreadable at first may have been replaced between its size and its head: it is looked
-  // at once more, from its size on.
+  // What is no page at first may have been replaced or removed between its size and its head: it is
+  // looked at once more, from its size on.
   Status SurveyFolder(const std::string& folder) {
     const std::string path = root_ + "/" + digits_ + "/" + folder;
     Result<Entries> files = ListIfThere(io_, path);
     if (!files.ok()) {
       return files.status();
     }
-    std::vector<std::string> doubtful;
+    std::set<std::string> doubtful;
     for (const FileIo::Entry& file : *files) {
-      if (IsPageFile(file) && Look(folder, file) == Sight::kUnreadable) {
-        doubtful.push_back(file.name);
+      if (IsPageFile(file) && !CountPage(folder, file)) {
+        doubtful.insert(file.name);
       }
     }
     if (doubtful.empty()) {
@@ -101,24 +101,24 @@ class IdentitySurvey {
       return files.status();
     }
     for (const FileIo::Entry& file : *files) {
-      const bool again = std::find(doubtful.begin(), doubtful.end(), file.name) != doubtful.end();
-      if (again && IsPageFile(file) && Look(folder, file) == Sight::kUnreadable) {
+      if (doubtful.contains(file.name) && IsPageFile(file) && !CountPage(folder, file)) {
         ++found_.num_unreadable_pages;
       }
     }
     return {};
   }
 
-  Sight Look(const std::string& folder, const FileIo::Entry& file) {
+  // False: it is none.
+  bool CountPage(const std::string& folder, const FileIo::Entry& file) {
     const Result<std::vector<std::byte>> head =
         io_.ReadHead(root_ + "/" + digits_ + "/" + folder + "/" + file.name, kPageHeadBytes);
     if (!head.ok()) {
-      return head.status().code() == StatusCode::kNotFound ? Sight::kGone : Sight::kUnreadable;
+      return false;
     }
     const Result<PageHead> page =
         DecodePageHead(hash_, *head, file.bytes, LimitsOf(*head, file.bytes));
     if (!page.ok() || page->hash != HashOfPageFile(folder, file.name)) {
-      return Sight::kUnreadable;
+      return false;
     }
     StoreSurvey::TierPages& tier = found_.tiers.at(static_cast<size_t>(page->tier));
     ++tier.num_pages;
@@ -127,7 +127,7 @@ class IdentitySurvey {
     found_.oldest_use_unix = pages_.empty() ? used : std::min(found_.oldest_use_unix, used);
     found_.latest_use_unix = pages_.empty() ? used : std::max(found_.latest_use_unix, used);
     pages_.emplace(page->hash, page->tier);
-    return Sight::kCounted;
+    return true;
   }
 
   Status SurveySessions(StoreSurvey& survey) {
