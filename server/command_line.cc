@@ -244,7 +244,7 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   CLI::App app("Thermocline serves a language model to any OpenAI client.", "thermocline");
   app.set_version_flag("--version", "thermocline " + version);
   app.require_subcommand(1);
-  app.footer("`thermocline serve --help`, and so for each, lists its flags.");
+  app.footer("`thermocline serve --help` and `thermocline chat --help` list their flags.");
   app.get_formatter()->column_width(46);
   CommandLine line;
   ServeOptions serve;
