@@ -255,7 +255,11 @@ std::vector<TierChange> ForcedPolicy::Propose(const PagePool& pool,
                                               const TierDemand& /*demand*/) const {
   std::vector<TierChange> changes;
   const Tier coldest = PageBytes(pool, tier_) > 0 ? tier_ : Tier::kCold;
-  Candidates candidates(pool, sequences, coldest);
+  std::vector<SequencePages> forced(sequences.begin(), sequences.end());
+  for (SequencePages& sequence : forced) {
+    sequence.in_prompt = false;  // prompts too are to read what the tier loses
+  }
+  Candidates candidates(pool, forced, coldest);
   for (const Candidate& candidate : candidates.all()) {
     // What the archive holds has been cold: that is the loss to be measured.
     const Tier next = candidate.tier < Tier::kCold ? std::min(coldest, Tier::kCold) : coldest;
