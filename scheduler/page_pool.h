@@ -105,7 +105,9 @@ class PagePool {
   bool is_pinned(PageId page) const { return pages_[page].pinned; }
   bool is_lossy(PageId page) const { return pages_[page].lossy; }
   Tier tier(PageId page) const { return page_map_[page].tier(); }
+  // It moves, or is being saved, loaded or woken.
   bool is_moving(PageId page) const { return pages_[page].work != Work::kNone; }
+  bool is_saving(PageId page) const { return pages_[page].work == Work::kSave; }
   uint32_t generation(PageId page) const { return pages_[page].generation; }
   size_t num_moving() const { return num_moving_; }
 

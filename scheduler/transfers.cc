@@ -10,7 +10,8 @@
 namespace thermocline {
 
 void Scheduler::SaveLater(PageId page) {
-  if (index_ != nullptr && pool_.is_hashed(page) && !pool_.is_saved(page) && !awaits_save_[page]) {
+  const bool is_known = pool_.is_saved(page) || pool_.is_saving(page) || awaits_save_[page];
+  if (index_ != nullptr && pool_.is_hashed(page) && !is_known) {
     awaits_save_[page] = true;
     to_save_.push_back(page);
   }
@@ -52,7 +53,7 @@ std::vector<PageTransfer> Scheduler::TakeTransfers() {
     to_save_.pop_front();
     awaits_save_[page] = false;
     // Evicted since, perhaps another page by now: whatever it is, it is saved if it can be found.
-    if (!pool_.is_hashed(page) || pool_.is_saved(page)) {
+    if (!pool_.is_hashed(page) || pool_.is_saved(page) || pool_.is_saving(page)) {
       continue;
     }
     if (!pool_.BeginSave(page)) {

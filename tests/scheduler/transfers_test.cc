@@ -39,6 +39,25 @@ TEST(Transfers, FullPagesAreSavedOnceTheyAreReleased) {
   EXPECT_FALSE(rig.scheduler.has_transfers());
 }
 
+TEST(Transfers, APageThatIsReleasedAgainWhileItIsSavedIsNotQueuedTwice) {
+  FakeStore store;
+  TransferRig rig(store, kManyUnits);
+  rig.Add(1, Counting(14));
+  while (rig.scheduler.has_work()) {
+    rig.Step();
+  }
+  rig.Take();
+  ASSERT_EQ(rig.transfers.size(), 4U);
+  rig.Add(2, Counting(14));
+  while (rig.scheduler.has_work()) {
+    rig.Step();
+  }
+  EXPECT_FALSE(rig.scheduler.has_transfers_to_take());  // or the engine would spin until they end
+  EXPECT_EQ(rig.transfers.size(), 4U);
+  rig.EndTransfers();
+  EXPECT_EQ(store.pages.size(), 4U);
+}
+
 TEST(Transfers, ARestartedProcessGetsThePagesBackAndComputesTheRest) {
   FakeStore store;
   SaveConversation(store);
