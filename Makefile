@@ -6,7 +6,7 @@ PORT ?= 8000
 # Where conversations outlive the server; empty: nowhere.
 STORE ?= $(CACHE)/kv
 
-.PHONY: help serve test build calibrate lint sanitize bench quality waking load soak format
+.PHONY: help serve test build calibrate lint sanitize bench quality waking load sessions soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -67,6 +67,12 @@ waking: build  ## pass keys in archived pages, before and after waking
 # About ten minutes a policy on two quiet cores.
 load: build  ## 32 sequences of 4K tokens in an arena for 8, beside the engine held to hot pages
 	@$(CACHE)/venv/bin/python benchmarks/load/load.py --binary build/release/thermocline --model "$(MODEL)"
+
+# About ten minutes on two quiet cores, after llama-server is built.
+sessions: build  ## conversations that come back: from the store, computed again, beside llama-server's slots
+	@peer=$$(benchmarks/peers/build_llama_server) && \
+	  $(CACHE)/venv/bin/python benchmarks/sessions/returning.py --ours build/release/thermocline --peer "$$peer" \
+	  --model "$(MODEL)" $(SESSIONS_FLAGS)
 
 soak: build  ## sixteen clients that come and go for a minute
 	@THERMOCLINE_SOAK_SECONDS=60 THERMOCLINE_MODEL="$(MODEL)" THERMOCLINE_BUILD=build/release \

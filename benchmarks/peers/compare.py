@@ -74,10 +74,10 @@ def table(samples):
     return "\n".join(lines)
 
 
-def arguments(description):
+def arguments(description, peer_required=True):
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--ours", required=True)
-    parser.add_argument("--peer", required=True)
+    parser.add_argument("--peer", required=peer_required)
     parser.add_argument("--model", required=True)
     parser.add_argument("--repetitions", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

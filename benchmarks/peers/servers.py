@@ -137,10 +137,10 @@ class Thermocline(Server):
     name = "thermocline"
     path = "/v1/completions"
 
-    def __init__(self, program, model, threads, flags=("--no-enable-prefix-caching",)):
+    def __init__(self, program, model, threads, flags=("--no-enable-prefix-caching",), arena="1G"):
         self.port = free_port()
         super().__init__([str(program), "serve", str(model), "--port", str(self.port), "--threads", str(threads),
-                          "--kv-cache-memory-bytes", "1G", *flags])
+                          "--kv-cache-memory-bytes", str(arena), *flags])
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models") as answer:
             self.model = json.load(answer)["data"][0]["id"]
 
