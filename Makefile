@@ -6,7 +6,7 @@ PORT ?= 8000
 # Where conversations outlive the server; empty: nowhere.
 STORE ?= $(CACHE)/kv
 
-.PHONY: help serve test build calibrate lint sanitize bench quality waking load sessions soak format
+.PHONY: help serve test build calibrate lint sanitize bench quality waking load sessions examples soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -73,6 +73,13 @@ sessions: build  ## conversations that come back: from the store, computed again
 	@peer=$$(benchmarks/peers/build_llama_server) && \
 	  $(CACHE)/venv/bin/python benchmarks/sessions/returning.py --ours build/release/thermocline --peer "$$peer" \
 	  --model "$(MODEL)" $(SESSIONS_FLAGS)
+
+# Some minutes. One alone: build/release/thermocline built, examples/NAME/run.py [--quick] [--url URL].
+examples: build  ## a book, a code base, an agent's memory, a log: memory and time with tiers and store on and off
+	@for name in book_qa code_base agent_memory log_stream; do \
+	  echo "== $$name"; \
+	  THERMOCLINE_MODEL="$(MODEL)" $(CACHE)/venv/bin/python examples/$$name/run.py $(EXAMPLES_FLAGS) || exit 1; \
+	done
 
 soak: build  ## sixteen clients that come and go for a minute
 	@THERMOCLINE_SOAK_SECONDS=60 THERMOCLINE_MODEL="$(MODEL)" THERMOCLINE_BUILD=build/release \
