@@ -33,6 +33,10 @@ class Answer:
     first: float  # seconds until the first token
     total: float
 
+    @property
+    def line(self):
+        return " ".join(self.text.split())
+
 
 class Server:
     """`thermocline serve` with these flags on a free port, or the one at `url`."""
@@ -116,7 +120,8 @@ class Server:
         return {
             "KV cache held (MiB)": mebibytes(held),
             "bytes a token held": str(round(held / max(1, tokens))),
-            "arena: hot / warm / cold (MiB)": " / ".join(mebibytes(tiers[name]["bytes"]) for name in ("hot", "warm", "cold")),
+            "arena: hot / warm / cold (MiB)":
+                " / ".join(mebibytes(tiers[name]["bytes"]) for name in ("hot", "warm", "cold")),
             "store: memory / disk (MiB)":
                 " / ".join(mebibytes(store[place]["bytes"]) for place in ("memory", "disk")) if store else "off",
         }

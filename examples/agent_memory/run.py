@@ -54,7 +54,7 @@ def main():
             rows["restored after a restart, tokens"] = str(
                 server.post("/v1/kv/sessions/agent/restore", {})["restored_tokens"])
         answer = server.ask(history + question, 8, session_id="agent")
-        print(f"{question.strip()}\n    {answer.text}\n    (seen: {history.splitlines()[2]})")
+        print(f"{question.strip()}\n    {answer.line}\n    (seen: {history.splitlines()[2]})")
         rows["question: prompt / cached / restored tokens"] = common.restored(answer)
         rows["question: to the first token (s)"] = f"{answer.first:.2f}"
         return rows

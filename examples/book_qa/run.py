@@ -38,7 +38,7 @@ def main():
 
         answers = [ask(question) for question in questions]
         for question, answer in zip(questions, answers):
-            print(f"{question}\n    {answer.text}")
+            print(f"{question}\n    {answer.line}")
         rows = {
             **server.memory(),
             "first question: to the first token (s)": f"{answers[0].first:.2f}",

@@ -43,7 +43,7 @@ def main():
         opened = ask("scheduler", "Hello", 1)  # the prefix is computed once, before anybody shares it
         answers = ask_all("scheduler")
         for question, answer in zip(QUESTIONS, answers):
-            print(f"{question}\n    {answer.text}")
+            print(f"{question}\n    {answer.line}")
         memory = server.memory()
         each = sum(answer.usage["prompt_tokens"] for answer in answers) * common.HOT_PAGE_BYTES // 64
         ask("engine", "Hello", 1)  # other work, which wants the arena

@@ -44,7 +44,7 @@ def main():
                 window = window[len(window) // 2:] if slide_by_half else window[BATCH:]
             window += new
             answers.append(server.ask(HEAD + "".join(window) + TAIL, answer_tokens))
-        print("".join(window[-2:]) + f"{TAIL.strip()}\n    {answers[-1].text}")
+        print("".join(window[-2:]) + f"{TAIL.strip()}\n    {answers[-1].line}")
         return answers, full
 
     def run(server):
@@ -61,7 +61,7 @@ def main():
                 f"{statistics.median(first):.2f} / {max(first):.2f}")
         rows |= server.memory()
         back = server.ask(HEAD + "".join(full) + "\nHow many errors are in this log:", answer_tokens)
-        print(f"How many errors are in this log:\n    {back.text}")
+        print(f"How many errors are in this log:\n    {back.line}")
         rows["back to the first full window: prompt / cached / restored tokens"] = common.restored(back)
         rows["back to the first full window: to the first token (s)"] = f"{back.first:.2f}"
         return rows
