@@ -131,10 +131,12 @@ def mebibytes(num_bytes):
     return f"{num_bytes / 2**20:.1f}"
 
 
-def restored(answer):
-    """Of the prompt, tokens that were found in the cache, and of these what the store gave."""
-    details = answer.usage["prompt_tokens_details"]
-    return f"{answer.usage['prompt_tokens']} / {details['cached_tokens']} / {details['restored_tokens']}"
+def restored(*answers):
+    """Of the prompts, tokens that were found in the cache, and of these what the store gave."""
+    details = [answer.usage["prompt_tokens_details"] for answer in answers]
+    counts = (sum(answer.usage["prompt_tokens"] for answer in answers), sum(d["cached_tokens"] for d in details),
+              sum(d["restored_tokens"] for d in details))
+    return " / ".join(map(str, counts))
 
 
 def compare(args, run, configurations):

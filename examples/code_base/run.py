@@ -55,7 +55,7 @@ def main():
             **memory,
             "opening: to the first token (s)": f"{opened.first:.2f}",
             "users: to the first token (s), median": f"{statistics.median(answer.first for answer in answers):.2f}",
-            "users after other work: prompt / cached / restored tokens": common.restored(back[0]),
+            "users after other work: prompt / cached / restored tokens": common.restored(*back),
             "users after other work: to the first token (s), median":
                 f"{statistics.median(answer.first for answer in back):.2f}",
             "users after other work: until all have ended (s)": f"{max(answer.total for answer in back):.2f}",

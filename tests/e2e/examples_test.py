@@ -44,8 +44,10 @@ def test_users_share_one_code_base():
     assert_less_memory(table)
     copies = float(table["one hot copy for each would take (MiB)"][OFF])
     assert float(table["KV cache held (MiB)"][OFF]) < 0.6 * copies, table
-    cached = [int(cell.split(" / ")[1]) for cell in table["users after other work: prompt / cached / restored tokens"]]
-    assert cached[ON] > cached[OFF], table
+    back = table["users after other work: prompt / cached / restored tokens"]
+    cached = [int(cell.split(" / ")[1]) for cell in back]
+    assert cached[ON] > cached[OFF] and cached[1] > cached[OFF], table
+    assert restored(back[1]) > 0 and restored(back[OFF]) == 0, table  # the second column: hot pages and a store
 
 
 def test_an_agent_goes_on_with_its_memory_after_a_restart():
@@ -62,6 +64,6 @@ def test_a_window_that_slides_by_half_is_computed_less_often():
         tokens, total = table[f"slides {row}: of the prompts computed, tokens"][OFF].split(" of ")
         return int(tokens) / int(total)
 
-    assert computed("by half") < computed("a batch at a time"), table
+    assert computed("by half") < 0.8 * computed("a batch at a time"), table
     back = table["back to the first full window: prompt / cached / restored tokens"]
     assert restored(back[ON]) > 500 and restored(back[OFF]) == 0, table
