@@ -128,11 +128,12 @@ HD inline void MeasureKeyDistances(const KeyDistances& keys) {
   for (int t = 0; t < num_tokens; ++t) {
     const float* x = keys.x + static_cast<int64_t>(t) * dim;
     for (int i = 0; i < dim; ++i) {
-      const float* row = keys.factors + static_cast<int64_t>(i) * dim;
-      keys.scratch[i * num_tokens + t] =
-          keys.factors == nullptr
-              ? x[i]
-              : (x[i] + DotInOrder(row + i + 1, x + i + 1, dim - 1 - i)) * std::sqrt(row[i]);
+      float& value = keys.scratch[i * num_tokens + t];
+      value = x[i];
+      if (keys.factors != nullptr) {
+        const float* row = keys.factors + static_cast<int64_t>(i) * dim;
+        value = (x[i] + DotInOrder(row + i + 1, x + i + 1, dim - 1 - i)) * std::sqrt(row[i]);
+      }
     }
   }
   for (int s = 0; s < num_tokens; ++s) {
