@@ -325,13 +325,7 @@ void Engine::RestoreSession(const std::string& tenant, const std::string& id,
       callback(session.status());
       return;
     }
-    SessionInfo info{
-        .id = id,
-        .num_tokens = session->tokens.size(),
-        .num_saved_tokens = session->pages.size() *
-                            static_cast<uint64_t>(loop_->parts().pool->layout().page_tokens),
-        .bytes = session->bytes,
-        .saved_at_unix = session->saved_at_unix};
+    SessionInfo info = loop_->parts().sessions->Describe(InfoOf(*session));
     Request request{.tenant = tenant,
                     .session_id = id,
                     .prompt = std::move(session->tokens),

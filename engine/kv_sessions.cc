@@ -46,11 +46,15 @@ Result<SessionInfo> KvSessions::Save(const std::string& tenant, const std::strin
   if (replaced.ok()) {
     SetPinned(replaced->pages, false);
   }
-  return SessionInfo{.id = id,
-                     .num_tokens = session.tokens.size(),
-                     .num_saved_tokens = session.pages.size() * page_tokens_,
-                     .bytes = session.bytes,
-                     .saved_at_unix = session.saved_at_unix};
+  return Describe(InfoOf(session));
+}
+
+SessionInfo KvSessions::Describe(const SavedSessionInfo& session) const {
+  return {.id = session.id,
+          .num_tokens = session.num_tokens,
+          .num_saved_tokens = session.pages.size() * page_tokens_,
+          .bytes = session.bytes,
+          .saved_at_unix = session.saved_at_unix};
 }
 
 Result<SavedSession> KvSessions::Load(const std::string& tenant, const std::string& id) {
@@ -64,21 +68,13 @@ Result<SessionInfo> KvSessions::Delete(const std::string& tenant, const std::str
   }
   RETURN_IF_ERROR(store_.sessions->Remove(tenant, id));
   SetPinned(session->pages, false);
-  return SessionInfo{.id = id,
-                     .num_tokens = session->tokens.size(),
-                     .num_saved_tokens = session->pages.size() * page_tokens_,
-                     .bytes = session->bytes,
-                     .saved_at_unix = session->saved_at_unix};
+  return Describe(InfoOf(*session));
 }
 
 std::vector<SessionInfo> KvSessions::List(const std::string& tenant) const {
   std::vector<SessionInfo> sessions;
   for (const SavedSessionInfo& session : store_.sessions->List(tenant)) {
-    sessions.push_back({.id = session.id,
-                        .num_tokens = session.num_tokens,
-                        .num_saved_tokens = session.pages.size() * page_tokens_,
-                        .bytes = session.bytes,
-                        .saved_at_unix = session.saved_at_unix});
+    sessions.push_back(Describe(session));
   }
   return sessions;
 }

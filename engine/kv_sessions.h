@@ -28,7 +28,7 @@ using SessionCallback = std::function<void(Result<SessionInfo>)>;
 using SessionListCallback = std::function<void(Result<std::vector<SessionInfo>>)>;
 
 // Saved conversations: which they are, and that the pages of each stay in the store. All calls but
-// Load and List are made one at a time, by PageIo's saving thread; they may take long.
+// Load, Describe and List are made one at a time, by PageIo's saving thread; they may take long.
 class KvSessions {
  public:
   // `store` outlives it. `page_bytes`: of one page, by tier. `unix_seconds`: the time now.
@@ -42,6 +42,7 @@ class KvSessions {
   Result<SavedSession> Load(const std::string& tenant, const std::string& id);
   // The pages stay, as long as there is room.
   Result<SessionInfo> Delete(const std::string& tenant, const std::string& id);
+  SessionInfo Describe(const SavedSessionInfo& session) const;
   std::vector<SessionInfo> List(const std::string& tenant) const;  // newest first
 
  private:

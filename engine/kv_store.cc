@@ -1,12 +1,11 @@
 #include "engine/kv_store.h"
 
-#include <xxhash.h>
-
 #include <utility>
 #include <vector>
 
 #include "engine/store/posix_file_io.h"
 #include "kernels/quant/rotation.h"
+#include "scheduler/prefix_cache.h"
 
 namespace thermocline {
 namespace {
@@ -14,14 +13,8 @@ namespace {
 // Raised when the bytes of some codec change their meaning.
 constexpr uint64_t kFormatsVersion = 1;
 
-struct Digest {
-  uint64_t low;
-  uint64_t high;
-};
-
-Digest DigestOf(std::span<const std::byte> bytes) {
-  const XXH128_hash_t digest = XXH3_128bits(bytes.data(), bytes.size());
-  return {digest.low64, digest.high64};
+ContentHash DigestOf(std::span<const std::byte> bytes) {
+  return PrefixCache::DefaultHash(bytes, 0);
 }
 
 template <typename T>
@@ -46,8 +39,7 @@ ContentHash KvIdentity(std::span<const std::byte> model_file, const KvLayout& la
     Append(parts, codec);
   }
   Append(parts, DigestOf(std::as_bytes(std::span(formats.mean_keys))));
-  const Digest identity = DigestOf(parts);
-  return {.low = identity.low, .high = identity.high};
+  return DigestOf(parts);
 }
 
 Result<KvStore> OpenKvStore(const EngineConfig& config, const ContentHash& identity,

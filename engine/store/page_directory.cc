@@ -5,53 +5,18 @@
 #include <utility>
 
 #include "engine/store/record.h"
+#include "engine/store/store_layout.h"
 
 namespace thermocline {
 namespace {
 
 constexpr RecordKind kKeyKind{.magic = "THRMHKEY", .version = 1, .name = "hash key"};
 constexpr uint64_t kMaxKeyFileBytes = 256;
-constexpr std::string_view kPageSuffix = ".page";
-constexpr size_t kFolderDigits = 2;  // 256 folders
-constexpr size_t kHashDigits = 32;
-
-bool IsHex(std::string_view text) {
-  return std::all_of(text.begin(), text.end(),
-                     [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
-}
-
-bool IsIdentityFolder(const FileIo::Entry& entry) {
-  return entry.is_directory && entry.name.size() == kHashDigits && IsHex(entry.name);
-}
-
-bool IsPageFolder(const FileIo::Entry& entry) {
-  return entry.is_directory && entry.name.size() == kFolderDigits && IsHex(entry.name);
-}
-
-bool IsTemporary(const FileIo::Entry& entry) {
-  return !entry.is_directory && entry.name.ends_with(kTemporarySuffix);
-}
-
-bool IsPage(const FileIo::Entry& entry) {
-  return !entry.is_directory &&
-         entry.name.size() == kHashDigits - kFolderDigits + kPageSuffix.size() &&
-         entry.name.ends_with(kPageSuffix) &&
-         IsHex(std::string_view(entry.name).substr(0, kHashDigits - kFolderDigits));
-}
 
 // Damage, or a page that a newer program wrote here: either way it is in the way.
 bool IsNoPage(const Status& status) {
   return status.code() == StatusCode::kDataLoss || status.code() == StatusCode::kUnimplemented ||
          status.code() == StatusCode::kFailedPrecondition;
-}
-
-// Nothing there: no entries.
-Result<std::vector<FileIo::Entry>> ListIfThere(FileIo& io, const std::string& path) {
-  Result<std::vector<FileIo::Entry>> entries = io.List(path);
-  if (!entries.ok() && entries.status().code() == StatusCode::kNotFound) {
-    return std::vector<FileIo::Entry>();
-  }
-  return entries;
 }
 
 // Only what the store itself writes: whatever else somebody put there stays, and its folder too.
@@ -70,7 +35,7 @@ Status RemoveIdentity(FileIo& io, const std::string& path) {
       return files.status();
     }
     for (const FileIo::Entry& file : *files) {
-      if (IsPage(file) || IsTemporary(file)) {
+      if (IsPageFile(file) || IsTemporaryFile(file)) {
         RETURN_IF_ERROR(io.Remove(folder_path + "/" + file.name));
       }
     }
@@ -123,7 +88,7 @@ Result<PageDirectory> PageDirectory::Open(const std::string& directory, const Co
                                           uint64_t max_other_bytes, FileIo& io) {
   PageDirectory opened(directory, identity, limits, io);
   RETURN_IF_ERROR(io.MakeDirectories(directory));
-  Result<std::unique_ptr<FileLock>> lock = io.Lock(directory + "/lock");
+  Result<std::unique_ptr<FileLock>> lock = io.Lock(directory + "/" + std::string(kLockFile));
   if (!lock.ok()) {
     return lock.status();
   }
@@ -223,10 +188,10 @@ Status PageDirectory::ScanFolder(const std::string& digits) {
   }
   for (const FileIo::Entry& entry : *entries) {
     const std::string path = folder + "/" + entry.name;
-    if (IsTemporary(entry)) {
+    if (IsTemporaryFile(entry)) {
       RETURN_IF_ERROR(io_->Remove(path));
     }
-    if (!IsPage(entry)) {
+    if (!IsPageFile(entry)) {
       continue;
     }
     const Result<PageHead> head = ReadPageHead(path, entry.bytes);

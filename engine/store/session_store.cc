@@ -6,11 +6,14 @@
 #include <utility>
 
 #include "engine/store/record.h"
+#include "engine/store/store_layout.h"
 
 namespace thermocline {
 namespace {
 
-constexpr std::string_view kSessionSuffix = ".session";
+Status NoSession(std::string_view id) { return NotFound("there is no session {}", id); }
+
+}  // namespace
 
 SavedSessionInfo InfoOf(const SavedSession& session) {
   return {.tenant = session.tenant,
@@ -21,14 +24,10 @@ SavedSessionInfo InfoOf(const SavedSession& session) {
           .bytes = session.bytes};
 }
 
-Status NoSession(std::string_view id) { return NotFound("there is no session {}", id); }
-
-}  // namespace
-
 Result<std::unique_ptr<SessionStore>> SessionStore::Create(const std::string& directory,
                                                            const ContentHash& identity, FileIo& io,
                                                            const SessionLimits& limits) {
-  const std::string root = directory + "/sessions";
+  const std::string root = directory + "/" + std::string(kSessionsFolder);
   const std::string folder = directory.empty() ? "" : root + "/" + HexDigits(identity);
   std::unique_ptr<SessionStore> store(new SessionStore(folder, identity, io, limits));
   if (directory.empty()) {
@@ -37,7 +36,7 @@ Result<std::unique_ptr<SessionStore>> SessionStore::Create(const std::string& di
   RETURN_IF_ERROR(io.MakeDirectories(folder));
   RETURN_IF_ERROR(io.SyncDirectory(root));
   RETURN_IF_ERROR(io.SyncDirectory(directory));
-  Result<std::unique_ptr<FileLock>> lock = io.Lock(root + "/lock");
+  Result<std::unique_ptr<FileLock>> lock = io.Lock(root + "/" + std::string(kLockFile));
   if (!lock.ok()) {
     return lock.status();
   }
@@ -53,7 +52,7 @@ Status SessionStore::Scan() {
   }
   for (const FileIo::Entry& entry : *entries) {
     const std::string path = folder_ + "/" + entry.name;
-    if (!entry.is_directory && entry.name.ends_with(kTemporarySuffix)) {
+    if (IsTemporaryFile(entry)) {
       RETURN_IF_ERROR(io_.Remove(path));
     }
     if (entry.is_directory || !entry.name.ends_with(kSessionSuffix)) {

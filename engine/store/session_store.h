@@ -27,6 +27,8 @@ struct SavedSessionInfo {
   uint64_t bytes = 0;
 };
 
+SavedSessionInfo InfoOf(const SavedSession& session);
+
 // Keeps sessions by tenant and id: in a directory, one file each, or without one in memory. Their
 // pages are BackingStore's. Thread-safe; all but List and all do I/O, and then one call at a time.
 class SessionStore {

@@ -6,9 +6,6 @@
 namespace thermocline {
 namespace {
 
-constexpr std::string_view kPageSuffix = ".page";
-constexpr std::string_view kSessionSuffix = ".session";
-constexpr size_t kFolderDigits = 2;
 constexpr size_t kHashDigits = 32;
 
 bool IsHex(std::string_view text) {

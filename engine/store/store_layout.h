@@ -9,12 +9,15 @@
 #include "scheduler/page_pool.h"
 
 // Which entries of a store's directory are the store's, by their names alone: docs/store_format.md.
-// For whoever looks at a directory without being the store of one model.
+// For the stores, and for whoever looks at a directory without being the store of one model.
 
 namespace thermocline {
 
 inline constexpr std::string_view kSessionsFolder = "sessions";
 inline constexpr std::string_view kLockFile = "lock";
+inline constexpr std::string_view kPageSuffix = ".page";
+inline constexpr std::string_view kSessionSuffix = ".session";
+inline constexpr size_t kFolderDigits = 2;  // of a page's hash: 256 folders
 
 // What HexDigits writes.
 std::optional<ContentHash> ParseHexDigits(std::string_view digits);

@@ -17,6 +17,7 @@
 #include "kernels/quant/page_codec.h"
 #include "kernels/quant/query_factors.h"
 #include "kernels/quant/token_clusters.h"
+#include "tests/testing/isa_tables.h"
 
 namespace thermocline {
 namespace {
@@ -51,22 +52,6 @@ std::vector<float> DistancesOf(std::span<const float> x, int dim, const float* f
                        .scratch = scratch.data(),
                        .distances = distances.data()});
   return distances;
-}
-
-// Of the instruction sets that this CPU has.
-std::vector<std::pair<IsaLevel, const IsaTable*>> Tables() {
-  std::vector<std::pair<IsaLevel, const IsaTable*>> tables = {
-      {IsaLevel::kGeneric, &GenericIsaTable()}};
-  if (DetectIsa() >= IsaLevel::kAvx2) {
-    tables.emplace_back(IsaLevel::kAvx2, &Avx2IsaTable());
-  }
-  if (DetectIsa() >= IsaLevel::kAvx512) {
-    tables.emplace_back(IsaLevel::kAvx512, &Avx512IsaTable());
-  }
-  if (DetectIsa() >= IsaLevel::kAvx512Bf16) {
-    tables.emplace_back(IsaLevel::kAvx512Bf16, &Avx512Bf16IsaTable());
-  }
-  return tables;
 }
 
 struct Rows {
@@ -119,7 +104,7 @@ TEST(KeyDistances, AreThoseThatQueriesSee) {
 }
 
 TEST(KeyDistances, AreTheSameBitsInEveryInstructionSet) {
-  for (const auto& [level, table] : Tables()) {
+  for (const auto& [level, table] : IsaTablesHere()) {
     for (const int dim : {8, 24, 64, 80, 128}) {
       const std::vector<float> factors = Factors(dim);
       const std::vector<float> x = Normal(static_cast<size_t>(64 * dim), 14);
@@ -337,7 +322,7 @@ TEST(MergedBlock, NonFiniteValuesAreRefused) {
 }
 
 TEST(MergedBlock, EveryInstructionSetGivesTheSameBits) {
-  for (const auto& [level, table] : Tables()) {
+  for (const auto& [level, table] : IsaTablesHere()) {
     const VectorQuantizer quantizer{.turbo = table->quantize_turbo,
                                     .int8 = table->quantize_int8,
                                     .keys = table->quantize_keys,

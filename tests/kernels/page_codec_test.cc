@@ -18,6 +18,7 @@
 #include "kernels/cpu/isa/isa_table.h"
 #include "kernels/quant/query_factors.h"
 #include "kernels/quant/rotation.h"
+#include "tests/testing/isa_tables.h"
 
 namespace thermocline {
 namespace {
@@ -315,18 +316,7 @@ TEST(PageCodec, ATieGoesToTheLowerCode) {
 }
 
 TEST(PageCodec, EveryInstructionSetGivesTheSameBits) {
-  std::vector<std::pair<IsaLevel, const IsaTable*>> tables = {
-      {IsaLevel::kGeneric, &GenericIsaTable()}};
-  if (DetectIsa() >= IsaLevel::kAvx2) {
-    tables.emplace_back(IsaLevel::kAvx2, &Avx2IsaTable());
-  }
-  if (DetectIsa() >= IsaLevel::kAvx512) {
-    tables.emplace_back(IsaLevel::kAvx512, &Avx512IsaTable());
-  }
-  if (DetectIsa() >= IsaLevel::kAvx512Bf16) {
-    tables.emplace_back(IsaLevel::kAvx512Bf16, &Avx512Bf16IsaTable());
-  }
-  for (const auto& [level, table] : tables) {
+  for (const auto& [level, table] : IsaTablesHere()) {
     const VectorQuantizer quantizer{
         .turbo = table->quantize_turbo, .int8 = table->quantize_int8, .keys = table->quantize_keys};
     for (const int dim : {8, 24, 64, 80, 96, 128, 256}) {
