@@ -34,7 +34,7 @@ void ScoreSnapKv(const HeldTokens& held, std::vector<float>& scores) {
     const int begin = std::max(0, i - kSnapKvPooling / 2);
     const int end = std::min(num_before, i + kSnapKvPooling / 2 + 1);
     scores[static_cast<size_t>(i)] =
-        std::accumulate(held.mass.begin() + begin, held.mass.begin() + end, 0.0F);
+        *std::max_element(held.mass.begin() + begin, held.mass.begin() + end);
   }
   std::fill(scores.begin() + num_before, scores.end(), kStays);
 }

@@ -14,12 +14,12 @@ namespace thermocline {
 // the positions that they were computed with, as in kvpress without re-rotation.
 // H2O (arXiv 2306.14048): of those that may stay one half are the most recent, the other half have
 // the most attention, summed over all queries so far and over the heads of the group.
-// SnapKV (arXiv 2404.14469): once, when the prompt ends: its last 64 tokens stay, and before them
-// those that these attend to most, summed over them and over the heads of the group, after an
-// average pooling of width 7 along the tokens that are left (zeros beyond the ends, as kvpress).
+// SnapKV (arXiv 2404.14469): once, when the prompt ends: its last 16 tokens stay, and before them
+// those that these attend to most, summed over them and over the heads of the group, each with the
+// most that any of the 7 tokens around it got, of those that are left.
 
 inline constexpr int kStreamingSinks = 4;
-inline constexpr int kSnapKvWindow = 64;
+inline constexpr int kSnapKvWindow = 16;
 inline constexpr int kSnapKvPooling = 7;
 
 // How many of `length` tokens stay under `budget`, a part of them in (0, 1]. At least one.

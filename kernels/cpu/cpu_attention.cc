@@ -47,12 +47,15 @@ class PagedAttentionLoop {
     return (NumPages(tile) + kSplitPages - 1) / kSplitPages;
   }
 
-  // All splits of a tile, one after the other. `energy`: see FoldEnergy.
-  void RunTile(const TileSpan& tile, Scratch& scratch, std::vector<float>& energy) const {
+  // All splits of a tile, one after the other. `then`: what this thread will probably read after
+  // it. `energy`: see FoldEnergy.
+  void RunTile(const TileSpan& tile, const TilePage& then, Scratch& scratch,
+               std::vector<float>& energy) const {
     scratch.rows.Load(call_, tile);
     scratch.merged.Reset(NumRows(tile), Dim());
     for (int split = 0; split < NumSplits(tile); ++split) {
-      RunSplit(tile, split, scratch, scratch.split);
+      const bool is_last = split + 1 == NumSplits(tile);
+      RunSplit(tile, split, is_last ? then : FirstOfSplit(tile, split + 1), scratch, scratch.split);
       Merge(scratch.split, scratch.merged);
     }
     StoreOutput(tile, scratch.merged);
@@ -60,9 +63,14 @@ class PagedAttentionLoop {
   }
 
   // One split of a tile, its state left in `state`.
-  void RunSplitAlone(const TileSpan& tile, int split, Scratch& scratch, SoftmaxState& state) const {
+  void RunSplitAlone(const TileSpan& tile, int split, const TilePage& then, Scratch& scratch,
+                     SoftmaxState& state) const {
     scratch.rows.Load(call_, tile);
-    RunSplit(tile, split, scratch, state);
+    RunSplit(tile, split, then, scratch, state);
+  }
+
+  TilePage FirstOfSplit(const TileSpan& tile, int split) const {
+    return split < NumSplits(tile) ? TilePage{&tile, split * kSplitPages} : TilePage{};
   }
 
   void MergeSplits(const TileSpan& tile, const SoftmaxState* splits, Scratch& scratch,
@@ -124,12 +132,14 @@ class PagedAttentionLoop {
     }
   }
 
-  void RunSplit(const TileSpan& tile, int split, Scratch& scratch, SoftmaxState& state) const {
+  void RunSplit(const TileSpan& tile, int split, const TilePage& then, Scratch& scratch,
+                SoftmaxState& state) const {
     const bool notes_energy = call_.observes() && FirstObservedRow(tile) < NumRows(tile);
     const int end = std::min((split + 1) * kSplitPages, NumPages(tile));
     state.Reset(NumRows(tile), Dim());
     for (int page = split * kSplitPages; page < end; ++page) {
-      scratch.rows.Attend(call_, page, notes_energy, state);
+      const TilePage next = page + 1 < end ? TilePage{&tile, page + 1} : then;
+      scratch.rows.Attend(call_, page, next, notes_energy, state);
     }
   }
 
@@ -194,7 +204,10 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
     pool_.ParallelFor(num_tiles, 1, [&](int64_t begin, int64_t end) {
       thread_local Scratch scratch;
       for (int64_t i = begin; i < end; ++i) {
-        loop.RunTile(all[static_cast<size_t>(i)], scratch, tile_energies[i]);
+        const int64_t next = i + pool_.num_threads();  // the others take those between
+        const TilePage then =
+            next < num_tiles ? TilePage{&all[static_cast<size_t>(next)], 0} : TilePage{};
+        loop.RunTile(all[static_cast<size_t>(i)], then, scratch, tile_energies[i]);
       }
     });
     store_energies();
@@ -211,7 +224,8 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
       const TileSpan& tile = all[static_cast<size_t>(i / max_splits)];
       const int split = static_cast<int>(i % max_splits);
       if (split < loop.NumSplits(tile)) {
-        loop.RunSplitAlone(tile, split, scratch, split_states[i]);
+        const TilePage then = loop.FirstOfSplit(tile, split + pool_.num_threads());
+        loop.RunSplitAlone(tile, split, then, scratch, split_states[i]);
       }
     }
   });

@@ -8,6 +8,22 @@
 #include "kernels/quant/page_codec.h"
 
 namespace thermocline {
+namespace {
+
+// The block of a page, if it has that codec.
+const std::byte* BlockOf(const AttentionCall& call, const TilePage& place, Codec codec) {
+  if (place.tile == nullptr) {
+    return nullptr;
+  }
+  const BatchView& batch = call.batch;
+  const PageId page = batch.page_ids[batch.page_starts[place.tile->sequence] + place.index];
+  const Tier tier = call.kv.page_map[page].tier();
+  return call.kv.format(call.params.layer, tier).codec == codec
+             ? call.kv.block(page, call.params.layer, place.tile->kv_head)
+             : nullptr;
+}
+
+}  // namespace
 
 void SoftmaxState::Reset(size_t num_rows, size_t dim) {
   max.assign(num_rows, -INFINITY);
@@ -76,18 +92,19 @@ void QueryTile::LoadBiasProducts(const AttentionCall& call) {
   }
 }
 
-void QueryTile::Attend(const AttentionCall& call, int page_index, bool notes_energy,
-                       SoftmaxState& state) {
+void QueryTile::Attend(const AttentionCall& call, int page_index, const TilePage& next,
+                       bool notes_energy, SoftmaxState& state) {
   page_max_.assign(num_rows_, -INFINITY);
   page_sum_.assign(num_rows_, 0.0F);
   const BatchView& batch = call.batch;
   const PageId page = batch.page_ids[batch.page_starts[tile_.sequence] + page_index];
   const Codec codec = call.kv.format(call.params.layer, call.kv.page_map[page].tier()).codec;
   CountVisible(call, codec, page_index);
+  const std::byte* next_block = BlockOf(call, next, codec);
   if (codec == Codec::kNative) {
-    AttendNative(call, page, page_index, state);
+    AttendNative(call, page, page_index, next_block, state);
   } else {
-    AttendCoded(call, codec, page, page_index, state);
+    AttendCoded(call, codec, page, page_index, next_block, state);
   }
   for (size_t r = 0; r < num_rows_ && notes_energy; ++r) {
     state.log_energy.push_back(state.max[r] + std::log(page_sum_[r]) + page_max_[r]);
@@ -110,14 +127,14 @@ void QueryTile::CountVisible(const AttentionCall& call, Codec codec, int page_in
 }
 
 void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_index,
-                             SoftmaxState& state) {
+                             const std::byte* next, SoftmaxState& state) {
   const KvLayout& layout = call.kv.layout;
   const int last = call.batch.positions[tile_.first_token + tile_.num_tokens - 1];
   const std::byte* block = call.kv.block(page, call.params.layer, tile_.kv_head);
   call.isa.attend_page(
       {.k = reinterpret_cast<const uint16_t*>(block),
        .v = reinterpret_cast<const uint16_t*>(block + NativeVOffset(layout)),
-       .next = reinterpret_cast<const uint16_t*>(NextBlock(call, Codec::kNative, page_index)),
+       .next = reinterpret_cast<const uint16_t*>(next),
        .head_dim = layout.head_dim,
        .page_tokens = layout.page_tokens,
        .num_written = std::min(layout.page_tokens, last + 1 - page_index * layout.page_tokens),
@@ -126,23 +143,8 @@ void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_in
        .buffers = Buffers(call)});
 }
 
-// Of the page after this one, if that has the same codec.
-const std::byte* QueryTile::NextBlock(const AttentionCall& call, Codec codec,
-                                      int page_index) const {
-  const BatchView& batch = call.batch;
-  const int next = batch.page_starts[tile_.sequence] + page_index + 1;
-  if (next == batch.page_starts[tile_.sequence + 1]) {
-    return nullptr;
-  }
-  const PageId page = batch.page_ids[next];
-  const Tier tier = call.kv.page_map[page].tier();
-  return call.kv.format(call.params.layer, tier).codec == codec
-             ? call.kv.block(page, call.params.layer, tile_.kv_head)
-             : nullptr;
-}
-
 void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
-                            SoftmaxState& state) {
+                            const std::byte* next, SoftmaxState& state) {
   const KvLayout& layout = call.kv.layout;
   const std::byte* block = call.kv.block(page, call.params.layer, tile_.kv_head);
   const BlockLayout at = BlockLayoutOf(codec, layout);
@@ -152,24 +154,23 @@ void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page,
   };
   const int k_bits = KeyBits(codec);
   const int v_bits = ValueBits(codec);
-  call.isa.attend_coded_page(
-      {.k_codes = bytes,
-       .v_codes = bytes + at.v_codes,
-       .k_scales = halves(at.k_scales),
-       .v_scales = halves(at.v_scales),
-       .log_weights = IsMerged(codec) ? halves(at.log_weights) : nullptr,
-       .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
-       .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
-       .k_bits = k_bits,
-       .v_bits = v_bits,
-       .page_tokens = BlockRows(codec, layout),
-       .num_values = (layout.head_dim + 15) / 16,
-       .next = reinterpret_cast<const uint8_t*>(NextBlock(call, codec, page_index)),
-       .next_bytes = static_cast<int32_t>(at.bytes),
-       .rows = Rows(call, state),
-       .bias = bias_.data(),
-       .key_bias = BiasOfPage(call, page_index),
-       .buffers = Buffers(call)});
+  call.isa.attend_coded_page({.k_codes = bytes,
+                              .v_codes = bytes + at.v_codes,
+                              .k_scales = halves(at.k_scales),
+                              .v_scales = halves(at.v_scales),
+                              .log_weights = IsMerged(codec) ? halves(at.log_weights) : nullptr,
+                              .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
+                              .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
+                              .k_bits = k_bits,
+                              .v_bits = v_bits,
+                              .page_tokens = BlockRows(codec, layout),
+                              .num_values = (layout.head_dim + 15) / 16,
+                              .next = reinterpret_cast<const uint8_t*>(next),
+                              .next_bytes = static_cast<int32_t>(at.bytes),
+                              .rows = Rows(call, state),
+                              .bias = bias_.data(),
+                              .key_bias = BiasOfPage(call, page_index),
+                              .buffers = Buffers(call)});
 }
 
 QueryRows QueryTile::Rows(const AttentionCall& call, SoftmaxState& state) {

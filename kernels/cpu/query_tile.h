@@ -32,6 +32,12 @@ struct TileSpan {
   int num_tokens;
 };
 
+// A page of a tile's sequence, or none.
+struct TilePage {
+  const TileSpan* tile = nullptr;
+  int index = 0;
+};
+
 // Online-softmax state of a tile's rows after some of its pages.
 struct SoftmaxState {
   std::vector<float> max;
@@ -49,16 +55,19 @@ class QueryTile {
   // Scaled queries, and what they add to the scores of coded pages.
   void Load(const AttentionCall& call, const TileSpan& tile);
 
-  // One page of any tier, of the tile that was loaded. Notes the page's energy if `notes_energy`.
-  void Attend(const AttentionCall& call, int page_index, bool notes_energy, SoftmaxState& state);
+  // One page of any tier, of the tile that was loaded; `next` is what this thread will probably
+  // read then. Notes the page's energy if `notes_energy`.
+  void Attend(const AttentionCall& call, int page_index, const TilePage& next, bool notes_energy,
+              SoftmaxState& state);
 
  private:
   void LoadBiasProducts(const AttentionCall& call);
   void CountVisible(const AttentionCall& call, Codec codec, int page_index);
-  void AttendNative(const AttentionCall& call, PageId page, int page_index, SoftmaxState& state);
+  // `next`: the block that is read after this one, if its codec is the same, or null.
+  void AttendNative(const AttentionCall& call, PageId page, int page_index, const std::byte* next,
+                    SoftmaxState& state);
   void AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
-                   SoftmaxState& state);
-  const std::byte* NextBlock(const AttentionCall& call, Codec codec, int page_index) const;
+                   const std::byte* next, SoftmaxState& state);
   QueryRows Rows(const AttentionCall& call, SoftmaxState& state);
   PageBuffers Buffers(const AttentionCall& call);
   BiasScores BiasOfPage(const AttentionCall& call, int page_index) const;

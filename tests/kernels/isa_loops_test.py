@@ -9,8 +9,8 @@ import pytest
 
 BUILD = pathlib.Path(os.environ["THERMOCLINE_BUILD"])
 PRODUCT = re.compile(r"^(vfmadd|vpdp|vdpbf16)")
-STORE_ON_STACK = re.compile(r"^vmov\w+ +%zmm\d+,.*%rsp")
-ATTENTION = re.compile(r"::(HalfPage|WidenedPage|SpreadPage|CodedPage)\b")
+STORE_ON_STACK = re.compile(r"^vmov\w+ +%zmm\d+,.*(%rsp|-0x\w+\(%rbp)")
+ATTENTION = re.compile(r"(::(HalfPage|WidenedPage|SpreadPage|CodedPage)|MultiplySixteens|Attend\w*Page)\b")
 
 
 def instructions(path):

@@ -27,7 +27,8 @@ struct HalfPage {
     const QueryRows& rows = page.rows;
     const int64_t stride = rows.dim / 2;
     const auto* queries = reinterpret_cast<const WordPair*>(rows.q_words) + first * stride;
-    ScorePage<kRows>(queries, stride, k, page.page_tokens, page.head_dim / 2, num_valid, weights);
+    MultiplyColumns<kRows>(queries, stride, k, page.page_tokens, NumPairs(page.head_dim), num_valid,
+                           weights);
     ScaleSums<kRows>(rows.q_steps + first, k_steps, num_valid, weights);
     if (page.keep != kAllKept) {
       for (int r = 0; r < kRows; ++r) {
@@ -77,36 +78,13 @@ struct SpreadPage {
     const int64_t num_pairs = page.rows.dim / 2;
     PairQueries<kRows>(page.rows, first, queries);
     StartScores<kRows>(page, first, weights);
-    ScorePage<kRows>(queries, num_pairs, k, page.page_tokens, page.rows.dim / 2, num_valid, dots);
+    MultiplyColumns<kRows>(queries, num_pairs, k, page.page_tokens, page.rows.dim / 2, num_valid,
+                           dots);
     ScaleScores<kRows>(page, num_valid, dots, weights);
     WeightCodedRows<kRows>(page, first, num_valid, weights, scales);
     AddPairs<kRows>(page.rows, first, v, page.page_tokens, weights, scales);
   }
 };
-
-// sums of panel p of `codes`: start(p, sums [kRows]), then all products with pairs x, then
-// finish(p, sums).
-template <int kBits, int kRows, typename Start, typename Finish>
-inline void MultiplyCodes(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
-                          const uint32_t* x, int64_t stride, Start start, Finish finish) {
-  const I table = MakeWordTable<kBits>(levels);
-  for (int panel = 0; panel < num_panels; ++panel) {
-    F sums[kRows];
-    start(panel, sums);
-    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
-      const uint32_t* factors = x + first / 2;
-      UsePairs<kBits>(
-          codes, table, [&](int pair, I values) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-            for (int r = 0; r < kRows; ++r) {
-              sums[r] = MultiplyAdd(values, LoadFactor(factors + r * stride + pair), sums[r]);
-            }
-          });
-      codes += kGroupBytes<kBits>;
-    }
-    finish(panel, sums);
-  }
-}
 
 // Codes become pairs in registers; each row's sums are formed as SpreadPage forms them.
 struct CodedPage {
@@ -115,8 +93,8 @@ struct CodedPage {
   template <int kBits, int kRows>
   void Score(const uint32_t* queries, float* dots) const {
     MultiplyCodes<kBits, kRows>(
-        page.k_codes, page.k_levels, page.page_tokens / 16, page.rows.dim, queries,
-        page.rows.dim / 2,
+        page.k_codes, MakeKeyTable<kBits>(page.k_levels), page.page_tokens / 16, page.rows.dim,
+        queries, page.rows.dim / 2,
         [](int /*panel*/, F* sums) {
           for (int r = 0; r < kRows; ++r) {
             sums[r] = Simd::Zero();
@@ -133,8 +111,8 @@ struct CodedPage {
     const int64_t dim = page.rows.dim;
     float* o = page.rows.o + first * dim;
     MultiplyCodes<kBits, kRows>(
-        page.v_codes, page.v_levels, page.num_values, page.page_tokens, weights,
-        kMaxPageTokens,
+        page.v_codes, MakeValueTable<kBits>(page.v_levels), page.num_values, page.page_tokens,
+        weights, kMaxPageTokens,
         [&](int panel, F* sums) {
           for (int r = 0; r < kRows; ++r) {
             sums[r] = Simd::Mul(Simd::Load(o + r * dim + 16 * panel), Simd::Set(scales[r]));
@@ -156,58 +134,14 @@ struct CodedPage {
     alignas(64) float scales[16];
     PairQueries<kRows>(page.rows, first, queries);
     StartScores<kRows>(page, first, weights);
-    switch (page.k_bits) {
-      case 2:
-        Score<2, kRows>(queries, dots);
-        break;
-      case 3:
-        Score<3, kRows>(queries, dots);
-        break;
-      case 4:
-        Score<4, kRows>(queries, dots);
-        break;
-      default:
-        Score<8, kRows>(queries, dots);
-        break;
-    }
+    WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) { Score<kBits, kRows>(queries, dots); });
     ScaleScores<kRows>(page, num_valid, dots, weights);
     WeightCodedRows<kRows>(page, first, num_valid, weights, scales);
     NarrowWeights<kRows>(weights, page.page_tokens, pairs);
-    if (page.v_bits == 2) {
-      Add<2, kRows>(first, pairs, scales);
-    } else if (page.v_bits == 3) {
-      Add<3, kRows>(first, pairs, scales);
-    } else {
-      Add<8, kRows>(first, pairs, scales);
-    }
+    WithValueBits(page.v_bits,
+                  [&]<int kBits>(BitsOf<kBits>) { Add<kBits, kRows>(first, pairs, scales); });
   }
 };
-
-void NarrowCodes(const CodedPageAttention& page, uint32_t* k, uint32_t* v) {
-  const int32_t tokens = page.page_tokens;
-  const int32_t dim = page.rows.dim;
-  switch (page.k_bits) {
-    case 2:
-      NarrowPanels<2>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
-      break;
-    case 3:
-      NarrowPanels<3>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
-      break;
-    case 4:
-      NarrowPanels<4>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
-      break;
-    default:
-      NarrowPanels<8>(page.k_codes, page.k_levels, tokens / 16, dim, k, tokens);
-      break;
-  }
-  if (page.v_bits == 2) {
-    NarrowPanels<2>(page.v_codes, page.v_levels, page.num_values, tokens, v, dim);
-  } else if (page.v_bits == 3) {
-    NarrowPanels<3>(page.v_codes, page.v_levels, page.num_values, tokens, v, dim);
-  } else {
-    NarrowPanels<8>(page.v_codes, page.v_levels, page.num_values, tokens, v, dim);
-  }
-}
 
 void AttendCodedPage(const CodedPageAttention& page) {
   for (int32_t at = 0; page.next != nullptr && at < page.next_bytes; at += 64) {

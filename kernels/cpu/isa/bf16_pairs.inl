@@ -1,14 +1,18 @@
-// The elements of multiply_rows.inl as pairs of bfloat16 in 32-bit lanes, two products each; pages
-// and rows spread out as such. For AVX-512 with BF16.
+// The elements of multiply_rows.inl and code_pairs.inl as pairs of bfloat16 in 32-bit lanes, two
+// products each; values and rows as such. For AVX-512 with BF16.
 //
 // Pairs are numbers (0, 2) and (1, 3) of each four: as codes are shifted out of bytes.
 
 namespace {
 
+using Pair = uint32_t;
+
+inline I AsPairs(I x) { return x; }
 inline I LoadSixteen(const uint32_t* p) {
   return Simd::LoadInts(reinterpret_cast<const uint8_t*>(p));
 }
 inline I LoadFactor(const uint32_t* p) { return Simd::SetInt(static_cast<int32_t>(*p)); }
+inline F ZeroSum(I /*x*/) { return Simd::Zero(); }
 inline F MultiplyAdd(I x, I factor, F sum) { return Simd::DotPairs(x, factor, sum); }
 
 // 16 floats as 8 pairs.
@@ -71,63 +75,20 @@ inline I MakeWordTable(const float* levels) {
   }
 }
 
+template <int kBits>
+inline I MakeKeyTable(const float* levels) {
+  return MakeWordTable<kBits>(levels);
+}
+template <int kBits>
+inline I MakeValueTable(const float* levels) {
+  return MakeWordTable<kBits>(levels);
+}
+
 // Bytes 0 and 2 of each lane, signed, as a pair; they need no rounding.
 inline I BytesToPairs(I codes) {
   const I low = Simd::FloatBits(Simd::SignedByte<0>(codes));
   const I high = Simd::FloatBits(Simd::SignedByte<2>(codes));
   return Simd::OrInt(Simd::ShiftRight<16>(low), high);
-}
-
-// use(pair, values) for the two pairs of codes from bit kShift on of the four bytes of each lane.
-template <int kShift, typename Use>
-[[gnu::always_inline]] inline void UseTwoPairs(I codes, I table, int pair, Use use) {
-  use(pair, Simd::LookUpWords(table, Simd::ShiftRight<kShift>(codes)));
-  use(pair + 1, Simd::LookUpWords(table, Simd::ShiftRight<kShift + 8>(codes)));
-}
-
-// One group of codes: use(pair, values) for its pairs in order. Inlined by
-// force: out of line, the sums of a product live in memory.
-template <int kBits, typename Use>
-[[gnu::always_inline]] inline void UsePairs(const uint8_t* group, I table, Use use) {
-  if constexpr (kBits == 8) {
-    for (int row = 0; row < 8; ++row) {
-      const I codes = Simd::LoadInts(group + 64 * row);
-      use(2 * row, BytesToPairs(codes));
-      use(2 * row + 1, BytesToPairs(Simd::ShiftRight<8>(codes)));
-    }
-  } else if constexpr (kBits == 2) {
-    const I codes = Simd::LoadInts(group);
-    UseTwoPairs<0>(codes, table, 0, use);
-    UseTwoPairs<2>(codes, table, 2, use);
-    UseTwoPairs<4>(codes, table, 4, use);
-    UseTwoPairs<6>(codes, table, 6, use);
-  } else {
-    constexpr int kWholeRows = kBits == 3 ? 3 : 4;
-    for (int row = 0; row < 4; ++row) {
-      const I codes = row < kWholeRows ? Simd::LoadInts(group + 64 * row) : SpareRow(group);
-      use(4 * row, Simd::LookUpWords(table, codes));
-      use(4 * row + 1, Simd::LookUpWords(table, Simd::ShiftRight<8>(codes)));
-      use(4 * row + 2, Simd::LookUpWords(table, Simd::ShiftRight<kBits>(codes)));
-      use(4 * row + 3, Simd::LookUpWords(table, Simd::ShiftRight<kBits + 8>(codes)));
-    }
-  }
-}
-
-// Panels of codes to pairs, without their scales: lanes of panel p are out[..][16 p ..].
-template <int kBits>
-void NarrowPanels(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
-                  uint32_t* out, int64_t stride) {
-  const I table = MakeWordTable<kBits>(levels);
-  for (int panel = 0; panel < num_panels; ++panel) {
-    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
-      uint32_t* to = out + first / 2 * stride + 16 * panel;
-      UsePairs<kBits>(
-          codes, table, [&](int pair, I values) __attribute__((always_inline)) {
-            Simd::StoreInts(to + pair * stride, values);
-          });
-      codes += kGroupBytes<kBits>;
-    }
-  }
 }
 
 }  // namespace

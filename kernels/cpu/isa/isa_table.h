@@ -81,8 +81,8 @@ struct QueryRows {
 };
 
 // Where a page's K and V are spread out for the rows: `k` [dim][page_tokens] and `v`
-// [page_tokens][dim], whole cache lines; or as pairs of bfloat16, `k` [dim / 2][page_tokens] of
-// dimensions and `v` [page_tokens / 2][dim] of positions.
+// [page_tokens][dim], whole cache lines; or as pairs of 16-bit numbers, `k` [dim / 2][page_tokens]
+// of dimensions and `v` [page_tokens / 2][dim] of positions.
 struct PageBuffers {
   float* k;
   float* v;

@@ -1,13 +1,16 @@
 // Rows of factors times rows of vectors, for any Simd of 16 lanes and for elements of which there
-// are LoadSixteen, LoadFactor and MultiplyAdd: floats, halves and, where the CPU has them, pairs.
+// are LoadSixteen, LoadFactor, MultiplyAdd and ZeroSum: floats, halves and, where the CPU has them,
+// pairs.
 
 namespace {
 
+inline void StoreSum(float* p, F sum) { Simd::Store(p, sum); }
+
 // sums[r][i] += a[r][n] * b[n][i] for n = 0, 1, ..; i counts vectors of 16.
-template <int kRows, int kVectors, typename A, typename T>
+template <int kRows, int kVectors, typename A, typename T, typename Sum>
 [[gnu::always_inline]] inline void MultiplyRows(const A* a, int64_t a_stride, const T* b,
                                                 int64_t b_stride, int count,
-                                                F (&sums)[kRows][kVectors]) {
+                                                Sum (&sums)[kRows][kVectors]) {
   for (int n = 0; n < count; ++n, ++a, b += b_stride) {
     decltype(LoadSixteen(b)) vectors[kVectors];
 #pragma GCC unroll 4
@@ -25,43 +28,43 @@ template <int kRows, int kVectors, typename A, typename T>
   }
 }
 
-// scores [kRows][kMaxPageTokens] of 16 * kVectors positions: rows of `count` elements of q,
-// q_stride apart, times k [count][page_tokens].
+// products [kRows][kMaxPageTokens] of rows of a, `count` elements long and a_stride apart, with
+// 16 * kVectors columns of b. Not inlined: beside other code, g++ 12 keeps sums on the stack.
 template <int kRows, int kVectors, typename A, typename T>
-inline void ScoreTokens(const A* q, int64_t q_stride, const T* k, int page_tokens, int count,
-                        float* scores) {
-  F sums[kRows][kVectors];
+[[gnu::noinline]] void MultiplySixteens(const A* a, int64_t a_stride, const T* b, int64_t b_stride,
+                                        int count, float* products) {
+  decltype(ZeroSum(LoadSixteen(b))) sums[kRows][kVectors];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
-      sums[r][i] = Simd::Zero();
+      sums[r][i] = ZeroSum(LoadSixteen(b));
     }
   }
-  MultiplyRows<kRows, kVectors>(q, q_stride, k, page_tokens, count, sums);
+  MultiplyRows<kRows, kVectors>(a, a_stride, b, b_stride, count, sums);
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int i = 0; i < kVectors; ++i) {
-      Simd::Store(scores + r * kMaxPageTokens + 16 * i, sums[r][i]);
+      StoreSum(products + r * kMaxPageTokens + 16 * i, sums[r][i]);
     }
   }
 }
 
-// Of the first `num_valid` positions, and some after them.
+// The same with the first `num_columns` of b, at most kMaxPageTokens, and some after them.
 template <int kRows, typename A, typename T>
-inline void ScorePage(const A* q, int64_t q_stride, const T* k, int page_tokens, int count,
-                      int num_valid, float* scores) {
+inline void MultiplyColumns(const A* a, int64_t a_stride, const T* b, int64_t b_stride, int count,
+                            int num_columns, float* products) {
   constexpr int kWide = Simd::NumVectors(kRows);
   constexpr int kNarrow = kWide < 2 ? kWide : 2;
-  int token = 0;
+  int column = 0;
   if constexpr (kWide > kNarrow) {
-    for (; num_valid - token > 16 * kNarrow; token += 16 * kWide) {
-      ScoreTokens<kRows, kWide>(q, q_stride, k + token, page_tokens, count, scores + token);
+    for (; num_columns - column > 16 * kNarrow; column += 16 * kWide) {
+      MultiplySixteens<kRows, kWide>(a, a_stride, b + column, b_stride, count, products + column);
     }
   }
-  for (; token < num_valid; token += 16 * kNarrow) {
-    ScoreTokens<kRows, kNarrow>(q, q_stride, k + token, page_tokens, count, scores + token);
+  for (; column < num_columns; column += 16 * kNarrow) {
+    MultiplySixteens<kRows, kNarrow>(a, a_stride, b + column, b_stride, count, products + column);
   }
 }
 

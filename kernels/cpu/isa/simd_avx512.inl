@@ -84,29 +84,32 @@ struct Simd {
   static F DotPairs(I x, I y, F sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y));
   }
-  // `words`: 16-bit lanes, of which the low 5 bits choose one of 32 entries.
-  static I LookUpWords(I table, I words) { return _mm512_permutexvar_epi16(words, table); }
   // Words 0, 16, 1, 17, ..
   static I InterleaveWords(I x) {
     const __m512i even = Lanes();
     const __m512i odd = _mm512_slli_epi32(_mm512_add_epi32(even, _mm512_set1_epi32(16)), 16);
     return _mm512_permutexvar_epi16(_mm512_or_si512(even, odd), x);
   }
+#endif
+
+  // `words`: 16-bit lanes, of which the low 5 bits choose one of 32 entries.
+  static I LookUpWords(I table, I words) { return _mm512_permutexvar_epi16(words, table); }
   // Numbers 0, 2, 1, 3 of each four.
   static F SwapMiddles(F x) { return _mm512_permute_ps(x, 0xd8); }
   static I Lanes() {
     return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   }
   static I FloatBits(F x) { return _mm512_castps_si512(x); }
-  // sum + x0 y0 + x1 y1, pairs of int16; `sum` holds integers.
-  static F DotWords(I x, I y, F sum) {
-    return _mm512_castsi512_ps(_mm512_dpwssd_epi32(_mm512_castps_si512(sum), x, y));
-  }
+  // sum + x0 y0 + x1 y1, pairs of int16.
+  static I DotWords(I x, I y, I sum) { return _mm512_dpwssd_epi32(sum, x, y); }
   // The low words of both.
   static I PairWords(I low, I high) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
   }
   static void StoreLowWords(uint16_t* p, I x) { StoreHalves(p, _mm512_cvtepi32_epi16(x)); }
+  static H LoadHalves(const uint16_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
   // Halves: the larger of two magnitudes.
   static H LargerMagnitudes(H a, H b) {
     const H magnitude = _mm256_set1_epi16(0x7fff);
@@ -115,14 +118,60 @@ struct Simd {
   static H ZeroHalves() { return _mm256_setzero_si256(); }
   static void StoreInts(uint32_t* p, I x) { _mm512_storeu_si512(p, x); }
   // The first `count` of 16 halves, and zeros.
-  static F LoadFirstHalves(const uint16_t* p, int count) {
-    if (count >= 16) {
-      return LoadHalf(p);
-    }
-    const auto mask = static_cast<__mmask16>((1U << (count < 0 ? 0 : count)) - 1);
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+  static H LoadFirstOfHalves(const uint16_t* p, int count) {
+    const int first = count < 0 ? 0 : count;
+    return _mm256_maskz_loadu_epi16(
+        static_cast<__mmask16>(first >= 16 ? 0xffffU : (1U << first) - 1), p);
   }
-#endif
+  static F LoadFirstHalves(const uint16_t* p, int count) {
+    return count >= 16 ? LoadHalf(p) : ToFloat(LoadFirstOfHalves(p, count));
+  }
+  // The first `count` of 16 floats, and zeros.
+  static F LoadFirst(const float* p, int count) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1U << count) - 1), p);
+  }
+  static void StoreFirst(float* p, F x, int count) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1U << count) - 1), x);
+  }
+  // x in the lanes of `mask`, `other` in the rest.
+  static F Masked(F x, uint32_t mask, F other) {
+    return _mm512_mask_blend_ps(static_cast<__mmask16>(mask), other, x);
+  }
+  // The numbers x - floor(x), and 0 for an infinity; p * 2^floor(x), and 0 for -infinity.
+  static F Fraction(F x) {
+    return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+  }
+  static F ScaleByFloor(F p, F x) { return _mm512_scalef_ps(p, x); }
+  // Lane i is combine over rows[i]'s lanes, for 8 rows; what is in the other lanes means nothing.
+  template <typename Combine>
+  static F CombineRows(const F* rows, Combine combine) {
+    F a[4];
+    for (int i = 0; i < 4; ++i) {  // rows i, i + 4 in 256-bit halves
+      a[i] = combine(_mm512_shuffle_f32x4(rows[i], rows[i + 4], 0x44),
+                     _mm512_shuffle_f32x4(rows[i], rows[i + 4], 0xee));
+    }
+    F b[2];
+    for (int i = 0; i < 2; ++i) {  // rows i, i + 4, i + 2, i + 6 in 128-bit lanes
+      b[i] = combine(_mm512_shuffle_f32x4(a[i], a[i + 2], 0x88),
+                     _mm512_shuffle_f32x4(a[i], a[i + 2], 0xdd));
+    }
+    const F c = combine(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
+    const F d = combine(c, _mm512_permute_ps(c, 0x4e));
+    return _mm512_permutexvar_ps(
+        _mm512_setr_epi32(0, 1, 8, 9, 4, 5, 12, 13, 0, 0, 0, 0, 0, 0, 0, 0), d);
+  }
+  // 32-bit lanes (x0, x2), (x1, x3), .. of low words, of x and then of y.
+  static I PairLowWords(I x, I y) {
+    const F a = _mm512_castsi512_ps(x);
+    const F b = _mm512_castsi512_ps(y);
+    const __m512i pairs = PairWords(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x44)),
+                                    _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xee)));
+    return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), pairs);
+  }
+  // The low words of x, and again.
+  static I TwiceLowWords(I x) { return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(x)); }
+  // The low bytes of words, signed.
+  static I LowBytesOfWords(I x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
 
   static I SetInt(int32_t x) { return _mm512_set1_epi32(x); }
   static F ToFloat(I x) { return _mm512_cvtepi32_ps(x); }

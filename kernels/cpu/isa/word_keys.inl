@@ -1,5 +1,6 @@
-// Scores of keys in halves as exact sums of 16-bit integers, pairs of neighbours in 32-bit lanes: a
-// key has its own scale, a query another. For AVX-512 with VNNI.
+// Scores of keys in halves as exact sums of 16-bit integers, pairs in 32-bit lanes: a key has its
+// own scale, a query another. Pairs are numbers (0, 2) and (1, 3) of each four, as in
+// code_pairs.inl. For AVX-512 with VNNI.
 
 namespace {
 
@@ -22,10 +23,11 @@ inline Words LoadSixteen(const WordPair* p) {
   return {Simd::LoadInts(reinterpret_cast<const uint8_t*>(p))};
 }
 inline Words LoadFactor(const WordPair* p) { return {Simd::SetInt(static_cast<int32_t>(p->bits))}; }
-// `sum` holds integers.
-inline F MultiplyAdd(Words x, Words factor, F sum) {
+inline I ZeroSum(Words /*x*/) { return Simd::SetInt(0); }
+inline I MultiplyAdd(Words x, Words factor, I sum) {
   return Simd::DotWords(x.bits, factor.bits, sum);
 }
+inline void StoreSum(float* p, I sum) { Simd::StoreInts(reinterpret_cast<uint32_t*>(p), sum); }
 
 // The nearest integers of x * scale, all within 16 bits, in the low halves of lanes: the float's
 // last bits, once 1.5 * 2^23 is added.
@@ -51,7 +53,7 @@ void NarrowQueries(const QueryRows& rows) {
     rows.q_steps[r] = step;
     const F scale = Simd::Set(step > 0 ? 1 / step : 0.0F);
     for (int32_t i = 0; i < rows.dim; i += 16) {
-      Simd::StoreLowWords(words + i, RoundToWords(Simd::Load(q + i), scale));
+      Simd::StoreLowWords(words + i, RoundToWords(Simd::SwapMiddles(Simd::Load(q + i)), scale));
     }
   }
 }
@@ -72,25 +74,35 @@ inline void FetchNext(const PageAttention& page, int64_t elements) {
 inline F TransposeKeys(const PageAttention& page, int token, uint16_t* halves) {
   const int head_dim = page.head_dim;
   const uint16_t* keys = page.k + token * head_dim;
-  Simd::H largest[2] = {Simd::ZeroHalves(), Simd::ZeroHalves()};
-  for (int i = 0; i < head_dim; i += 16) {
+  __m512i wide = _mm512_setzero_si512();
+  int i = 0;
+  for (; i + 32 <= head_dim; i += 32) {
+    FetchNext(page, token * head_dim + 16 * i);
+    FetchNext(page, token * head_dim + 16 * i + 256);
+    wide = TransposeWide(keys + i, head_dim, halves + i * 16, wide);
+  }
+  Simd::H largest =
+      _mm256_max_epu16(_mm512_castsi512_si256(wide), _mm512_extracti64x4_epi64(wide, 1));
+  for (; i < head_dim; i += 16) {
     FetchNext(page, token * head_dim + 16 * i);
     Simd::H columns[16];
     Simd::TransposeHalves(keys + i, head_dim, columns);
-    const int count = head_dim - i < 16 ? head_dim - i : 16;
 #pragma GCC unroll 16
     for (int j = 0; j < 16; ++j) {
       Simd::StoreHalves(halves + (i + j) * 16, columns[j]);
-      if (j < count) {
-        largest[j % 2] = Simd::LargerMagnitudes(largest[j % 2], columns[j]);
+      if (i + j < head_dim) {
+        largest = Simd::LargerMagnitudes(largest, columns[j]);
       }
     }
   }
-  return Simd::ToFloat(Simd::LargerMagnitudes(largest[0], largest[1]));
+  return Simd::ToFloat(largest);
 }
 
-// Keys in halves to words, k [head_dim / 2][page_tokens], and their steps [page_tokens]. What lies
-// behind the positions that are written is not defined.
+// Pairs of a key; those beyond head_dim meet zeros of the query.
+inline int NumPairs(int head_dim) { return (head_dim + 3) / 4 * 2; }
+
+// Keys in halves to words, k [NumPairs(head_dim)][page_tokens], and their steps [page_tokens]. What
+// lies behind the positions that are written is not defined.
 inline void NarrowKeys(const PageAttention& page, WordPair* k, float* steps) {
   alignas(64) uint16_t halves[kMaxDim * 16];
   for (int token = 0; token < page.num_written; token += 16) {
@@ -99,11 +111,15 @@ inline void NarrowKeys(const PageAttention& page, WordPair* k, float* steps) {
     const F scale = Simd::Div(Simd::Set(kKeySteps), largest);
     const uint16_t* half = halves;
     WordPair* pairs = k + token;
+#pragma GCC unroll 2
+    for (int i = 0; i < page.head_dim; i += 4, half += 64, pairs += 2 * page.page_tokens) {
+      I words[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < page.head_dim; i += 2, half += 32, pairs += page.page_tokens) {
-      const I low = RoundToWords(Simd::LoadHalf(half), scale);
-      const I high = RoundToWords(Simd::LoadHalf(half + 16), scale);
-      Simd::StoreInts(&pairs->bits, Simd::PairWords(low, high));
+      for (int j = 0; j < 4; ++j) {
+        words[j] = RoundToWords(Simd::LoadHalf(half + 16 * j), scale);
+      }
+      Simd::StoreInts(&pairs->bits, Simd::PairWords(words[0], words[2]));
+      Simd::StoreInts(&pairs[page.page_tokens].bits, Simd::PairWords(words[1], words[3]));
     }
   }
 }

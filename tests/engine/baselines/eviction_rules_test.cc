@@ -70,23 +70,25 @@ TEST(EvictionRules, H2oFillsTheBudgetWhereRecentTokensHaveGone) {
 }
 
 TEST(EvictionRules, SnapKvKeepsTheWindowAndTheNeighboursOfWhatItAttendsTo) {
-  const std::vector<int32_t> positions = Positions(0, 164);  // 100 and the window
-  std::vector<float> mass(164, 0.01F);
+  const std::vector<int32_t> positions = Positions(0, 100 + kSnapKvWindow);
+  std::vector<float> mass(positions.size(), 0.01F);
   mass[40] = 5;
+  mass[41] = 4;  // with 40 in reach of more tokens than one, but no more of each
   mass[80] = 2;
   std::fill(mass.begin() + 100, mass.end(), 9.0F);  // the window's own does not count
-  std::vector<int32_t> want = Positions(37, 44);
+  std::vector<int32_t> want = Positions(37, 45);
   const std::vector<int32_t> second = Positions(77, 84);
-  const std::vector<int32_t> window = Positions(100, 164);
+  const std::vector<int32_t> window = Positions(100, 100 + kSnapKvWindow);
   want.insert(want.end(), second.begin(), second.end());
   want.insert(want.end(), window.begin(), window.end());
-  EXPECT_EQ(Kept(KvPolicy::kSnapKv, {positions, mass, 164, 7 + 7 + 64}), want);
+  EXPECT_EQ(Kept(KvPolicy::kSnapKv, {positions, mass, 100 + kSnapKvWindow, 8 + 7 + kSnapKvWindow}),
+            want);
 }
 
 TEST(EvictionRules, SnapKvKeepsTheEndOfAWindowThatIsOverTheBudget) {
   const std::vector<int32_t> positions = Positions(0, 100);
   const std::vector<float> mass(100, 1.0F);
-  EXPECT_EQ(Kept(KvPolicy::kSnapKv, {positions, mass, 100, 25}), Positions(75, 100));
+  EXPECT_EQ(Kept(KvPolicy::kSnapKv, {positions, mass, 100, 9}), Positions(91, 100));
 }
 
 }  // namespace

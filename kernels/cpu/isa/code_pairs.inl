@@ -1,0 +1,131 @@
+// Codes of a page as pairs of 16-bit numbers in 32-bit lanes, bfloat16 or integers, which the files
+// before this one define: Pair, AsPairs, MakeKeyTable, MakeValueTable, BytesToPairs. For AVX-512.
+//
+// Pairs are numbers (0, 2) and (1, 3) of each four: as codes are shifted out of bytes.
+
+namespace {
+
+// use(pair, values) for the two pairs of codes from bit kShift on of the four bytes of each lane.
+template <int kShift, typename Use>
+[[gnu::always_inline]] inline void UseTwoPairs(I codes, I table, int pair, Use use) {
+  use(pair, Simd::LookUpWords(table, Simd::ShiftRight<kShift>(codes)));
+  use(pair + 1, Simd::LookUpWords(table, Simd::ShiftRight<kShift + 8>(codes)));
+}
+
+// One group of codes: use(pair, values) for its pairs in order. Inlined by
+// force: out of line, the sums of a product live in memory.
+template <int kBits, typename Use>
+[[gnu::always_inline]] inline void UsePairs(const uint8_t* group, I table, Use use) {
+  if constexpr (kBits == 8) {
+    for (int row = 0; row < 8; ++row) {
+      const I codes = Simd::LoadInts(group + 64 * row);
+      use(2 * row, BytesToPairs(codes));
+      use(2 * row + 1, BytesToPairs(Simd::ShiftRight<8>(codes)));
+    }
+  } else if constexpr (kBits == 2) {
+    const I codes = Simd::LoadInts(group);
+    UseTwoPairs<0>(codes, table, 0, use);
+    UseTwoPairs<2>(codes, table, 2, use);
+    UseTwoPairs<4>(codes, table, 4, use);
+    UseTwoPairs<6>(codes, table, 6, use);
+  } else {
+    constexpr int kWholeRows = kBits == 3 ? 3 : 4;
+    for (int row = 0; row < 4; ++row) {
+      const I codes = row < kWholeRows ? Simd::LoadInts(group + 64 * row) : SpareRow(group);
+      use(4 * row, Simd::LookUpWords(table, codes));
+      use(4 * row + 1, Simd::LookUpWords(table, Simd::ShiftRight<8>(codes)));
+      use(4 * row + 2, Simd::LookUpWords(table, Simd::ShiftRight<kBits>(codes)));
+      use(4 * row + 3, Simd::LookUpWords(table, Simd::ShiftRight<kBits + 8>(codes)));
+    }
+  }
+}
+
+// Panels of codes to pairs, without their scales: lanes of panel p are out[..][16 p ..].
+template <int kBits>
+void NarrowPanels(const uint8_t* codes, I table, int num_panels, int num_inner, Pair* out,
+                  int64_t stride) {
+  for (int panel = 0; panel < num_panels; ++panel) {
+    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
+      Pair* to = out + first / 2 * stride + 16 * panel;
+      UsePairs<kBits>(
+          codes, table, [&](int pair, I values) __attribute__((always_inline)) {
+            Simd::StoreInts(reinterpret_cast<uint32_t*>(to + pair * stride), values);
+          });
+      codes += kGroupBytes<kBits>;
+    }
+  }
+}
+
+// sums of panel p of `codes`: start(p, sums [kRows]), then all products with pairs x, then
+// finish(p, sums).
+template <int kBits, int kRows, typename Start, typename Finish>
+inline void MultiplyCodes(const uint8_t* codes, I table, int num_panels, int num_inner,
+                          const Pair* x, int64_t stride, Start start, Finish finish) {
+  for (int panel = 0; panel < num_panels; ++panel) {
+    decltype(ZeroSum(AsPairs(table))) sums[kRows];
+    start(panel, sums);
+    for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
+      const Pair* factors = x + first / 2;
+      UsePairs<kBits>(
+          codes, table, [&](int pair, I values) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+            for (int r = 0; r < kRows; ++r) {
+              sums[r] =
+                  MultiplyAdd(AsPairs(values), LoadFactor(factors + r * stride + pair), sums[r]);
+            }
+          });
+      codes += kGroupBytes<kBits>;
+    }
+    finish(panel, sums);
+  }
+}
+
+template <int kBits>
+struct BitsOf {};
+
+// use(BitsOf<bits>()), for K of 2, 3, 4 or 8.
+template <typename Use>
+[[gnu::always_inline]] inline void WithKeyBits(int bits, Use use) {
+  switch (bits) {
+    case 2:
+      use(BitsOf<2>());
+      break;
+    case 3:
+      use(BitsOf<3>());
+      break;
+    case 4:
+      use(BitsOf<4>());
+      break;
+    default:
+      use(BitsOf<8>());
+      break;
+  }
+}
+
+// The same for V of 2, 3 or 8.
+template <typename Use>
+[[gnu::always_inline]] inline void WithValueBits(int bits, Use use) {
+  if (bits == 2) {
+    use(BitsOf<2>());
+  } else if (bits == 3) {
+    use(BitsOf<3>());
+  } else {
+    use(BitsOf<8>());
+  }
+}
+
+// A page's codes, spread out: k [dim / 2][page_tokens], v [page_tokens / 2][dim].
+void NarrowCodes(const CodedPageAttention& page, Pair* k, Pair* v) {
+  const int32_t tokens = page.page_tokens;
+  const int32_t dim = page.rows.dim;
+  WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) {
+    NarrowPanels<kBits>(page.k_codes, MakeKeyTable<kBits>(page.k_levels), tokens / 16, dim, k,
+                        tokens);
+  });
+  WithValueBits(page.v_bits, [&]<int kBits>(BitsOf<kBits>) {
+    NarrowPanels<kBits>(page.v_codes, MakeValueTable<kBits>(page.v_levels), page.num_values, tokens,
+                        v, dim);
+  });
+}
+
+}  // namespace

@@ -1,0 +1,180 @@
+// A page of any codec against some query rows, in exact sums of products of 16-bit integers, two a
+// lane; softmax and the sum over pages are float32. For AVX-512 with VNNI.
+//
+// A key, a value, a query and a row's weights of one page each have a scale of their own, so that
+// what a row gets does not depend on what is computed beside it.
+
+namespace {
+
+// o = o * scale + sums of integers * step
+[[gnu::always_inline]] inline void AddSum(I sum, float step, float scale, float* o) {
+  const F whole = Simd::ToFloat(sum);
+  const F kept = Simd::Mul(Simd::Load(o), Simd::Set(scale));
+  Simd::Store(o, Simd::Fma(whole, Simd::Set(step), kept));
+}
+
+// o = o * scales + steps * weights x v [page_tokens / 2][dim], of num_pairs pairs of tokens.
+template <int kRows>
+inline void AddWords(const WordPair* v, int32_t dim, int num_pairs, const WordPair* weights,
+                     const WordWeights& of_rows, float* o) {
+  alignas(64) float sums[kRows * kMaxPageTokens];
+  for (int32_t first = 0; first < dim; first += kMaxPageTokens) {
+    const int32_t count = dim - first < kMaxPageTokens ? dim - first : kMaxPageTokens;
+    MultiplyColumns<kRows>(weights, kMaxPageTokens, v + first, dim, num_pairs, count, sums);
+    for (int32_t i = 0; i < count; i += 16) {
+#pragma GCC unroll 6
+      for (int r = 0; r < kRows; ++r) {
+        AddSum(Simd::FloatBits(Simd::Load(sums + r * kMaxPageTokens + i)), of_rows.steps[r],
+               of_rows.scales[r], o + int64_t{r} * dim + first + i);
+      }
+    }
+  }
+}
+
+// A page in halves, spread out: k [NumPairs(head_dim)][page_tokens], v [page_tokens / 2][dim].
+struct HalfPage {
+  const PageAttention& page;
+  const WordPair* k;
+  const float* k_steps;
+  const WordPair* v;
+  const float* v_steps;
+
+  template <int kRows>
+  void Run(int32_t first, int num_valid) const {
+    alignas(64) float sums[kRows * kMaxPageTokens];
+    alignas(64) WordPair weights[kRows * kMaxPageTokens];
+    WordWeights of_rows;
+    const QueryRows& rows = page.rows;
+    const int64_t stride = rows.dim / 2;
+    const auto* queries = reinterpret_cast<const WordPair*>(rows.q_words) + first * stride;
+    MultiplyColumns<kRows>(queries, stride, k, page.page_tokens, NumPairs(page.head_dim), num_valid,
+                           sums);
+    const ScoreTerms terms = {rows.q_steps + first, k_steps, nullptr, nullptr};
+    WeighSums<kRows>(rows, first, num_valid, num_valid, page.keep, terms, v_steps, sums, weights,
+                     of_rows);
+    AddWords<kRows>(v, rows.dim, (num_valid + 3) / 4 * 2, weights, of_rows,
+                    rows.o + int64_t{first} * rows.dim);
+  }
+};
+
+void AttendPage(const PageAttention& page) {
+  alignas(64) float k_steps[kMaxPageTokens];
+  alignas(64) float v_steps[kMaxPageTokens];
+  auto* k = reinterpret_cast<WordPair*>(page.buffers.k);
+  auto* v = reinterpret_cast<WordPair*>(page.buffers.v);
+  NarrowKeys(page, k, k_steps);
+  NarrowValues(page, v, v_steps);
+  ForRuns<kMaxRows>(page.rows, page.keep, HalfPage{page, k, k_steps, v, v_steps});
+}
+
+// Scales of codes, in halves, to the steps [page_tokens] of the integers that stand for them.
+inline void ScaleSteps(const uint16_t* scales, float level_step, int page_tokens, float* steps) {
+  for (int t = 0; t < page_tokens; t += 16) {
+    Simd::Store(steps + t, Simd::Mul(Simd::LoadHalf(scales + t), Simd::Set(level_step)));
+  }
+}
+
+// A page in codes, either spread out as HalfPage's or as it lies.
+struct CodedPage {
+  const CodedPageAttention& page;
+  const float* k_steps;
+  const float* v_steps;
+  const WordPair* k;  // null: codes become pairs in registers
+  const WordPair* v;
+
+  template <int kRows>
+  void Score(const WordPair* queries, int num_valid, float* sums) const {
+    const int64_t stride = page.rows.dim / 2;
+    if (k != nullptr) {
+      MultiplyColumns<kRows>(queries, stride, k, page.page_tokens, page.rows.dim / 2, num_valid,
+                             sums);
+      return;
+    }
+    if constexpr (kRows <= 4) {
+      WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) {
+        MultiplyCodes<kBits, kRows>(
+            page.k_codes, MakeKeyTable<kBits>(page.k_levels), page.page_tokens / 16, page.rows.dim,
+            queries, stride, &SetZero<kRows>, [&](int panel, I* of_panel) {
+              for (int r = 0; r < kRows; ++r) {
+                StoreSum(sums + r * kMaxPageTokens + 16 * panel, of_panel[r]);
+              }
+            });
+      });
+    }
+  }
+
+  template <int kRows>
+  void Add(const WordPair* weights, const WordWeights& of_rows, float* o) const {
+    const int64_t dim = page.rows.dim;
+    if (v != nullptr) {
+      AddWords<kRows>(v, dim, page.page_tokens / 2, weights, of_rows, o);
+      return;
+    }
+    if constexpr (kRows <= 4) {
+      WithValueBits(page.v_bits, [&]<int kBits>(BitsOf<kBits>) {
+        MultiplyCodes<kBits, kRows>(
+            page.v_codes, MakeValueTable<kBits>(page.v_levels), page.num_values, page.page_tokens,
+            weights, kMaxPageTokens, &SetZero<kRows>, [&](int panel, I* of_panel) {
+              for (int r = 0; r < kRows; ++r) {
+                AddSum(of_panel[r], of_rows.steps[r], of_rows.scales[r], o + r * dim + 16 * panel);
+              }
+            });
+      });
+    }
+  }
+
+  template <int kRows>
+  static void SetZero(int /*panel*/, I* sums) {
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = Simd::SetInt(0);
+    }
+  }
+
+  template <int kRows>
+  void Run(int32_t first, int num_valid) const {
+    alignas(64) float sums[kRows * kMaxPageTokens];
+    alignas(64) WordPair weights[kRows * kMaxPageTokens];
+    WordWeights of_rows;
+    const QueryRows& rows = page.rows;
+    Score<kRows>(reinterpret_cast<const WordPair*>(rows.q_words) + first * int64_t{rows.dim / 2},
+                 num_valid, sums);
+    ScoreTerms terms = {rows.q_steps + first, k_steps, page.bias + first, nullptr};
+    if (page.key_bias.products == nullptr && page.log_weights == nullptr) {
+      WeighSums<kRows>(rows, first, num_valid, page.page_tokens, kAllKept, terms, v_steps, sums,
+                       weights, of_rows);
+    } else {
+      alignas(64) float starts[kRows * kMaxPageTokens];
+      StartScores<kRows>(page, first, starts);
+      terms.starts = starts;
+      WeighSums<kRows>(rows, first, num_valid, page.page_tokens, kAllKept, terms, v_steps, sums,
+                       weights, of_rows);
+    }
+    Add<kRows>(weights, of_rows, rows.o + int64_t{first} * rows.dim);
+  }
+};
+
+void AttendCodedPage(const CodedPageAttention& page) {
+  for (int32_t at = 0; page.next != nullptr && at < page.next_bytes; at += 64) {
+    __builtin_prefetch(page.next + at, 0, 2);
+  }
+  alignas(64) float k_steps[kMaxPageTokens];
+  alignas(64) float v_steps[kMaxPageTokens];
+  WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) {
+    ScaleSteps(page.k_scales, LevelStep<kBits>(page.k_levels, kKeySteps), page.page_tokens,
+               k_steps);
+  });
+  WithValueBits(page.v_bits, [&]<int kBits>(BitsOf<kBits>) {
+    ScaleSteps(page.v_scales, LevelStep<kBits>(page.v_levels, kValueSteps), page.page_tokens,
+               v_steps);
+  });
+  if (page.rows.num_rows < kManyRows) {
+    ForRuns<4>(page.rows, kAllKept, CodedPage{page, k_steps, v_steps, nullptr, nullptr});
+    return;
+  }
+  auto* k = reinterpret_cast<WordPair*>(page.buffers.k);
+  auto* v = reinterpret_cast<WordPair*>(page.buffers.v);
+  NarrowCodes(page, k, v);
+  ForRuns<kMaxRows>(page.rows, kAllKept, CodedPage{page, k_steps, v_steps, k, v});
+}
+
+}  // namespace

@@ -1,0 +1,112 @@
+// Values, codes and weights as 16-bit integers, pairs in 32-bit lanes: the elements of
+// code_pairs.inl and multiply_rows.inl beside word_keys.inl. For AVX-512 with VNNI.
+
+namespace {
+
+// The same for values and a row's weights of a page: values are within +-kValueSteps, weights add
+// up to kWeightSteps.
+constexpr float kValueSteps = 16383;
+constexpr float kWeightSteps = 130000;
+static_assert(kValueSteps * (double{kWeightSteps} + 0.5 * kMaxPageTokens) < double{0x7fffffff});
+
+using Pair = WordPair;
+
+inline Words AsPairs(I x) { return {x}; }
+
+// The levels of codes of kBits.
+template <int kBits>
+inline F SixteenLevels(const float* levels) {
+  constexpr int kEntries = kBits == 4 ? 16 : 8;
+  return Simd::LookUp<kEntries>(MakeLevels<kBits>(levels), Simd::Lanes());
+}
+
+// What a step of the integers that stand for codes of kBits is worth; they are within +-`steps`.
+template <int kBits>
+inline float LevelStep(const float* levels, float steps) {
+  return kBits == 8 ? 1.0F : Simd::Largest(Simd::Abs(SixteenLevels<kBits>(levels))) / steps;
+}
+
+// The same integers as a table of LookUpWords.
+template <int kBits>
+inline I MakeWordTable(const float* levels, float steps) {
+  if constexpr (kBits == 8) {
+    return Simd::SetInt(0);
+  } else {
+    const F scale = Simd::Set(1 / LevelStep<kBits>(levels, steps));
+    return Simd::TwiceLowWords(RoundToWords(SixteenLevels<kBits>(levels), scale));
+  }
+}
+template <int kBits>
+inline I MakeKeyTable(const float* levels) {
+  return MakeWordTable<kBits>(levels, kKeySteps);
+}
+template <int kBits>
+inline I MakeValueTable(const float* levels) {
+  return MakeWordTable<kBits>(levels, kValueSteps);
+}
+
+// Bytes 0 and 2 of each lane, signed.
+inline I BytesToPairs(I codes) { return Simd::LowBytesOfWords(codes); }
+
+// Values in halves to words, v [page_tokens / 2][dim], zero where nothing is written, and their
+// steps [page_tokens]. kWhole: a multiple of 16 dimensions, none of them padding.
+struct ValueRows {
+  const PageAttention& page;
+
+  // Dimensions i to i + 15 of a token's value; zeros beyond head_dim and num_written.
+  template <bool kWhole>
+  Simd::H Load(int token, int i) const {
+    const uint16_t* values = page.v + int64_t{token} * page.head_dim + i;
+    if constexpr (kWhole) {
+      return Simd::LoadHalves(values);
+    } else {
+      return Simd::LoadFirstOfHalves(values, token < page.num_written ? page.head_dim - i : 0);
+    }
+  }
+
+  // 16 values from `token` on.
+  template <bool kWhole>
+  void Narrow(int token, WordPair* v, float* steps) const {
+    const int32_t dim = page.rows.dim;
+    alignas(64) float scales[16];
+    const F largest =
+        Simd::ToFloat(LargestOfRows(page.v + int64_t{token} * page.head_dim, page.head_dim,
+                                    page.head_dim, page.num_written - token));
+    Simd::Store(steps + token, Simd::Mul(largest, Simd::Set(1 / kValueSteps)));
+    Simd::Store(scales, Simd::Div(Simd::Set(kValueSteps), Simd::Max(largest, Simd::Set(1e-30F))));
+    for (int four = 0; four < 16; four += 4) {
+      F of_tokens[4];
+#pragma GCC unroll 4
+      for (int t = 0; t < 4; ++t) {
+        of_tokens[t] = Simd::Set(scales[four + t]);
+      }
+      WordPair* pairs = v + (token + four) / 2 * dim;
+      for (int i = 0; i < dim; i += 16, pairs += 16) {
+        I words[4];
+#pragma GCC unroll 4
+        for (int t = 0; t < 4; ++t) {
+          const F values = Simd::ToFloat(Load<kWhole>(token + four + t, i));
+          words[t] = RoundToWords(values, of_tokens[t]);
+        }
+        Simd::StoreInts(&pairs->bits, Simd::PairWords(words[0], words[2]));
+        Simd::StoreInts(&pairs[dim].bits, Simd::PairWords(words[1], words[3]));
+      }
+    }
+  }
+};
+
+inline void NarrowValues(const PageAttention& page, WordPair* v, float* steps) {
+  const ValueRows rows{page};
+  for (int token = 0; token < page.num_written; token += 16) {
+    for (int i = 0; i < 16 * page.head_dim; i += 256) {
+      FetchNext(page, (page.page_tokens + token) * page.head_dim + i);
+    }
+    if (page.head_dim == page.rows.dim && token + 16 <= page.num_written) {
+      rows.Narrow<true>(token, v, steps);
+    } else {
+      rows.Narrow<false>(token, v, steps);
+    }
+  }
+}
+
+}  // namespace
