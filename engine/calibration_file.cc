@@ -113,12 +113,10 @@ bool IsSound(const Calibration& calibration, const KvLayout& layout) {
 
 }  // namespace
 
-CalibrationKey CalibrationKeyOf(std::span<const std::byte> model_file,
-                                std::span<const TokenId> tokens, const KvLayout& layout) {
-  const XXH128_hash_t file = XXH3_128bits(model_file.data(), model_file.size());
+CalibrationKey CalibrationKeyOf(const ContentHash& model_digest, std::span<const TokenId> tokens,
+                                const KvLayout& layout) {
   Writer writer;
-  writer.Add(file.low64);
-  writer.Add(file.high64);
+  writer.Add(model_digest);
   writer.Add(layout);
   for (const TokenId token : tokens) {
     writer.Add(token);

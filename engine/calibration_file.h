@@ -8,17 +8,19 @@
 #include "engine/calibration.h"
 #include "kernels/base/status.h"
 #include "kernels/page_format.h"
+#include "scheduler/page_pool.h"
 
 namespace thermocline {
 
-// Says what a calibration is of: the model file's bytes, the calibration text and how it is used.
+// Says what a calibration is of: the model file's bytes, by their digest, the calibration text and
+// how it is used.
 struct CalibrationKey {
   uint64_t low = 0;
   uint64_t high = 0;
   bool operator==(const CalibrationKey&) const = default;
 };
-CalibrationKey CalibrationKeyOf(std::span<const std::byte> model_file,
-                                std::span<const TokenId> tokens, const KvLayout& layout);
+CalibrationKey CalibrationKeyOf(const ContentHash& model_digest, std::span<const TokenId> tokens,
+                                const KvLayout& layout);
 
 // `directory`/calibration-<key>.bin. One file holds one calibration, little endian: a magic with
 // the version, the key, the layout's numbers, the fields of Calibration, and XXH3 of all that.

@@ -21,6 +21,7 @@
 #include "engine/page_io.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/cpu/cpu_device.h"
+#include "scheduler/prefix_cache.h"
 
 namespace thermocline {
 namespace {
@@ -79,20 +80,22 @@ uint64_t RandomBits() {
   return uint64_t{device()} << 32 | device();
 }
 
+bool Cools(KvPolicy policy) { return policy != KvPolicy::kHot && !Evicts(policy); }
+
 // From the directory where calibrations are kept, or measured now and put there. Nothing to measure
 // where no page cools.
-Status LoadCalibration(const EngineConfig& config, std::span<const std::byte> model_file,
+Status LoadCalibration(const EngineConfig& config, const ContentHash& model_digest,
                        int max_model_len, const KvLayout& layout, Transformer& model,
                        EngineParts& parts) {
   KvFormats formats = DefaultKvFormats(layout);
   formats.key_bias = ReadKeyBias(model.config(), *parts.checkpoint, layout);
   parts.calibration.formats = formats;
-  if (config.kv_policy == KvPolicy::kHot || Evicts(config.kv_policy)) {
+  if (!Cools(config.kv_policy)) {
     return {};
   }
   const std::vector<TokenId> tokens =
       CalibrationTokens(*parts.tokenizer, layout.page_tokens, max_model_len);
-  const CalibrationKey key = CalibrationKeyOf(model_file, tokens, layout);
+  const CalibrationKey key = CalibrationKeyOf(model_digest, tokens, layout);
   const std::string path = CalibrationPath(config.calibration_dir, key);
   const bool is_kept = !config.calibration_dir.empty();
   if (is_kept && !config.calibrate_afresh) {
@@ -141,7 +144,7 @@ std::unique_ptr<Evictor> MakeEvictor(const EngineConfig& config, const ModelConf
 }
 
 // Pages outside the arena: where they are kept and who copies them.
-Status LoadStore(const EngineConfig& config, std::span<const std::byte> model_file,
+Status LoadStore(const EngineConfig& config, const ContentHash& model_digest,
                  const KvFormats& formats, int max_model_len, ModelRunner& runner,
                  EngineParts& parts) {
   if (!HasKvStore(config)) {
@@ -149,7 +152,7 @@ Status LoadStore(const EngineConfig& config, std::span<const std::byte> model_fi
   }
   const KvLayout& layout = parts.pool->layout();
   const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
-  Result<KvStore> store = OpenKvStore(config, KvIdentity(model_file, layout, formats), layout,
+  Result<KvStore> store = OpenKvStore(config, KvIdentity(model_digest, layout, formats), layout,
                                       page_bytes, max_model_len, parts.scheduler.prefix_hash_key);
   if (!store.ok()) {
     return store.status();
@@ -184,7 +187,12 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   const uint64_t weight_bytes = transformer->weight_bytes();
 
   const KvLayout layout = MakeKvLayout(model, config.block_size);
-  RETURN_IF_ERROR(LoadCalibration(config, model_file, *max_model_len, layout, *transformer, parts));
+  // Of the whole file, which takes a while: once, and only where something is kept by it.
+  const ContentHash model_digest = Cools(config.kv_policy) || HasKvStore(config)
+                                       ? PrefixCache::DefaultHash(model_file, 0)
+                                       : ContentHash{};
+  RETURN_IF_ERROR(
+      LoadCalibration(config, model_digest, *max_model_len, layout, *transformer, parts));
   const KvFormats formats = parts.calibration.formats;
 
   report("cache", 0);
@@ -216,7 +224,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
       .enable_prefix_caching = config.enable_prefix_caching,
       .prefix_hash_key = RandomBits(),
       .tiers = {.policy = config.kv_policy, .budget = config.kv_budget}};
-  RETURN_IF_ERROR(LoadStore(config, model_file, formats, *max_model_len, *runner, parts));
+  RETURN_IF_ERROR(LoadStore(config, model_digest, formats, *max_model_len, *runner, parts));
   parts.runner = std::move(runner);
   MemoryBudget& budget = parts.budget;
   budget.weight_bytes = weight_bytes;

@@ -1,5 +1,6 @@
 #include "engine/kv_store.h"
 
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -25,11 +26,11 @@ void Append(std::vector<std::byte>& bytes, const T& value) {
 
 }  // namespace
 
-ContentHash KvIdentity(std::span<const std::byte> model_file, const KvLayout& layout,
+ContentHash KvIdentity(const ContentHash& model_digest, const KvLayout& layout,
                        const KvFormats& formats) {
   std::vector<std::byte> parts;
   Append(parts, kFormatsVersion);
-  Append(parts, DigestOf(model_file));
+  Append(parts, model_digest);
   for (const int number :
        {layout.num_layers, layout.num_kv_heads, layout.head_dim, layout.page_tokens}) {
     Append(parts, number);

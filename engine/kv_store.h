@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <span>
 #include <string>
 
 #include "engine/engine_config.h"
@@ -26,9 +25,9 @@ struct KvStore {
   std::unique_ptr<SessionStore> sessions;
 };
 
-// Names what a page's bytes mean: the model, the codec of each layer, the mean keys that are taken
-// off, and the rotation. Pages of another identity are never read.
-ContentHash KvIdentity(std::span<const std::byte> model_file, const KvLayout& layout,
+// Names what a page's bytes mean: the model file, the codec of each layer, the mean keys that are
+// taken off, and the rotation. Pages of another identity are never read.
+ContentHash KvIdentity(const ContentHash& model_digest, const KvLayout& layout,
                        const KvFormats& formats);
 
 // As config says; the pages of saved sessions are pinned. Errors name the option or the directory.

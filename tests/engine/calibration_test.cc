@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -276,8 +275,8 @@ TEST_F(CalibrationFile, AnUnwritablePlaceIsAnError) {
 }
 
 TEST(CalibrationKey, ChangesWithTheModelTheTextAndTheLayout) {
-  const std::array<std::byte, 3> model = {std::byte{1}, std::byte{2}, std::byte{3}};
-  const std::array<std::byte, 3> other = {std::byte{1}, std::byte{2}, std::byte{4}};
+  const ContentHash model{.low = 1, .high = 2};
+  const ContentHash other{.low = 1, .high = 3};
   const std::vector<TokenId> tokens = {1, 2};
   const std::vector<TokenId> other_tokens = {1, 3};
   const KvLayout layout{.num_layers = 1, .num_kv_heads = 1, .head_dim = 4, .page_tokens = 64};
