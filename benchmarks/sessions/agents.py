@@ -22,13 +22,20 @@ OUTPUT = 48  # tokens of an answer
 END = 2048  # tokens of a conversation
 ARENA_CONVERSATIONS = 8
 ARENA_BYTES = ARENA_CONVERSATIONS * (END // long_return.PAGE_TOKENS) * long_return.PAGE_BYTES
+POLICIES = {
+    "hot": ("--kv-policy", "hot"),
+    "adaptive": ("--kv-policy", "adaptive"),
+    # A budget that cold pages do not meet: those of long conversations are archived while they run, and wake.
+    "archive": ("--kv-policy", "adaptive", "--kv-budget", "0.14", "--kv-fidelity", "max"),
+}
 STORES = {
     "no store": lambda folder: (),
     "memory": lambda folder: ("--kv-store-memory-bytes", "1G"),
     "disk": lambda folder: ("--kv-store-dir", folder, "--kv-store-memory-bytes", "32M"),
 }
-CONFIGURATIONS = [("adaptive", "no store"), ("adaptive", "memory"), ("adaptive", "disk"),
-                  ("hot", "no store"), ("hot", "disk")]
+CONFIGURATIONS = [("hot", "no store"), ("adaptive", "no store"), ("adaptive", "memory"), ("archive", "memory"),
+                  ("hot", "disk"), ("adaptive", "disk")]
+TIERS = ("hot", "warm", "cold", "archive")
 
 
 def schedule(num_conversations, num_turns, seed):
@@ -54,20 +61,21 @@ class Conversation:
         self.tokens = []
 
     def next_prompt(self):
+        """The prompt, and how much of it was there before."""
         length = self.chance.randrange(100, 201)
         if len(self.tokens) + length + OUTPUT > END:
             self.tokens = []
-        if not self.tokens:
+        before = len(self.tokens)
+        if before == 0:
             length = self.chance.randrange(400, 801)  # what the agent is told first
-        begins = not self.tokens
         self.tokens = self.tokens + self.words(length)
-        return self.tokens, begins
+        return self.tokens, before
 
 
 def turn(server, conversation):
     """One request: when its first token came, and what its usage says."""
     with conversation.lock:
-        prompt, begins = conversation.next_prompt()
+        prompt, before = conversation.next_prompt()
         body = {**server.body(prompt, OUTPUT), "logprobs": None, "stream_options": {"include_usage": True}}
         begin = time.perf_counter()
         first, usage, text = None, None, ""
@@ -83,7 +91,8 @@ def turn(server, conversation):
             raise RuntimeError(f"not {OUTPUT} tokens: {usage}")
         # As with every client that keeps text: its tokens need not be those that were generated.
         conversation.tokens = prompt + server.tokenize(text)
-        return {"begins": begins, "first": first, "prompt": len(prompt), **usage["prompt_tokens_details"]}
+        return {"before": before, "first": first, "prompt": len(prompt), **usage["prompt_tokens_details"],
+                "bytes": {tier: facts["bytes"] for tier, facts in long_return.kv(server)["tiers"].items()}}
 
 
 def run(args, policy, store):
@@ -91,36 +100,38 @@ def run(args, policy, store):
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=compare.ROOT / "build"))
         server = servers.Thermocline(
             args.ours, args.model, args.threads,
-            ("--kv-policy", policy, "--max-model-len", str(END + long_return.PAGE_TOKENS), *STORES[store](folder)),
+            (*POLICIES[policy], "--max-model-len", str(END + long_return.PAGE_TOKENS), *STORES[store](folder)),
             ARENA_BYTES)
         stack.callback(server.stop)
         texts = {number: compare.prompts(number, server.tokenize) for number in range(args.conversations)}
         long_return.complete(server, texts[0](long_return.PAGE_TOKENS))
         conversations = [Conversation(number, texts[number]) for number in range(args.conversations)]
-        begin = time.perf_counter()
+        order = schedule(args.conversations, args.turns, args.seed)
+        begin, processor_begin = time.perf_counter(), server.processor_seconds()
         with concurrent.futures.ThreadPoolExecutor(CLIENTS) as clients:
-            order = schedule(args.conversations, args.turns, args.seed)
             turns = list(clients.map(lambda number: turn(server, conversations[number]), order))
-        seconds = time.perf_counter() - begin
-        return summary(turns, seconds, long_return.kv(server))
+        seconds, processor_seconds = time.perf_counter() - begin, server.processor_seconds() - processor_begin
+        return {"seconds": seconds, "processor_seconds": processor_seconds,
+                **summary(turns, seconds, long_return.kv(server))}
 
 
 def summary(turns, seconds, kv):
     first = [turn["first"] for turn in turns]
-    returns = [turn["first"] for turn in turns if not turn["begins"]]
+    returns = [turn["first"] for turn in turns if turn["before"] > 0]
     prompt = sum(turn["prompt"] for turn in turns)
     return {
-        "turns": len(turns), "returns": len(returns), "seconds": seconds, "prompt_tokens": prompt,
-        # Of a conversation that comes back all but the new message was there before.
+        "turns": len(turns), "returns": len(returns), "prompt_tokens": prompt,
         "hit_rate": sum(turn["cached_tokens"] for turn in turns) / prompt,
+        # If no page were ever lost: of what was there before, whole pages.
+        "hit_limit": long_return.PAGE_TOKENS * sum(turn["before"] // long_return.PAGE_TOKENS for turn in turns) / prompt,
         "restored_tokens": sum(turn["restored_tokens"] for turn in turns),
         "first_token_p50": statistics.median(first), "first_token_p99": compare.percentile(first, 0.99),
         "return_p50": statistics.median(returns), "return_p99": compare.percentile(returns, 0.99),
         "tokens_per_second": (prompt + OUTPUT * len(turns)) / seconds,
         "output_tokens_per_second": OUTPUT * len(turns) / seconds,
         "preemptions": kv["preemptions"],
-        "bytes": {tier: facts["bytes"] for tier, facts in kv["tiers"].items()},
-        "store": kv["store"], "move_share": kv["moves"]["share_of_step_time"],
+        "bytes": {tier: statistics.mean(turn["bytes"][tier] for turn in turns) for tier in TIERS},
+        "store": kv["store"], "moves": kv["moves"],
         "every_turn": turns,
     }
 
@@ -134,8 +145,15 @@ def store_bytes(result):
     return "" if store is None else f"{mebibytes(store['memory']['bytes'])} / {mebibytes(store['disk']['bytes'])}"
 
 
+def woken(result):
+    store = result["store"]
+    return "" if store is None else f"{store['woken_pages']} / {store['failed_wakes']}"
+
+
 ROWS = (
     ("seconds for all", lambda r: f"{r['seconds']:.0f}"),
+    ("processor seconds of the server", lambda r: f"{r['processor_seconds']:.0f}"),
+    ("prompt tokens in whole pages of the turns before", lambda r: f"{100 * r['hit_limit']:.1f} %"),
     ("prompt tokens found in the cache", lambda r: f"{100 * r['hit_rate']:.1f} %"),
     ("of these restored, tokens", lambda r: str(r["restored_tokens"])),
     ("to the first token, all turns, p50 / p99 (ms)",
@@ -145,10 +163,12 @@ ROWS = (
     ("tokens/s, prompts and output", lambda r: f"{r['tokens_per_second']:.0f}"),
     ("output tokens/s", lambda r: f"{r['output_tokens_per_second']:.1f}"),
     ("preemptions", lambda r: str(r["preemptions"])),
-    ("arena at the end: hot / warm / cold (MiB)",
-     lambda r: " / ".join(mebibytes(r["bytes"][tier]) for tier in ("hot", "warm", "cold"))),
+    ("arena after a turn, mean: " + " / ".join(TIERS) + " (MiB)",
+     lambda r: " / ".join(mebibytes(r["bytes"][tier]) for tier in TIERS)),
+    ("pages woken / not woken", woken),
     ("store at the end: memory / disk (MiB)", store_bytes),
-    ("moves, share of step time", lambda r: f"{100 * r['move_share']:.1f} %"),
+    ("moves / of these inside a tier", lambda r: f"{sum(r['moves']['ended'].values())} / {r['moves']['compactions']}"),
+    ("moves, share of step time", lambda r: f"{100 * r['moves']['share_of_step_time']:.1f} %"),
 )
 
 

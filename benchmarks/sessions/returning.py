@@ -28,7 +28,8 @@ def report(facts, results):
             f"{facts['turns']} turns, drawn by Zipf's law (s = 1, seed {facts['seed']}), {agents.CLIENTS} at a time. A "
             f"conversation begins with 400 to 800 tokens; each turn adds 100 to 200 and an answer of {agents.OUTPUT}; at "
             f"{agents.END} it begins anew. The arena, {agents.ARENA_BYTES >> 20} MiB, holds "
-            f"{agents.ARENA_CONVERSATIONS} of {agents.END} hot tokens.\n\n{agents.table(results['agents'])}\n")
+            f"{agents.ARENA_CONVERSATIONS} of {agents.END} hot tokens. `archive` is `{' '.join(agents.POLICIES['archive'])}`."
+            f"\n\n{agents.table(results['agents'])}\n")
     return text
 
 
