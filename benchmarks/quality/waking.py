@@ -1,9 +1,14 @@
 """Pass keys in archived pages: answered from the rows that are left, and after waking.
 
 A first request carries the text with the key and writes on for a while, so that its pages cool and are archived.
-A second one, a new turn of the same conversation, asks for the key. Under `archive` (a forced policy without a
-store) it reads the archived pages as they are; under `adaptive` with a budget that cold pages do not meet, their
-exact bytes come back first. `hot` is the control: the same turns, nothing cooled.
+Then the key is asked for twice. Of the text alone: every configuration is asked the same tokens, and of what it has
+of them nothing was computed over archived pages, so that right and wrong are a matter of the pages that come back.
+And as the next turn of the conversation, as a user would: what the first request wrote lies between; it was written
+over archived pages and differs between configurations.
+
+`hot`: nothing cools. `cold`: adaptive, the pages cool as those that will be archived do, but without a store none is
+archived; what waking promises is this. `kept rows`: a forced policy archives and, without a store, reads what is left.
+`waking`: adaptive with a store and a budget that cold pages do not meet; the exact bytes come back before the question.
 """
 
 import argparse
@@ -12,23 +17,27 @@ import json
 import pathlib
 import random
 import sys
-import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.append(str(ROOT / "benchmarks" / "peers"))
+sys.path += [str(ROOT / "benchmarks" / folder) for folder in ("peers", "sessions")]
 
 import compare
 import counts
+import long_return
 import servers
 import tasks
 
+ADAPTIVE = "--kv-policy adaptive --kv-budget 0.14 --kv-fidelity max"
 CONFIGURATIONS = {
     "hot": "--kv-policy hot",
+    "cold": ADAPTIVE,
     "kept rows": "--kv-policy archive",
-    "waking": "--kv-policy adaptive --kv-budget 0.14 --kv-fidelity max --kv-store-memory-bytes 2G",
+    "waking": f"{ADAPTIVE} --kv-store-memory-bytes 2G",
 }
 WRITTEN = 96  # tokens of the first answer: pages are archived once they have been cold for 32 steps
 CELLS = [("repeated", 1024), ("natural", 1024), ("repeated", 2048), ("natural", 2048)]
+QUESTION = "\n\nWhat is the pass key? The pass key is"
+ASKED = {"text": "of the text", "turn": "as the next turn"}
 
 
 def questions(texts, filler_kind, length, count):
@@ -54,50 +63,64 @@ class Asked:
             answer = json.load(answer)
         return answer["choices"][0]["text"], answer["usage"]
 
-    def num_woken(self):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.server.port}/v1/kv") as answer:
-            store = json.load(answer)["store"]
+    def wakes(self):
+        """Pages that have woken so far, and that could not."""
+        store = long_return.kv(self.server)["store"]
         return (store["woken_pages"], store["failed_wakes"]) if store else (0, 0)
+
+    def question(self, before, key):
+        woken, failed = self.wakes()
+        answer, usage = self.complete(before + QUESTION, 10)
+        woken_after, failed_after = self.wakes()
+        return {"right": tasks.Question("", (key,)).is_right(answer), "answer": answer,
+                "cached": usage["prompt_tokens_details"]["cached_tokens"],
+                "woken": woken_after - woken, "failed_wakes": failed_after - failed}
+
+    def ask(self, text, key):
+        written, usage = self.complete(text, WRITTEN, ignore_eos=True)
+        return {"tokens": usage["kv_tokens"], "kv_bytes": usage["kv_bytes"],
+                "text": self.question(text, key), "turn": self.question(text + written, key)}
 
     def count_tokens(self, text):
         return len(self.server.tokenize(text))
 
 
-def ask(asked, text, key):
-    written, first = asked.complete(text, WRITTEN, ignore_eos=True)
-    before = asked.num_woken()
-    answer, second = asked.complete(text + written + "\n\nWhat is the pass key? The pass key is", 10)
-    after = asked.num_woken()
-    return {"right": tasks.Question("", (key,)).is_right(answer), "text": answer, "tokens": first["kv_tokens"],
-            "kv_bytes": first["kv_bytes"], "cached": second["prompt_tokens_details"]["cached_tokens"],
-            "woken": after[0] - before[0], "failed_wakes": after[1] - before[1]}
+def row(name, policy, records, control):
+    cells = [name, policy]
+    for asked in ASKED:
+        rights = [(record[asked]["right"], hot[asked]["right"]) for record, hot in zip(records, control)]
+        right = sum(ours for ours, _ in rights)
+        low, high = counts.wilson(right, len(rights))
+        cells += [f"{right} of {len(rights)}", f"{100 * low:.0f} to {100 * high:.0f}",
+                  f"{sum(hot and not ours for ours, hot in rights)} / {sum(ours and not hot for ours, hot in rights)}"]
+    total = sum(sum(record["tokens"].values()) for record in records)
+    archived = sum(record["tokens"].get("archive", 0) for record in records)
+    cells += [f"{100 * archived / total:.0f} %"]
+    cells += [str(sum(record[asked]["woken"] for asked in ASKED for record in records)),
+              str(sum(record[asked]["failed_wakes"] for asked in ASKED for record in records))]
+    cells += [f"{sum(record['kv_bytes'] for record in records) / total:.0f}"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def table(results):
-    lines = ["| filler | tokens | policy | answered | 95 % | lost / gained | archived tokens | woken pages | bytes per token |",
-             "|---|---|---|---|---|---|---|---|---|"]
-    for cell in CELLS:
-        name = "/".join(map(str, cell))
-        for policy in CONFIGURATIONS:
-            records = results[policy].get(name)
-            if not records:
-                continue
-            control = results["hot"][name]
-            right = sum(record["right"] for record in records)
-            lost = sum(c["right"] and not r["right"] for c, r in zip(control, records))
-            gained = sum(r["right"] and not c["right"] for c, r in zip(control, records))
-            low, high = counts.wilson(right, len(records))
-            total = sum(sum(record["tokens"].values()) for record in records)
-            archived = sum(record["tokens"].get("archive", 0) for record in records)
-            lines.append(
-                f"| {cell[0]} | {cell[1]} | {policy} | {right} of {len(records)} | {low:.2f} to {high:.2f} | {lost} / {gained} "
-                f"| {archived / total:.0%} | {sum(r['woken'] for r in records)} (failed {sum(r['failed_wakes'] for r in records)}) "
-                f"| {sum(record['kv_bytes'] for record in records) / total:.0f} |")
+    """By cell, and at the end of all cells that every policy has."""
+    columns = ["text", "policy"]
+    for asked in ASKED.values():
+        columns += [f"answered, {asked}", "95 % (%)", "lost / gained"]
+    columns += ["archived tokens", "pages woken", "not woken", "bytes per token"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    names = ["/".join(map(str, cell)) for cell in CELLS]
+    complete = [name for name in names if all(name in results.get(policy, {}) for policy in CONFIGURATIONS)]
+    for name in complete:
+        lines += [row(name, policy, results[policy][name], results["hot"][name]) for policy in CONFIGURATIONS]
+    if complete:
+        every = {policy: sum((results[policy][name] for name in complete), []) for policy in CONFIGURATIONS}
+        lines += [row("**all**", policy, every[policy], every["hot"]) for policy in CONFIGURATIONS]
     return "\n".join(lines)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--threads", type=int, default=2)
@@ -111,16 +134,18 @@ def main():
         results[policy] = {}
         try:
             for filler, length in CELLS:
-                records = [ask(asked, text, key) for text, key in questions(texts, filler, length, args.count)]
+                records = [asked.ask(text, key) for text, key in questions(texts, filler, length, args.count)]
                 results[policy][f"{filler}/{length}"] = records
-                print(f"{policy}: {filler}/{length}: {sum(r['right'] for r in records)} of {len(records)}, "
-                      f"woken {sum(r['woken'] for r in records)}", flush=True)
+                right = ", ".join(f"{sum(r[name]['right'] for r in records)} {words}" for name, words in ASKED.items())
+                print(f"{policy}: {filler}/{length}: of {len(records)} {right}, "
+                      f"woken {sum(r[name]['woken'] for r in records for name in ASKED)}", flush=True)
         finally:
             asked.server.stop()
     facts = {"date": datetime.date.today().isoformat(), "commit": compare.git_commit(), "cpu": compare.cpu_model(),
              "flags": CONFIGURATIONS, "written_tokens": WRITTEN}
     stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-waking"
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
     text = f"# Pass keys in archived pages\n\n{json.dumps(facts)}\n\n{table(results)}\n"
     stem.with_suffix(".md").write_text(text)
     print(text)
