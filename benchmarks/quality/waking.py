@@ -85,37 +85,38 @@ class Asked:
         return len(self.server.tokenize(text))
 
 
-def row(name, policy, records, control):
+def row(name, policy, records):
+    """`records`: of every policy."""
     cells = [name, policy]
+    ours, hot, cold = records[policy], records["hot"], records["cold"]
     for asked in ASKED:
-        rights = [(record[asked]["right"], hot[asked]["right"]) for record, hot in zip(records, control)]
-        right = sum(ours for ours, _ in rights)
+        rights = [(record[asked]["right"], control[asked]["right"]) for record, control in zip(ours, hot)]
+        right = sum(right for right, _ in rights)
         low, high = counts.wilson(right, len(rights))
         cells += [f"{right} of {len(rights)}", f"{100 * low:.0f} to {100 * high:.0f}",
-                  f"{sum(hot and not ours for ours, hot in rights)} / {sum(ours and not hot for ours, hot in rights)}"]
-    total = sum(sum(record["tokens"].values()) for record in records)
-    archived = sum(record["tokens"].get("archive", 0) for record in records)
+                  f"{rights.count((False, True))} / {rights.count((True, False))}",
+                  str(sum(record[asked]["answer"] == control[asked]["answer"] for record, control in zip(ours, cold)))]
+    total = sum(sum(record["tokens"].values()) for record in ours)
+    archived = sum(record["tokens"].get("archive", 0) for record in ours)
     cells += [f"{100 * archived / total:.0f} %"]
-    cells += [str(sum(record[asked]["woken"] for asked in ASKED for record in records)),
-              str(sum(record[asked]["failed_wakes"] for asked in ASKED for record in records))]
-    cells += [f"{sum(record['kv_bytes'] for record in records) / total:.0f}"]
+    cells += [str(sum(record[asked][fact] for asked in ASKED for record in ours)) for fact in ("woken", "failed_wakes")]
+    cells += [f"{sum(record['kv_bytes'] for record in ours) / total:.0f}"]
     return "| " + " | ".join(cells) + " |"
 
 
 def table(results):
-    """By cell, and at the end of all cells that every policy has."""
+    """By cell, and of all of them at the end."""
     columns = ["text", "policy"]
     for asked in ASKED.values():
-        columns += [f"answered, {asked}", "95 % (%)", "lost / gained"]
+        columns += [f"answered, {asked}", "95 % (%)", "lost / gained", "word for word as `cold`"]
     columns += ["archived tokens", "pages woken", "not woken", "bytes per token"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     names = ["/".join(map(str, cell)) for cell in CELLS]
-    complete = [name for name in names if all(name in results.get(policy, {}) for policy in CONFIGURATIONS)]
-    for name in complete:
-        lines += [row(name, policy, results[policy][name], results["hot"][name]) for policy in CONFIGURATIONS]
-    if complete:
-        every = {policy: sum((results[policy][name] for name in complete), []) for policy in CONFIGURATIONS}
-        lines += [row("**all**", policy, every[policy], every["hot"]) for policy in CONFIGURATIONS]
+    for name in names:
+        records = {policy: results[policy][name] for policy in CONFIGURATIONS}
+        lines += [row(name, policy, records) for policy in CONFIGURATIONS]
+    every = {policy: [record for name in names for record in results[policy][name]] for policy in CONFIGURATIONS}
+    lines += [row("**all**", policy, every) for policy in CONFIGURATIONS]
     return "\n".join(lines)
 
 
