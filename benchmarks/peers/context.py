@@ -1,4 +1,4 @@
-"""How cost grows, beside llama-server: long prompts, decoding far into a context, many streams, the start.
+"""How cost grows, beside llama-server: long prompts, decoding far into a context, many streams, the start, memory.
 
 In turns on one machine, with one model. Prompts are English words in random order. Decoding at a depth asks
 for the same prompt over and over, whose K and V both servers keep; all other prompts are new each time. A server
@@ -13,7 +13,7 @@ import time
 import compare
 import servers
 
-PART_NAMES = ("prefill", "depth", "streams", "start")
+STREAM_ROOM = 256  # tokens: llama-server counts a stream's room in steps of it
 
 
 @contextlib.contextmanager
@@ -75,7 +75,7 @@ def depth(args, ours, peer):
 def streams(args, ours, peer):
     for count, length, output, repetitions in ((8, 128, 64, args.repetitions), (32, 128, 64, args.repetitions),
                                                (8, 1024, 128, min(3, args.repetitions))):
-        room = (length + output + 64 + 255) // 256 * 256  # of one stream: llama-server counts in steps of 256
+        room = (length + output + 64 + STREAM_ROOM - 1) // STREAM_ROOM * STREAM_ROOM
         flags = ("-np", str(count), "-c", str(count * room))
         with running(lambda: ours(), lambda: peer(*flags)) as both:
             tokens = compare.prompts(1, both[0].tokenize)
@@ -108,6 +108,40 @@ def start(args, ours, peer):
     yield "start to first token (s)", take_turns(args.repetitions, list(makers), seconds)
 
 
+def memory(args, ours, peer):
+    """The most that was resident, less the model's file and what of the KV cache was used, after streams that fill it.
+
+    Both have a cache for 8 streams of 1,280 tokens. Ours keeps what it computed and is asked for more than it holds; what
+    is free in the end is not subtracted. llama-server sets all of its cache to zero at the start, so all of it is
+    subtracted; its second cache of prompts (--cache-ram) is off.
+    """
+    count, length, output, room = 8, 1024, 64, 5 * STREAM_ROOM
+    with running(lambda: ours()) as (server,):
+        kv = server.kv()
+        cache_bytes = count * room * kv["tiers"]["hot"]["page_bytes"] // kv["page_tokens"]
+        tokens = compare.prompts(1, server.tokenize)
+        prompts = [tokens(length) for _ in range(2 * count)]
+    makers = {
+        "thermocline": lambda: ours("--kv-policy", "hot", caching=True, arena=cache_bytes),
+        "llama-server": lambda: peer("-np", str(count), "-c", str(count * room), "--cache-ram", "0"),
+    }
+
+    def beyond(name, _):
+        with running(makers[name]) as (server,):
+            for half in (prompts[:count], prompts[count:]):
+                server.generate_together(half, output)
+            used = cache_bytes
+            if name == "thermocline":
+                used -= server.kv()["arena"]["free_bytes"]
+            return (server.peak_rss_bytes() - pathlib.Path(args.model).stat().st_size - used) / 1e6
+
+    yield "memory beyond the model's file and the KV cache (MB)", take_turns(
+        min(3, args.repetitions), list(makers), beyond)
+
+
+PARTS = {"prefill": prefill, "depth": depth, "streams": streams, "start": start, "memory": memory}
+
+
 def table(results):
     lines = []
     names = None
@@ -130,21 +164,20 @@ def save(args, facts, results):
 
 def main():
     parser = compare.arguments(__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PART_NAMES, default=PART_NAMES)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     args = parser.parse_args()
 
-    def ours(*flags, caching=False):
+    def ours(*flags, caching=False, arena="1G"):
         caching_flags = () if caching else ("--no-enable-prefix-caching",)
-        return servers.Thermocline(args.ours, args.model, args.threads, (*caching_flags, *flags))
+        return servers.Thermocline(args.ours, args.model, args.threads, (*caching_flags, *flags), arena)
 
     def peer(*flags, cache_prompt=False):
         return servers.LlamaServer(args.peer, args.model, args.threads, flags, cache_prompt)
 
-    facts = compare.facts_of(args, "flash attention on but for the streams and the start")
+    facts = compare.facts_of(args, "flash attention on but for the streams, the start and memory")
     results = []
     for part in args.parts:
-        for title, samples in {"prefill": prefill, "depth": depth, "streams": streams, "start": start}[part](
-                args, ours, peer):
+        for title, samples in PARTS[part](args, ours, peer):
             results.append((title, samples))
             print(title, {name: compare.cell(values) for name, values in samples.items()}, flush=True)
             save(args, facts, results)

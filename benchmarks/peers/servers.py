@@ -160,6 +160,11 @@ class Thermocline(Server):
         with self.post("/detokenize", {"tokens": tokens}) as answer:
             return json.load(answer)["prompt"]
 
+    def kv(self):
+        """What it says of its KV cache: GET /v1/kv."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/kv") as answer:
+            return json.load(answer)
+
     def top(self, prompt, count=5):
         """The most likely next tokens as {text: log probability}."""
         body = {"model": self.model, "prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": count}
