@@ -5,8 +5,10 @@ HOST ?= 127.0.0.1
 PORT ?= 8000
 # Where conversations outlive the server; empty: nowhere.
 STORE ?= $(CACHE)/kv
+# Tests with servers or threads (e2e, tsan) know time limits and run one at a time, the others two.
+CTEST := ctest --output-on-failure --no-tests=error --test-dir
 
-.PHONY: help serve test build calibrate lint sanitize bench quality waking load sessions examples soak format
+.PHONY: help serve test build calibrate lint sanitize bench bench-peers quality waking load sessions examples soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -24,7 +26,8 @@ test:  ## set up, build, check and test
 	@scripts/setup test
 	@scripts/check-format
 	@$(MAKE) --no-print-directory build calibrate lint sanitize
-	@ctest --test-dir build/release --output-on-failure --no-tests=error
+	@$(CTEST) build/release -LE 'e2e|tsan' -j2
+	@$(CTEST) build/release -L 'e2e|tsan'
 
 calibrate: build  ## what cold pages do to MODEL, layer by layer; measured once, then kept
 	@build/release/thermocline calibrate "$(MODEL)"
@@ -36,17 +39,21 @@ lint:  ## clang-tidy on what is ours, after a build
 sanitize:  ## the tests under ASan+UBSan (built by clang), those with threads under TSan
 	@cmake --preset asan >/dev/null
 	@cmake --build --preset asan
-	@ctest --test-dir build/asan --output-on-failure --no-tests=error -LE oracle
+	@$(CTEST) build/asan -LE 'oracle|e2e|tsan' -j2
+	@$(CTEST) build/asan -LE oracle -L 'e2e|tsan'
 	@cmake --preset tsan >/dev/null
 	@cmake --build --preset tsan --target tsan_tests
-	@ctest --test-dir build/tsan --output-on-failure --no-tests=error -L tsan
+	@$(CTEST) build/tsan -L tsan
 
-# Builds llama-server once, about ten minutes, and measures for half an hour. Needs a quiet machine to mean anything.
-bench: build  ## measure beside llama-server, into benchmarks/results
+# Builds llama-server once, about ten minutes, and measures for an hour. Needs a quiet machine to mean anything.
+bench-peers: build  ## measure beside llama-server: tables and curves into benchmarks/results
+	@$(CACHE)/venv/bin/pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@peer=$$(benchmarks/peers/build_llama_server) && \
-	  for script in compare context greedy; do \
+	  for script in compare context growth contention greedy; do \
 	    $(CACHE)/venv/bin/python benchmarks/peers/$$script.py --ours build/release/thermocline --peer "$$peer" --model "$(MODEL)" || exit 1; \
 	  done
+
+bench: build  ## measure operations beside the machine's peaks
 	@build/release/ops_bench
 	@build/release/scheduler_bench
 	@build/release/tokenizer_bench
@@ -62,7 +69,7 @@ quality:  ## what each KV cache policy does to answers, into benchmarks/results
 
 # About twenty minutes on two cores.
 waking: build  ## pass keys in archived pages, before and after waking
-	@$(CACHE)/venv/bin/python benchmarks/quality/waking.py --ours build/release/thermocline --model "$(MODEL)"
+	@$(CACHE)/venv/bin/python benchmarks/quality/waking.py --ours build/release/thermocline --model "$(MODEL)" $(WAKING_FLAGS)
 
 # About ten minutes a policy on two quiet cores.
 load: build  ## 32 sequences of 4K tokens in an arena for 8, beside the engine held to hot pages

@@ -15,24 +15,6 @@
 namespace thermocline {
 namespace {
 
-// What a thread that gets SIGUSR1 does: it stays in the handler until it is let go, or gives up so
-// that who waits for it fails and does not hang.
-std::atomic<bool> held = false;
-std::atomic<bool> let_go = false;
-std::atomic<bool> gave_up = false;
-
-void HoldThread(int /*signal*/) {
-  held = true;
-  for (int i = 0; !let_go; ++i) {
-    if (i == 20'000) {
-      gave_up = true;
-      return;
-    }
-    constexpr timespec kMillisecond = {.tv_sec = 0, .tv_nsec = 1'000'000};
-    nanosleep(&kMillisecond, nullptr);
-  }
-}
-
 TEST(ThreadPool, EveryItemRunsOnceWhateverTheGrain) {
   for (const int num_threads : {1, 2, 3, 5}) {
     ThreadPool pool(num_threads);
@@ -76,6 +58,24 @@ TEST(ThreadPool, SleepingWorkersWakeForALoop) {
 }
 
 #if !defined(__SANITIZE_THREAD__)  // which keeps a signal back from a thread that waits
+// What a thread that gets SIGUSR1 does: it stays in the handler until it is let go, or gives up so
+// that who waits for it fails and does not hang.
+std::atomic<bool> held = false;
+std::atomic<bool> let_go = false;
+std::atomic<bool> gave_up = false;
+
+void HoldThread(int /*signal*/) {
+  held = true;
+  for (int i = 0; !let_go; ++i) {
+    if (i == 20'000) {
+      gave_up = true;
+      return;
+    }
+    constexpr timespec kMillisecond = {.tv_sec = 0, .tv_nsec = 1'000'000};
+    nanosleep(&kMillisecond, nullptr);
+  }
+}
+
 TEST(ThreadPool, ALoopDoesNotWaitForAWorkerThatHasNotBegunWithIt) {
   ThreadPool pool(2);
   const pthread_t caller = pthread_self();
