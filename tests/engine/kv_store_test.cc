@@ -17,6 +17,8 @@
 
 #include "engine/engine.h"
 #include "engine/engine_parts.h"
+#include "engine/kv_cache.h"
+#include "engine/kv_store.h"
 #include "engine/store/posix_file_io.h"
 #include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
@@ -158,6 +160,23 @@ class Process {
  private:
   ByteRunner* runner_ = nullptr;
 };
+
+TEST(KvStore, PagesOfAnotherModelLayoutOrFormatHaveAnotherIdentity) {
+  const ContentHash model{.low = 1, .high = 2};
+  const KvFormats formats = DefaultKvFormats(kSmallLayout);
+  const ContentHash identity = KvIdentity(model, kSmallLayout, formats);
+  EXPECT_EQ(identity, KvIdentity(model, kSmallLayout, formats));
+  EXPECT_NE(identity, KvIdentity({.low = 1, .high = 3}, kSmallLayout, formats));
+  KvLayout layout = kSmallLayout;
+  layout.page_tokens *= 2;
+  EXPECT_NE(identity, KvIdentity(model, layout, formats));
+  KvFormats other = formats;
+  other.cold[0] = Codec::kInt8;
+  EXPECT_NE(identity, KvIdentity(model, kSmallLayout, other));
+  other = formats;
+  other.mean_keys.assign(4, 1.0F);
+  EXPECT_NE(identity, KvIdentity(model, kSmallLayout, other));
+}
 
 TEST(KvStore, AConversationGoesOnAfterARestartWithoutItsPromptBeingComputedAgain) {
   for (const KvPolicy policy : {KvPolicy::kHot, KvPolicy::kAdaptive, KvPolicy::kCold}) {
