@@ -82,6 +82,20 @@ uint64_t RandomBits() {
 
 bool Cools(KvPolicy policy) { return policy != KvPolicy::kHot && !Evicts(policy); }
 
+// Of the whole file, which takes a while: once, and only where something is kept by it. Before the
+// weights are packed, and not left in memory beside them.
+ContentHash DigestOfModel(const EngineConfig& config, std::span<const std::byte> model_file,
+                          const Checkpoint& checkpoint) {
+  if (!Cools(config.kv_policy) && !HasKvStore(config)) {
+    return {};
+  }
+  const ContentHash digest = PrefixCache::DefaultHash(model_file, 0);
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    checkpoint.Release(tensor);
+  }
+  return digest;
+}
+
 // From the directory where calibrations are kept, or measured now and put there. Nothing to measure
 // where no page cools.
 Status LoadCalibration(const EngineConfig& config, const ContentHash& model_digest,
@@ -177,6 +191,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   if (!max_model_len.ok()) {
     return max_model_len.status();
   }
+  const ContentHash model_digest = DigestOfModel(config, model_file, *parts.checkpoint);
   report("weights", 0);
   Result<Transformer> transformer = Transformer::Load(
       model, *parts.checkpoint, *parts.device, parts.device->ops(), config.max_num_batched_tokens,
@@ -187,10 +202,6 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   const uint64_t weight_bytes = transformer->weight_bytes();
 
   const KvLayout layout = MakeKvLayout(model, config.block_size);
-  // Of the whole file, which takes a while: once, and only where something is kept by it.
-  const ContentHash model_digest = Cools(config.kv_policy) || HasKvStore(config)
-                                       ? PrefixCache::DefaultHash(model_file, 0)
-                                       : ContentHash{};
   RETURN_IF_ERROR(
       LoadCalibration(config, model_digest, *max_model_len, layout, *transformer, parts));
   const KvFormats formats = parts.calibration.formats;
