@@ -183,10 +183,6 @@ class Engine::Loop {
       }
       PublishAndDeliver();
     }
-    {
-      const std::lock_guard lock(mutex_);
-      accepting_ = false;  // nobody is there to take what comes now
-    }
     core_.FailAll({StatusCode::kCancelled, "the engine is shutting down"});
     PublishAndDeliver();
     core_.SaveCachedPages();
@@ -221,7 +217,9 @@ class Engine::Loop {
     if (!stop.stop_requested()) {
       return true;
     }
-    // Accepted but never seen by the core: their sinks are owed an end.
+    // Nobody is there to take what comes now. What was accepted before and never seen by the core
+    // is owed an end.
+    accepting_ = false;
     lock.unlock();
     for (Command& command : taken_) {
       if (auto* submission = std::get_if<Submission>(&command)) {
