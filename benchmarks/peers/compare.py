@@ -51,6 +51,20 @@ def measure(server, seed, tokenize):
     return result
 
 
+def in_turn(names, repetition):
+    """An order that turns round each time: nobody is always asked first."""
+    return names if repetition % 2 == 0 else reversed(names)
+
+
+def write(out, facts, name, text, **data):
+    """<out>/<date>-cpu-<name>.json and .md; the path less its suffix."""
+    stem = pathlib.Path(out) / f"{facts['date']}-cpu-{name}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, **data}, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(text)
+    return stem
+
+
 def cpu_model():
     for line in open("/proc/cpuinfo"):
         if line.startswith("model name"):
@@ -110,7 +124,7 @@ def main():
             measure(server, 0, both[0].tokenize)  # warms caches and pages of both
         samples = {server.name: [] for server in both}
         for repetition in range(args.repetitions):
-            for server in both if repetition % 2 == 0 else reversed(both):
+            for server in in_turn(both, repetition):
                 samples[server.name].append(measure(server, repetition + 1, both[0].tokenize))
         rss = {server.name: server.peak_rss_bytes() for server in both}
     finally:
@@ -124,10 +138,7 @@ def main():
         f"Peak resident memory: {rss['thermocline'] >> 20} MiB and {rss['llama-server'] >> 20} MiB.\n\n{table(samples)}\n"
     )
     print(text)
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-peers"
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "samples": samples}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text)
+    write(args.out, facts, "peers", text, samples=samples)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import http.client
 import json
 import multiprocessing
 import os
-import pathlib
 import subprocess
 import sys
 import time
@@ -116,7 +115,7 @@ def main():
         for repetition in range(args.repetitions):
             for count in STREAM_OUT:
                 for situation in SITUATIONS:
-                    for server in both if repetition % 2 == 0 else reversed(both):
+                    for server in compare.in_turn(both, repetition):
                         samples.append({"streams": count, "situation": situation, "server": server.name,
                                         "values": measure(server, situation, tokens, count)})
                         print(samples[-1], flush=True)
@@ -129,9 +128,7 @@ def main():
             f"{reached['llama-server']} reached. Medians of {args.repetitions} repetitions in turns "
             f"(least-greatest).\n\n{table(samples)}\n")
     print(text)
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-contention"
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "samples": samples}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text)
+    compare.write(args.out, facts, "contention", text, samples=samples)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ that is not asked idles; the pairs of servers of a part exist only while it is m
 """
 
 import contextlib
-import json
 import pathlib
 import time
 
@@ -32,7 +31,7 @@ def take_turns(repetitions, names, measure):
     """{name: [values]}; measure(name, repetition) in an order that turns round each time."""
     samples = {name: [] for name in names}
     for repetition in range(repetitions):
-        for name in names if repetition % 2 == 0 else reversed(names):
+        for name in compare.in_turn(names, repetition):
             samples[name].append(measure(name, repetition))
     return samples
 
@@ -158,9 +157,7 @@ def save(args, facts, results):
     text = (f"# How cost grows, beside llama-server, {facts['date']}\n\n{facts['cpu']}, {args.threads} threads, "
             f"{facts['model']}, commit {facts['commit']}. Medians of {args.repetitions} repetitions in turns (least-greatest).\n"
             f"{table(results)}\n")
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-context"
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text)
+    compare.write(args.out, facts, "context", text, results=results)
 
 
 def main():

@@ -1,13 +1,11 @@
 """How cost grows beside llama-server, as curves: with the context, the number of streams, and the threads.
 
 A prompt is computed once for a server and then asked for again with some tokens to decode behind it, its K and V kept.
-Streams are short, so that the cost of one more of them shows and not that of its context; their rate is that of the time
-in which all of them decode. Each point is the median of few
-repetitions: what is claimed is measured by compare.py and context.py.
+Streams are short, so that the cost of one more of them shows and not that of its context; their rate is that of the
+time in which all of them decode. Each point is the median of few repetitions: what is claimed is measured by
+compare.py and context.py.
 """
 
-import json
-import pathlib
 import statistics
 
 import matplotlib
@@ -50,8 +48,7 @@ def contexts(args, threads):
         for length in LENGTHS:
             for repetition in range(args.repetitions if length <= 2048 else 1):
                 given = tokens(length)
-                in_turn = list(zip(by_name, all_of_them))
-                for name, server in in_turn if repetition % 2 == 0 else reversed(in_turn):
+                for name, server in compare.in_turn(list(zip(by_name, all_of_them)), repetition):
                     yield "prefill", name, length, length / server.generate(given, 1)[0]
                     times = server.generate(given, DECODED)
                     yield "decode", name, length, (DECODED - 1) / (times[-1] - times[0])
@@ -67,18 +64,17 @@ def rate_of_all(streams):
 def batches(args, threads):
     """("streams", name, number, tokens/s of all)."""
     most = max(BATCHES)
-    room = 256  # of one stream: llama-server counts in steps of 256
     with context.running(
             lambda: servers.Thermocline(args.ours, args.model, threads,
                                         ("--no-enable-prefix-caching", "--max-num-seqs", str(most))),
-            lambda: servers.LlamaServer(args.peer, args.model, threads, ("-np", str(most), "-c", str(most * room)))) as both:
+            lambda: servers.LlamaServer(args.peer, args.model, threads,
+                                        ("-np", str(most), "-c", str(most * context.STREAM_ROOM)))) as both:
         tokens = compare.prompts(threads + 100, both[0].tokenize)
         for server in both:
             server.generate(tokens(STREAM_IN), 2)
         for count in BATCHES:
             for repetition in range(args.repetitions if count <= 8 else 1):
-                in_turn = list(zip(("thermocline hot", "llama-server f16"), both))
-                for name, server in in_turn if repetition % 2 == 0 else reversed(in_turn):
+                for name, server in compare.in_turn(list(zip(("thermocline hot", "llama-server f16"), both)), repetition):
                     streams, _ = server.generate_together([tokens(STREAM_IN) for _ in range(count)], STREAM_OUT)
                     yield "streams", name, count, rate_of_all(streams)
 
@@ -130,10 +126,7 @@ def save(args, facts, points):
     text = (f"# How cost grows, beside llama-server, {facts['date']}\n\n{facts['cpu']}, {facts['model']}, commit "
             f"{facts['commit']}. Medians of {args.repetitions} repetitions in turns up to 2,048 tokens and 8 streams, of one "
             f"beyond.\n{table(points)}\n")
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-growth"
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "points": points}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text)
-    return stem
+    return compare.write(args.out, facts, "growth", text, points=points)
 
 
 def main():

@@ -91,9 +91,7 @@ def main():
     for shape in args.shapes:
         text += f"\n## {shape[0]} streams, {shape[1]} tokens in, {shape[2]} out\n\n{table(samples, shape)}\n"
     print(text)
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-prefill-cap"
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "samples": samples}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text)
+    compare.write(args.out, facts, "prefill-cap", text, samples=samples)
 
 
 if __name__ == "__main__":

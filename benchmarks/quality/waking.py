@@ -19,11 +19,10 @@ import random
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path += [str(ROOT / "benchmarks" / folder) for folder in ("peers", "sessions")]
+sys.path.append(str(ROOT / "benchmarks" / "peers"))
 
 import compare
 import counts
-import long_return
 import servers
 import tasks
 
@@ -65,7 +64,7 @@ class Asked:
 
     def wakes(self):
         """Pages that have woken so far, and that could not."""
-        store = long_return.kv(self.server)["store"]
+        store = self.server.kv()["store"]
         return (store["woken_pages"], store["failed_wakes"]) if store else (0, 0)
 
     def question(self, before, key):
@@ -144,11 +143,8 @@ def main():
             asked.server.stop()
     facts = {"date": datetime.date.today().isoformat(), "commit": compare.git_commit(), "cpu": compare.cpu_model(),
              "flags": CONFIGURATIONS, "written_tokens": WRITTEN}
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-waking"
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
     text = f"# Pass keys in archived pages\n\n{json.dumps(facts)}\n\n{table(results)}\n"
-    stem.with_suffix(".md").write_text(text)
+    compare.write(args.out, facts, "waking", text, results=results)
     print(text)
 
 

@@ -92,7 +92,7 @@ def turn(server, conversation):
         # As with every client that keeps text: its tokens need not be those that were generated.
         conversation.tokens = prompt + server.tokenize(text)
         return {"before": before, "first": first, "prompt": len(prompt), **usage["prompt_tokens_details"],
-                "bytes": {tier: facts["bytes"] for tier, facts in long_return.kv(server)["tiers"].items()}}
+                "bytes": {tier: facts["bytes"] for tier, facts in server.kv()["tiers"].items()}}
 
 
 def run(args, policy, store):
@@ -112,7 +112,7 @@ def run(args, policy, store):
             turns = list(clients.map(lambda number: turn(server, conversations[number]), order))
         seconds, processor_seconds = time.perf_counter() - begin, server.processor_seconds() - processor_begin
         return {"seconds": seconds, "processor_seconds": processor_seconds,
-                **summary(turns, seconds, long_return.kv(server))}
+                **summary(turns, seconds, server.kv())}
 
 
 def summary(turns, seconds, kv):

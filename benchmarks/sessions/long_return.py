@@ -12,7 +12,6 @@ import os
 import pathlib
 import tempfile
 import time
-import urllib.request
 
 import compare
 import context
@@ -39,11 +38,6 @@ def drop_from_page_cache(folder):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def kv(server):
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/v1/kv") as answer:
-        return json.load(answer)
 
 
 def bytes_read_from_disk(server):
@@ -85,7 +79,7 @@ class Ours:
         stored, quiet = -1, 0
         while quiet < 10:
             time.sleep(0.05)
-            now = kv(self.in_memory)["store"]["pages"]
+            now = self.in_memory.kv()["store"]["pages"]
             stored, quiet = now, quiet + 1 if now == stored else 0
 
     @contextlib.contextmanager
@@ -210,7 +204,7 @@ def measure(args):
             ways |= peer.ways()
         samples = {way: {"seconds": [], "facts": []} for way in ways}
         for repetition in range(args.repetitions):
-            for way in ways if repetition % 2 == 0 else reversed(ways):
+            for way in compare.in_turn(ways, repetition):
                 # Computing takes most of the time; beside the first policy's, fewer of it will do.
                 if way.endswith("computed again") and not way.startswith(args.policies[0]) and (
                         repetition >= args.computed_repetitions):

@@ -1,6 +1,5 @@
 """Conversations that come back: one of 7K tokens after a restart, and many over an arena for few of them."""
 
-import json
 import pathlib
 import sys
 
@@ -35,10 +34,7 @@ def report(facts, results):
 
 def save(args, facts, results):
     text = report(facts, results)
-    stem = pathlib.Path(args.out) / f"{facts['date']}-cpu-sessions"
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix(".json").write_text(json.dumps({"facts": facts, "results": results}, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(text)
+    compare.write(args.out, facts, "sessions", text, results=results)
     return text
 
 

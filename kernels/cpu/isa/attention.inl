@@ -16,7 +16,7 @@ struct HalfPage {
     alignas(64) float scales[16];
     const QueryRows& rows = page.rows;
     MultiplyColumns<kRows>(rows.q + int64_t{first} * rows.dim, rows.dim, k, page.page_tokens,
-                     page.head_dim, num_valid, weights);
+                           page.head_dim, num_valid, weights);
     if (page.keep != kAllKept) {
       for (int r = 0; r < kRows; ++r) {
         DropScores(page.keep, num_valid, weights + r * kMaxPageTokens);

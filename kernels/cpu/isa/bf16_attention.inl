@@ -13,6 +13,20 @@ inline void AddPairs(const QueryRows& rows, int32_t first, const uint32_t* v, in
                  rows.dim);
 }
 
+// Sums [kRows][kMaxPageTokens] of integers -> scores, in place.
+template <int kRows>
+inline void ScaleSums(const float* q_steps, const float* k_steps, int num_valid, float* sums) {
+  for (int t = 0; t < num_valid; t += 16) {
+    const F keys = Simd::Load(k_steps + t);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      float* sixteen = sums + r * kMaxPageTokens + t;
+      const F whole = Simd::ToFloat(Simd::FloatBits(Simd::Load(sixteen)));
+      Simd::Store(sixteen, Simd::Mul(whole, Simd::Mul(keys, Simd::Set(q_steps[r]))));
+    }
+  }
+}
+
 // Keys are words in k [head_dim / 2][page_tokens], values pairs in v.
 struct HalfPage {
   const PageAttention& page;

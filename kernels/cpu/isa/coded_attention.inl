@@ -202,7 +202,7 @@ struct WidenedPage {
     const int64_t dim = page.rows.dim;
     StartScores<kRows>(page, first, weights);
     MultiplyColumns<kRows>(page.rows.q + first * dim, dim, page.buffers.k, page.page_tokens,
-                     page.rows.dim, num_valid, dots);
+                           page.rows.dim, num_valid, dots);
     for (int t = 0; t < num_valid; t += 16) {
       const F k_scales = Simd::LoadHalf(page.k_scales + t);
       for (int r = 0; r < kRows; ++r) {

@@ -139,16 +139,13 @@ struct CodedPage {
     Score<kRows>(reinterpret_cast<const WordPair*>(rows.q_words) + first * int64_t{rows.dim / 2},
                  num_valid, sums);
     ScoreTerms terms = {rows.q_steps + first, k_steps, page.bias + first, nullptr};
-    if (page.key_bias.products == nullptr && page.log_weights == nullptr) {
-      WeighSums<kRows>(rows, first, num_valid, page.page_tokens, kAllKept, terms, v_steps, sums,
-                       weights, of_rows);
-    } else {
-      alignas(64) float starts[kRows * kMaxPageTokens];
+    alignas(64) float starts[kRows * kMaxPageTokens];
+    if (page.key_bias.products != nullptr || page.log_weights != nullptr) {
       StartScores<kRows>(page, first, starts);
       terms.starts = starts;
-      WeighSums<kRows>(rows, first, num_valid, page.page_tokens, kAllKept, terms, v_steps, sums,
-                       weights, of_rows);
     }
+    WeighSums<kRows>(rows, first, num_valid, page.page_tokens, kAllKept, terms, v_steps, sums,
+                     weights, of_rows);
     Add<kRows>(weights, of_rows, rows.o + int64_t{first} * rows.dim);
   }
 };
