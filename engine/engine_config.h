@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "kernels/base/status.h"
+#include "kernels/cpu/isa/isa_level.h"
 #include "scheduler/tier_policy.h"
 
 namespace thermocline {
@@ -31,6 +32,7 @@ struct EngineConfig {
   std::optional<uint64_t> kv_store_memory_bytes;     // nothing: KvStoreMemoryBytes
   uint64_t kv_store_disk_bytes = uint64_t{8} << 30;  // of files in the directory
   int num_threads = 0;                               // 0: the cores this process may use
+  std::optional<IsaLevel> cpu_isa;                   // of the kernels; nothing: the CPU's best
   std::string calibration_dir;                       // where calibrations are kept; empty: nowhere
   bool calibrate_every_layer = false;  // see Calibrate; a kept one without that is not enough
   bool calibrate_afresh = false;       // whatever is kept

@@ -279,7 +279,7 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   parts.checkpoint = *std::move(file);
 
   Result<std::unique_ptr<CpuDevice>> device =
-      CpuDevice::Create({.num_threads = NumThreads(config)});
+      CpuDevice::Create({.num_threads = NumThreads(config), .isa = config.cpu_isa});
   if (!device.ok()) {
     return device.status();
   }

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "server/byte_size.h"
 #include "server/kv_names.h"
@@ -84,6 +85,14 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
   app.add_option("-t,--threads", engine.num_threads,
                  "Threads that compute (default: the cores this process may use)")
       ->check(CLI::Range(0, 1024));
+  std::vector<std::string> isa_names;
+  for (const IsaLevel level : kIsaLevels) {
+    isa_names.emplace_back(IsaName(level));
+  }
+  app.add_option_function<std::string>(
+         "--cpu-isa", [&engine](const std::string& name) { engine.cpu_isa = IsaNamed(name); },
+         "Instructions of the kernels (default: the best that this CPU has)")
+      ->check(CLI::IsMember(isa_names));
   app.add_option("--log-level", line.log_level, "trace, debug, info, warning, error or off")
       ->check(CLI::IsMember({"trace", "debug", "info", "warning", "error", "off"}))
       ->capture_default_str();

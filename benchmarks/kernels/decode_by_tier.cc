@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "benchmarks/kernels/bench_device.h"
 #include "engine/kv_cache.h"
 #include "engine/loader/gguf.h"
 #include "engine/model/transformer.h"
@@ -202,7 +203,7 @@ int Run(const char* model_path, const char* text_path, int num_threads, int roun
   const auto file = GgufFile::Open(model_path).value();
   const ModelConfig config = ReadModelConfig(*file).value();
   const auto tokenizer = LoadTokenizer(*file).value();
-  const auto device = CpuDevice::Create({.num_threads = num_threads}).value();
+  const auto device = BenchDevice(num_threads);
   Transformer model =
       Transformer::Load(config, *file, *device, device->ops(), kPageTokens, {}).value();
   std::ifstream text_file(text_path);

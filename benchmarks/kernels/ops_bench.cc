@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
+#include "benchmarks/kernels/bench_device.h"
 #include "benchmarks/kernels/machine_peak.h"
 #include "kernels/base/check.h"
-#include "kernels/cpu/cpu_device.h"
 #include "kernels/ops.h"
 #include "kernels/quant/key_bias.h"
 #include "kernels/quant/page_codec.h"
@@ -32,7 +32,7 @@ struct Peaks {
 void MatMul(benchmark::State& state, const Peaks& peaks, WeightType type, int64_t rows,
             int64_t cols) {
   const int64_t num_tokens = state.range(0);
-  const auto device = CpuDevice::Create({.num_threads = 1}).value();
+  const auto device = BenchDevice(1);
   const auto stream = device->NewStream();
   const RandomWeight random = MakeRandomWeight(type, rows, cols, 1);
   const auto weight = device->ops().PrepareWeight(std::span(&random.source, 1)).value();
@@ -63,7 +63,7 @@ void Attention(benchmark::State& state, const Peaks& peaks, Codec codec, bool ha
   const auto context = static_cast<int>(state.range(0));
   const auto num_tokens = static_cast<int>(state.range(1));
   const int num_pages = (context + layout.page_tokens - 1) / layout.page_tokens;
-  const auto device = CpuDevice::Create({.num_threads = 1}).value();
+  const auto device = BenchDevice(1);
   const auto stream = device->NewStream();
 
   const uint32_t head_bytes = BlockLayoutOf(codec, layout).bytes;
@@ -124,7 +124,7 @@ void Attention(benchmark::State& state, const Peaks& peaks, Codec codec, bool ha
 void Transcode(benchmark::State& state, const Peaks& peaks, Tier from, Tier to) {
   constexpr uint32_t kPages = 16;
   const KvLayout layout{.num_layers = 30, .num_kv_heads = 3, .head_dim = 64, .page_tokens = 64};
-  const auto device = CpuDevice::Create({.num_threads = 1}).value();
+  const auto device = BenchDevice(1);
   const auto stream = device->NewStream();
   std::vector<LayerFormat> formats(size_t{30} * kNumTiers);
   for (uint32_t layer = 0; layer < 30; ++layer) {

@@ -15,11 +15,11 @@
 #include <utility>
 #include <vector>
 
+#include "benchmarks/kernels/bench_device.h"
 #include "engine/kv_cache.h"
 #include "engine/loader/gguf.h"
 #include "engine/model/transformer.h"
 #include "kernels/base/check.h"
-#include "kernels/cpu/cpu_device.h"
 
 namespace thermocline {
 namespace {
@@ -139,7 +139,7 @@ double Median(std::vector<double> values) {
 int Run(const char* model_path, int num_threads, int rounds) {
   const auto file = GgufFile::Open(model_path).value();
   const ModelConfig config = ReadModelConfig(*file).value();
-  const auto device = CpuDevice::Create({.num_threads = num_threads}).value();
+  const auto device = BenchDevice(num_threads);
   TimedOps ops(device->ops());
   Transformer model = Transformer::Load(config, *file, *device, ops, kMaxTokens, {}).value();
   const std::vector<Step> steps = {

@@ -54,8 +54,8 @@ Result<std::unique_ptr<CpuDevice>> CpuDevice::Create(const Options& options) {
   CHECK(options.num_threads >= 1);
   const IsaLevel best = DetectIsa();
   const IsaLevel isa = options.isa.value_or(best);
-  if (isa > best) {
-    return FailedPrecondition("this CPU has no {}, only {}", IsaName(isa), IsaName(best));
+  if (!CpuHas(isa)) {
+    return FailedPrecondition("this CPU has no {}; its best is {}", IsaName(isa), IsaName(best));
   }
   return std::unique_ptr<CpuDevice>(new CpuDevice(options, isa));  // NOLINT: private constructor
 }

@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <vector>
 
@@ -13,10 +14,12 @@ namespace {
 
 const IsaTable& TableOf(IsaLevel level) {
   switch (level) {
-    case IsaLevel::kAvx512Bf16:
-      return Avx512Bf16IsaTable();
+    case IsaLevel::kAmx:
+      return AmxIsaTable();
     case IsaLevel::kAvx512:
       return Avx512IsaTable();
+    case IsaLevel::kAvxVnni:
+      return AvxVnniIsaTable();
     case IsaLevel::kAvx2:
       return Avx2IsaTable();
     case IsaLevel::kGeneric:
@@ -25,17 +28,24 @@ const IsaTable& TableOf(IsaLevel level) {
   return GenericIsaTable();
 }
 
+struct alignas(64) CacheLine {
+  std::array<uint8_t, 64> bytes;
+};
+static_assert(sizeof(CacheLine) == kBlockCodes);
+
 // Activations of one MatMul, quantised. Kept by the calling thread, so that a step allocates
 // nothing after the first.
 struct QuantizedRows {
-  std::vector<int8_t> codes;            // as PanelProduct has them
+  std::vector<CacheLine> lines;         // codes as PanelProduct has them, a block each
   std::vector<ActivationBlock> blocks;  // likewise
 
-  void Reserve(int64_t num_tokens, int64_t num_blocks) {
-    const int64_t num_groups = (num_tokens + kGroupTokens - 1) / kGroupTokens;
-    const auto needed = static_cast<size_t>(num_groups * num_blocks * kGroupTokens);
+  int8_t* codes() { return reinterpret_cast<int8_t*>(lines.data()); }
+
+  void Reserve(int64_t num_tokens, int64_t group_tokens, int64_t num_blocks) {
+    const int64_t num_groups = (num_tokens + group_tokens - 1) / group_tokens;
+    const auto needed = static_cast<size_t>(num_groups * num_blocks * group_tokens);
     if (blocks.size() < needed) {
-      codes.resize(needed * kBlockCodes);
+      lines.resize(needed);
       blocks.resize(needed);
     }
   }
@@ -114,21 +124,33 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
   CHECK(x.dim(1) == num_columns && y.dim(1) == weight.rows() && y.dim(0) == num_tokens);
   thread_local QuantizedRows quantized;
   const int64_t num_blocks = num_columns / kBlockColumns;
+  const int64_t group_tokens =
+      isa_.has_tiles && num_tokens >= kTileTokens ? kTileTokens : kGroupTokens;
   if (weight.has_quantized()) {
-    quantized.Reserve(num_tokens, num_blocks);
+    quantized.Reserve(num_tokens, group_tokens, num_blocks);
   }
   // The pool's threads have a `quantized` of their own: hand them this one's memory.
-  int8_t* codes = quantized.codes.data();
+  int8_t* codes = quantized.codes();
   ActivationBlock* blocks = quantized.blocks.data();
   if (weight.has_quantized()) {
     ForRows(num_tokens, num_columns, [&](int64_t row) {
       const int64_t first =
-          row / kGroupTokens * kGroupTokens * num_blocks + row % kGroupTokens;  // block of the row
-      isa_.quantize_row(x.f32() + row * num_columns, num_columns, codes + first * kBlockCodes,
-                        blocks + first);
+          row / group_tokens * group_tokens * num_blocks + row % group_tokens;  // block of the row
+      isa_.quantize_row(x.f32() + row * num_columns, num_columns, group_tokens,
+                        codes + first * kBlockCodes, blocks + first);
     });
   }
   const Turns turns(weight, num_tokens, pool_.num_threads());
+  // Each thread's own, for the weights of a panel.
+  const auto unpacking_room = [&]() -> uint8_t* {
+    if (group_tokens != kTileTokens) {
+      return nullptr;
+    }
+    thread_local std::vector<CacheLine> room;
+    const auto needed = static_cast<size_t>(num_columns * kPanelRows) / sizeof(CacheLine);
+    room.resize(std::max(room.size(), needed));
+    return room.data()->bytes.data();
+  };
   const auto multiply = [&](const PanelWeight::Part& part, int64_t begin, int64_t end,
                             int64_t token) {
     const int64_t first_row = begin * kPanelRows;
@@ -138,9 +160,11 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
          .num_panels = end - begin,
          .num_columns = num_columns,
          .num_tokens = std::min(Turns::kTokens, num_tokens - token),
+         .group_tokens = group_tokens,
          .codes = codes + token * num_blocks * kBlockCodes,
          .blocks = blocks + token * num_blocks,
          .x = x.f32() + token * num_columns,
+         .room = unpacking_room(),
          .y = y.f32() + token * weight.rows() + part.first_row + first_row,
          .y_stride = weight.rows(),
          .num_rows = part.num_rows - first_row,

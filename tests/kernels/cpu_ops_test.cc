@@ -37,7 +37,7 @@ std::vector<double> QuantizeActivations(const std::vector<float>& x) {
 class CpuOpsTest : public testing::TestWithParam<IsaLevel> {
  protected:
   void SetUp() override {
-    if (GetParam() > DetectIsa()) {
+    if (!CpuHas(GetParam())) {
       GTEST_SKIP() << "THIS CPU CANNOT RUN " << IsaName(GetParam());
     }
     device_ = Make(2);
@@ -56,19 +56,15 @@ class CpuOpsTest : public testing::TestWithParam<IsaLevel> {
     return y;
   }
 
-  static bool HasPairs() { return GetParam() == IsaLevel::kAvx512Bf16; }
-  static bool HasWords() { return GetParam() == IsaLevel::kAvx512; }
-  // Of attention over values of about 1. Pairs of bfloat16 round queries, keys, weights and values
-  // to 8 bits, 2^-9 of each; words round the largest of each to 13 bits or more, so that scores of
-  // about 1 are off by 1e-4 to 2e-4.
-  static float Tolerance(float of_floats) {
-    return HasPairs() ? 0x1p-6F : HasWords() ? 0x1p-10F : of_floats;
-  }
+  static bool HasWords() { return GetParam() >= IsaLevel::kAvx512; }
+  // Of attention over values of about 1. Words round the largest of queries, keys, weights and
+  // values to 13 bits or more, so that scores of about 1 are off by 1e-4 to 2e-4.
+  static float Tolerance(float of_floats) { return HasWords() ? 0x1p-10F : of_floats; }
 
   // A score is in the energy twice.
   static void ExpectNearEnergies(const std::vector<float>& got, const std::vector<float>& want) {
     ASSERT_EQ(got.size(), want.size());
-    const float tolerance = HasWords() ? 0x1p-10F : 2 * Tolerance(1e-4F);
+    const float tolerance = Tolerance(2e-4F);
     for (size_t i = 0; i < want.size(); ++i) {
       ASSERT_NEAR(got[i], want[i], tolerance * want[i] + 1e-9F) << "page x head " << i;
     }
@@ -605,9 +601,7 @@ TEST_P(CpuOpsTest, AttentionIgnoresWhatAPageHeldBefore) {
   EXPECT_EQ(clean.Run(device_->ops(), *stream_), dirty.Run(device_->ops(), *stream_));
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, CpuOpsTest,
-                         testing::Values(IsaLevel::kGeneric, IsaLevel::kAvx2, IsaLevel::kAvx512,
-                                         IsaLevel::kAvx512Bf16),
+INSTANTIATE_TEST_SUITE_P(EveryIsa, CpuOpsTest, testing::ValuesIn(kIsaLevels),
                          [](const auto& param) {
                            std::string name = IsaName(param.param);
                            std::erase(name, '-');

@@ -12,13 +12,11 @@ BUILD = pathlib.Path(os.environ["THERMOCLINE_BUILD"])
 
 def isa_objects():
     folder = BUILD / "kernels" / "cpu" / "CMakeFiles" / "thermocline_isa.dir" / "isa"
-    return sorted(folder.glob("avx*.cc.o"))
+    return [folder / f"{name}.cc.o" for name in ("avx2", "avx_vnni", "avx512", "amx")]
 
 
 def test_isa_objects_have_no_weak_symbols():
-    objects = isa_objects()
-    assert len(objects) == 3, objects
-    for path in objects:
+    for path in isa_objects():
         lines = subprocess.run(["nm", "-C", path], check=True, capture_output=True, text=True).stdout
         shared = [line for line in lines.splitlines() if line[17:18] in "WVu" and "sanitizer" not in line]
         # Instrumented builds add comdat symbols of their own, with reserved names.
@@ -45,17 +43,19 @@ def functions(path):
     return found
 
 
-def test_sums_of_a_tile_stay_in_registers():
-    # Of a build without instrumentation. PanelKind 7 has two scales for each block and is let off.
+# PanelKind 7 has two scales for each block and is let off.
+@pytest.mark.parametrize(("name", "function", "product", "count"), [
+    ("avx512", r"MultiplyTile<\(thermocline::PanelKind\)[0-6], 8>", "vpdpbusd", 128),
+    ("amx", r"MultiplyGroup<\(thermocline::PanelKind\)[0-6]>", "tdpbsud", 6),
+])
+def test_sums_of_a_tile_stay_in_registers(name, function, product, count):
+    # Of a build without instrumentation.
     if "CMAKE_BUILD_TYPE:STRING=Release" not in (BUILD / "CMakeCache.txt").read_text():
         pytest.skip("not a release build")
-    tiles = {
-        name: lines
-        for name, lines in functions(isa_objects()[1]).items()
-        if re.search(r"MultiplyTile<\(thermocline::PanelKind\)[0-6], 8>", name)
-    }
+    path = next(path for path in isa_objects() if path.name == f"{name}.cc.o")
+    tiles = {name: lines for name, lines in functions(path).items() if re.search(function, name)}
     assert len(tiles) == 7
-    for name, lines in tiles.items():
+    for tile, lines in tiles.items():
         reloads = [line for line in lines if re.search(r"\(%r[sb]p[^)]*\),.*%zmm", line)]
-        assert sum("vpdpbusd" in line for line in lines) == 128, name
-        assert not reloads, (name, reloads)
+        assert sum(product in line for line in lines) == count, tile
+        assert not reloads, (tile, reloads)

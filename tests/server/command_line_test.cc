@@ -30,6 +30,14 @@ TEST(CommandLine, KvOptionsAreChosenByName) {
   EXPECT_EQ(chosen.kv_budget, 0.25);
 }
 
+TEST(CommandLine, InstructionsOfTheKernelsAreChosenByName) {
+  EXPECT_FALSE(ParseEngine({"serve", "m.gguf"}).cpu_isa.has_value());
+  for (const IsaLevel level : kIsaLevels) {
+    EXPECT_EQ(ParseEngine({"serve", "m.gguf", "--cpu-isa", IsaName(level)}).cpu_isa, level);
+  }
+  EXPECT_TRUE(std::holds_alternative<int>(Parse({"serve", "m.gguf", "--cpu-isa", "sse9"})));
+}
+
 TEST(CommandLine, PromptTokensBesideDecodingAreBoundedUnlessAskedNotTo) {
   EXPECT_GT(ParseEngine({"serve", "m.gguf"}).max_num_prefill_tokens_while_decoding, 0);
   const EngineConfig none =

@@ -10,16 +10,15 @@ namespace thermocline {
 
 // Of the instruction sets that this CPU has.
 inline std::vector<std::pair<IsaLevel, const IsaTable*>> IsaTablesHere() {
-  std::vector<std::pair<IsaLevel, const IsaTable*>> tables = {
-      {IsaLevel::kGeneric, &GenericIsaTable()}};
-  if (DetectIsa() >= IsaLevel::kAvx2) {
-    tables.emplace_back(IsaLevel::kAvx2, &Avx2IsaTable());
-  }
-  if (DetectIsa() >= IsaLevel::kAvx512) {
-    tables.emplace_back(IsaLevel::kAvx512, &Avx512IsaTable());
-  }
-  if (DetectIsa() >= IsaLevel::kAvx512Bf16) {
-    tables.emplace_back(IsaLevel::kAvx512Bf16, &Avx512Bf16IsaTable());
+  std::vector<std::pair<IsaLevel, const IsaTable*>> tables;
+  for (const auto& [level, table] : {std::pair{IsaLevel::kGeneric, &GenericIsaTable()},
+                                     std::pair{IsaLevel::kAvx2, &Avx2IsaTable()},
+                                     std::pair{IsaLevel::kAvxVnni, &AvxVnniIsaTable()},
+                                     std::pair{IsaLevel::kAvx512, &Avx512IsaTable()},
+                                     std::pair{IsaLevel::kAmx, &AmxIsaTable()}}) {
+    if (CpuHas(level)) {
+      tables.emplace_back(level, table);
+    }
   }
   return tables;
 }

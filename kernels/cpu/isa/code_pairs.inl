@@ -1,5 +1,5 @@
-// Codes of a page as pairs of 16-bit numbers in 32-bit lanes, bfloat16 or integers, which the files
-// before this one define: Pair, AsPairs, MakeKeyTable, MakeValueTable, BytesToPairs. For AVX-512.
+// Codes of a page as pairs of 16-bit integers in 32-bit lanes; what a pair is, the files before this
+// one define: Pair, AsPairs, MakeKeyTable, MakeValueTable, BytesToPairs. For AVX-512.
 //
 // Pairs are numbers (0, 2) and (1, 3) of each four: as codes are shifted out of bytes.
 

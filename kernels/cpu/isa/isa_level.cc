@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace thermocline {
@@ -12,53 +14,100 @@ const char* IsaName(IsaLevel level) {
       return "generic";
     case IsaLevel::kAvx2:
       return "avx2";
+    case IsaLevel::kAvxVnni:
+      return "avx-vnni";
     case IsaLevel::kAvx512:
       return "avx512-vnni";
-    case IsaLevel::kAvx512Bf16:
-      return "avx512-bf16";
+    case IsaLevel::kAmx:
+      return "amx-int8";
   }
   return "unknown";
+}
+
+std::optional<IsaLevel> IsaNamed(std::string_view name) {
+  for (const IsaLevel level : kIsaLevels) {
+    if (name == IsaName(level)) {
+      return level;
+    }
+  }
+  return std::nullopt;
 }
 
 #if defined(__x86_64__)
 namespace {
 
-// clang 14 has no name for this bit. It is of the registers that AVX2 needs too, so its check that
-// the kernel saves them holds here.
-bool HasF16c() {
+struct Registers {
   unsigned eax = 0;
   unsigned ebx = 0;
   unsigned ecx = 0;
   unsigned edx = 0;
-  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+};
+
+// Bits that clang 14 has no name for; zeros where the CPU has no such leaf.
+Registers CpuId(unsigned leaf, unsigned subleaf) {
+  Registers out;
+  if (__get_cpuid_count(leaf, subleaf, &out.eax, &out.ebx, &out.ecx, &out.edx) == 0) {
+    return {};
+  }
+  return out;
 }
 
-// Leaf 7, subleaf 1: g++ 12's __builtin_cpu_supports knows it, clang 14's does not.
-bool HasAvx512Bf16() {
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax & 1U << 5) != 0;
+// __builtin_cpu_supports looks at XCR0 too: a register file that the kernel does not save counts as
+// absent. F16C and AVX-VNNI use those of AVX2.
+bool HasAvx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         (CpuId(1, 0).ecx & bit_F16C) != 0;
+}
+
+bool HasAvxVnni() { return HasAvx2() && (CpuId(7, 1).eax & 1U << 4) != 0; }
+
+bool HasAvx512Vnni() {
+  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512vnni");
+}
+
+// The registers of AMX are 8 KiB a thread, which Linux keeps only for a process that asked
+// (Documentation/x86/xstate.rst); it says no where the CPU or the machine's host does not save
+// them.
+bool HasAmx() {
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;
+  const unsigned features = CpuId(7, 0).edx;
+  return HasAvx512Vnni() && (features & 1U << 24) != 0 && (features & 1U << 25) != 0 &&
+         syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 }  // namespace
+
+bool CpuHas(IsaLevel level) {
+  static const bool has_amx = HasAmx();
+  switch (level) {
+    case IsaLevel::kGeneric:
+      return true;
+    case IsaLevel::kAvx2:
+      return HasAvx2();
+    case IsaLevel::kAvxVnni:
+      return HasAvxVnni();
+    case IsaLevel::kAvx512:
+      return HasAvx512Vnni();
+    case IsaLevel::kAmx:
+      return has_amx;
+  }
+  return false;
+}
+#else
+bool CpuHas(IsaLevel level) { return level == IsaLevel::kGeneric; }
 #endif
 
 IsaLevel DetectIsa() {
-#if defined(__x86_64__)
-  // These look at XCR0 too: a register file that the kernel does not save counts as absent.
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx2") &&
-      __builtin_cpu_supports("fma") && HasF16c()) {
-    return HasAvx512Bf16() ? IsaLevel::kAvx512Bf16 : IsaLevel::kAvx512;
+  IsaLevel best = IsaLevel::kGeneric;
+  for (const IsaLevel level : kIsaLevels) {
+    if (CpuHas(level)) {
+      best = level;
+    }
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c()) {
-    return IsaLevel::kAvx2;
-  }
-#endif
-  return IsaLevel::kGeneric;
+  return best;
 }
 
 }  // namespace thermocline

@@ -34,9 +34,10 @@ inline constexpr int kNumPanelKinds = 11;
 inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockColumns = 32;
 inline constexpr int kBlockCodes = 2 * kBlockColumns;  // bytes: high, then low
-// Quantised activations go in groups of four tokens, block by block: [group][block][token]. The
-// operands of a tile of tokens are then one or two streams, whatever the length of a row.
+// Quantised activations go in groups of tokens, block by block: [group][block][token]. The operands
+// of some tokens are then one or two streams, whatever the length of a row.
 inline constexpr int kGroupTokens = 4;
+inline constexpr int kTileTokens = 16;  // of a group where the processor multiplies tiles (AMX)
 
 // One block of 32 activations, quantised to 15 bits: x = scale * q, q = 128 high + low, high in
 // -127..127 and low in -64..63. Both are int8, so that a product with a weight is two integer dot
@@ -55,9 +56,11 @@ struct PanelProduct {
   int64_t num_panels;
   int64_t num_columns;  // a multiple of 32, unless the panels are of floats
   int64_t num_tokens;
-  const int8_t* codes;            // [num_tokens / 4, num_columns / 32, 4, 2, 32]: high, then low
-  const ActivationBlock* blocks;  // [num_tokens / 4, num_columns / 32, 4]
+  int64_t group_tokens;           // kGroupTokens or, where IsaTable has tiles, kTileTokens
+  const int8_t* codes;            // [groups, num_columns / 32, group_tokens, 2, 32]: high, then low
+  const ActivationBlock* blocks;  // [groups, num_columns / 32, group_tokens]
   const float* x;                 // [num_tokens, num_columns], for float panels
+  uint8_t* room;                  // num_columns * 16 bytes, where IsaTable has tiles
   float* y;                       // column 0 of the first panel's first row
   int64_t y_stride;               // from token to token
   int64_t num_rows;               // of the panels' 16 each that exist
@@ -145,8 +148,10 @@ struct RopeHeads {
 };
 
 struct IsaTable {
+  bool has_tiles;  // several tokens are multiplied faster in groups of kTileTokens
   // x [num_columns], a multiple of 32, is one token; codes and blocks start at its first block.
-  void (*quantize_row)(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks);
+  void (*quantize_row)(const float* x, int64_t num_columns, int64_t group_tokens, int8_t* codes,
+                       ActivationBlock* blocks);
   void (*panel_product[kNumPanelKinds])(const PanelProduct& product);
   void (*rms_norm)(const float* x, const float* gain, float epsilon, int64_t dim, float* y);
   void (*gated_silu)(const float* gate, const float* up, int64_t dim, float* out);
@@ -174,7 +179,8 @@ struct IsaTable {
 
 const IsaTable& GenericIsaTable();
 const IsaTable& Avx2IsaTable();
+const IsaTable& AvxVnniIsaTable();
 const IsaTable& Avx512IsaTable();
-const IsaTable& Avx512Bf16IsaTable();
+const IsaTable& AmxIsaTable();
 
 }  // namespace thermocline

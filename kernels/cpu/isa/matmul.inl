@@ -39,6 +39,13 @@ struct Panel {
   }
 };
 
+// Of a panel past whose `num_rows` there are none. Not inlined: it is in 16 places and hardly used.
+[[gnu::noinline]] void StoreFewRows(const float* rows, int64_t num_rows, bool add, float* y) {
+  for (int64_t i = 0; i < num_rows; ++i) {
+    y[i] = add ? y[i] + rows[i] : rows[i];
+  }
+}
+
 // The 16 results of one token in panel `p`.
 inline void StoreRows(const PanelProduct& product, int64_t p, int64_t token, F sums) {
   float* y = product.y + token * product.y_stride + p * kPanelRows;
@@ -49,27 +56,25 @@ inline void StoreRows(const PanelProduct& product, int64_t p, int64_t token, F s
   }
   float rows[kPanelRows];
   Simd::Store(rows, sums);
-  for (int64_t i = 0; i < num_rows; ++i) {
-    y[i] = product.add ? y[i] + rows[i] : rows[i];
-  }
+  StoreFewRows(rows, num_rows, product.add, y);
 }
 
-// One block of a tile's activations: a pointer for each group of tokens, so that every operand is
-// at a constant distance from one of two pointers.
+// One block of a tile's activations: a pointer for each four tokens, so that every operand is at a
+// constant distance from one of two pointers.
 template <int kTokens>
 struct TileBlock {
-  static constexpr int kGroups = (kTokens + kGroupTokens - 1) / kGroupTokens;
-  const int8_t* codes[kGroups];
-  const ActivationBlock* blocks[kGroups];
+  static constexpr int kFours = (kTokens + kGroupTokens - 1) / kGroupTokens;
+  const int8_t* codes[kFours];
+  const ActivationBlock* blocks[kFours];
+  int64_t group_tokens;
 
-  TileBlock(const PanelProduct& product, int64_t first) {
-    const int64_t group = first / kGroupTokens;
-    const int64_t member = first % kGroupTokens;  // 0, unless the tile is smaller than a group
+  TileBlock(const PanelProduct& product, int64_t first) : group_tokens(product.group_tokens) {
     const int64_t num_blocks = product.num_columns / kBlockColumns;
-    for (int g = 0; g < kGroups; ++g) {
-      const int64_t block = (group + g) * num_blocks * kGroupTokens + member;
-      codes[g] = product.codes + block * kBlockCodes;
-      blocks[g] = product.blocks + block;
+    for (int f = 0; f < kFours; ++f) {
+      const int64_t token = first + f * kGroupTokens;
+      const int64_t block = token / group_tokens * num_blocks * group_tokens + token % group_tokens;
+      codes[f] = product.codes + block * kBlockCodes;
+      blocks[f] = product.blocks + block;
     }
   }
   const int8_t* high(int t) const {
@@ -78,9 +83,9 @@ struct TileBlock {
   const int8_t* low(int t) const { return high(t) + kBlockColumns; }
   const ActivationBlock& block(int t) const { return blocks[t / kGroupTokens][t % kGroupTokens]; }
   void Next() {
-    for (int g = 0; g < kGroups; ++g) {
-      codes[g] += kGroupTokens * kBlockCodes;
-      blocks[g] += kGroupTokens;
+    for (int f = 0; f < kFours; ++f) {
+      codes[f] += group_tokens * kBlockCodes;
+      blocks[f] += group_tokens;
     }
   }
 };
@@ -137,20 +142,25 @@ inline void DotByteHalf(const uint8_t* codes, const TileBlock<kTokens>& x, Dots<
 
 constexpr int LogOf(int power) { return power <= 1 ? 0 : 1 + LogOf(power / 2); }
 
-// sums += scale * (128 high + low - what the zero point adds to the halves of a block that count)
+// sum + scale * (128 high + low - what the zero point adds to the halves of a block that count)
+template <int kZero, bool kFirstHalf, bool kSecondHalf>
+inline F AddScaled(I high, I low, const ActivationBlock& block, F scale, F sum) {
+  I dot = Simd::AddInt(Simd::ShiftLeft<7>(high), low);
+  if constexpr (kZero != 0 && kFirstHalf) {
+    dot = Simd::SubInt(dot, Simd::ShiftLeft<LogOf(kZero)>(Simd::SetInt(block.sum_low)));
+  }
+  if constexpr (kZero != 0 && kSecondHalf) {
+    dot = Simd::SubInt(dot, Simd::ShiftLeft<LogOf(kZero)>(Simd::SetInt(block.sum_high)));
+  }
+  return Simd::Fma(Simd::ToFloat(dot), Simd::Mul(scale, Simd::Set(block.scale)), sum);
+}
+
 template <int kZero, bool kFirstHalf, bool kSecondHalf, int kTokens>
-inline void AddScaled(const Dots<kTokens>& dots, const TileBlock<kTokens>& x, F scale, F* sums) {
+inline void AddAllScaled(const Dots<kTokens>& dots, const TileBlock<kTokens>& x, F scale, F* sums) {
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
-    const ActivationBlock& block = x.block(t);
-    I dot = Simd::AddInt(Simd::ShiftLeft<7>(dots.high[t]), dots.low[t]);
-    if constexpr (kZero != 0 && kFirstHalf) {
-      dot = Simd::SubInt(dot, Simd::ShiftLeft<LogOf(kZero)>(Simd::SetInt(block.sum_low)));
-    }
-    if constexpr (kZero != 0 && kSecondHalf) {
-      dot = Simd::SubInt(dot, Simd::ShiftLeft<LogOf(kZero)>(Simd::SetInt(block.sum_high)));
-    }
-    sums[t] = Simd::Fma(Simd::ToFloat(dot), Simd::Mul(scale, Simd::Set(block.scale)), sums[t]);
+    sums[t] = AddScaled<kZero, kFirstHalf, kSecondHalf>(dots.high[t], dots.low[t], x.block(t),
+                                                        scale, sums[t]);
   }
 }
 
@@ -181,11 +191,11 @@ void MultiplyTile(const PanelProduct& product, int64_t p, int64_t first) {
     if constexpr (P::kTwoScales) {
       Dots<kTokens> first_half;
       DotByteHalf<0>(codes, x, first_half);
-      AddScaled<P::kZero, true, false>(first_half, x, scale, sums);
+      AddAllScaled<P::kZero, true, false>(first_half, x, scale, sums);
       Dots<kTokens> second_half;
       DotByteHalf<16>(codes, x, second_half);
-      AddScaled<P::kZero, false, true>(second_half, x, P::LoadScales(scales + P::kScaleBytes),
-                                       sums);
+      AddAllScaled<P::kZero, false, true>(second_half, x, P::LoadScales(scales + P::kScaleBytes),
+                                          sums);
     } else {
       Dots<kTokens> dots;
       if constexpr (P::kNibbles) {
@@ -194,7 +204,7 @@ void MultiplyTile(const PanelProduct& product, int64_t p, int64_t first) {
         DotByteHalf<0>(codes, x, dots);
         DotByteHalf<16>(codes, x, dots);
       }
-      AddScaled<P::kZero, true, true>(dots, x, scale, sums);
+      AddAllScaled<P::kZero, true, true>(dots, x, scale, sums);
     }
     if constexpr (P::kMinimum) {
       const F minimum = P::LoadScales(scales + P::kScaleBytes);
@@ -222,10 +232,9 @@ void MultiplyTiles(const PanelProduct& product, int64_t& token) {
   }
 }
 
-// Takes as many tokens at a time as there are registers for.
+// The tokens from `token` on, as many at a time as there are registers for.
 template <PanelKind kKind>
-void MultiplyPanels(const PanelProduct& product) {
-  int64_t token = 0;
+inline void MultiplyFrom(const PanelProduct& product, int64_t token) {
   if constexpr (Simd::kMaxTokens >= 8) {
     MultiplyTiles<kKind, 8>(product, token);
     MultiplyTiles<kKind, 4>(product, token);
@@ -234,9 +243,15 @@ void MultiplyPanels(const PanelProduct& product) {
   MultiplyTiles<kKind, 1>(product, token);
 }
 
+template <PanelKind kKind>
+void MultiplyPanels(const PanelProduct& product) {
+  MultiplyFrom<kKind>(product, 0);
+}
+
 // x [num_columns] -> codes and their scale, by blocks of 32; those of the other tokens of its group
 // lie between them.
-void QuantizeRow(const float* x, int64_t num_columns, int8_t* codes, ActivationBlock* blocks) {
+void QuantizeRow(const float* x, int64_t num_columns, int64_t group_tokens, int8_t* codes,
+                 ActivationBlock* blocks) {
   for (int64_t b = 0; b < num_columns / kBlockColumns; ++b) {
     const F low = Simd::Load(x + b * kBlockColumns);
     const F high = Simd::Load(x + b * kBlockColumns + 16);
@@ -248,8 +263,8 @@ void QuantizeRow(const float* x, int64_t num_columns, int8_t* codes, ActivationB
     // A block so small that its scale is no normal number is zero.
     const bool normal = scale >= 1.17549435e-38F;
     const F inverse = Simd::Set(normal ? kLargestCode / largest : 0.0F);
-    ActivationBlock& block = blocks[b * kGroupTokens];
-    int8_t* out = codes + b * kGroupTokens * kBlockCodes;
+    ActivationBlock& block = blocks[b * group_tokens];
+    int8_t* out = codes + b * group_tokens * kBlockCodes;
     block.scale = scale;
     block.sum_low = Simd::StoreCodes(out, out + kBlockColumns, Simd::Mul(low, inverse));
     block.sum_high = Simd::StoreCodes(out + 16, out + kBlockColumns + 16, Simd::Mul(high, inverse));

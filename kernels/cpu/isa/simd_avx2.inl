@@ -164,6 +164,14 @@ struct Simd {
   static B HighNibbles(B x) {
     return LowNibbles({_mm256_srli_epi16(x.a, 4), _mm256_srli_epi16(x.b, 4)});
   }
+#ifdef __AVXVNNI__
+  static I DotNibbles(I sum, B weights, const int8_t* x) { return DotBytes(sum, weights, x); }
+  static I DotBytes(I sum, B weights, const int8_t* x) {
+    const __m256i four = Broadcast(x);
+    return {_mm256_dpbusd_avx_epi32(sum.a, weights.a, four),
+            _mm256_dpbusd_avx_epi32(sum.b, weights.b, four)};
+  }
+#else
   // Two products of a nibble and an int8 fit in 16 bits with their sum: nothing saturates.
   static I DotNibbles(I sum, B weights, const int8_t* x) {
     const __m256i four = Broadcast(x);
@@ -180,6 +188,7 @@ struct Simd {
     return {_mm256_add_epi32(_mm256_add_epi32(sum.a, Dot4(low.a, four)), high_sum.a),
             _mm256_add_epi32(_mm256_add_epi32(sum.b, Dot4(low.b, four)), high_sum.b)};
   }
+#endif
 
   // Lane i is the sum of rows[i]'s lanes.
   static F SumRows(const F* rows) { return {SumEight(rows), SumEight(rows + 8)}; }

@@ -74,24 +74,6 @@ struct Simd {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
   }
 
-#ifdef __AVX512BF16__
-  // Pairs of bfloat16 in 32-bit lanes. Rounding is to nearest even, and denormals are zero.
-  static H NarrowToBFloat16(F x) { return reinterpret_cast<H>(_mm512_cvtneps_pbh(x)); }
-  static I NarrowToBFloat16(F low, F high) {  // low's 16, then high's
-    return reinterpret_cast<I>(_mm512_cvtne2ps_pbh(high, low));
-  }
-  // sum + x0 y0 + x1 y1
-  static F DotPairs(I x, I y, F sum) {
-    return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(x), reinterpret_cast<__m512bh>(y));
-  }
-  // Words 0, 16, 1, 17, ..
-  static I InterleaveWords(I x) {
-    const __m512i even = Lanes();
-    const __m512i odd = _mm512_slli_epi32(_mm512_add_epi32(even, _mm512_set1_epi32(16)), 16);
-    return _mm512_permutexvar_epi16(_mm512_or_si512(even, odd), x);
-  }
-#endif
-
   // `words`: 16-bit lanes, of which the low 5 bits choose one of 32 entries.
   static I LookUpWords(I table, I words) { return _mm512_permutexvar_epi16(words, table); }
   // Numbers 0, 2, 1, 3 of each four.
@@ -224,6 +206,8 @@ struct Simd {
   }
 
   static B LoadBytes(const uint8_t* p) { return _mm512_loadu_si512(p); }
+  static void StoreBytes(uint8_t* p, B x) { _mm512_storeu_si512(p, x); }
+  static I LoadInts(const int32_t* p) { return _mm512_loadu_si512(p); }
   static B LowNibbles(B x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
   static B HighNibbles(B x) {
     return _mm512_and_si512(_mm512_srli_epi16(x, 4), _mm512_set1_epi8(15));

@@ -3,6 +3,7 @@
 namespace {
 
 constexpr IsaTable kTable = {
+    .has_tiles = false,
     .quantize_row = QuantizeRow,
     .panel_product = {MultiplyPanels<PanelKind::kQ4_0>, MultiplyPanels<PanelKind::kQ4_1>,
                       MultiplyPanels<PanelKind::kQ5_0>, MultiplyPanels<PanelKind::kQ5_1>,
