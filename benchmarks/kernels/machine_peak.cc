@@ -44,7 +44,9 @@ __attribute__((target("avx512f,avx512vnni"))) int64_t DotRegisters(int64_t round
   return lanes[0];
 }
 
-__attribute__((target("avx2"))) void ReadAll(const std::byte* data, size_t bytes) {
+}  // namespace
+
+__attribute__((target("avx2"))) void ReadMemory(const std::byte* data, size_t bytes) {
   __m256i sums[8] = {};
   for (size_t i = 0; i < bytes; i += 256) {
 #pragma GCC unroll 8
@@ -56,8 +58,6 @@ __attribute__((target("avx2"))) void ReadAll(const std::byte* data, size_t bytes
   }
 }
 
-}  // namespace
-
 double MeasureReadBandwidth() {
   // As weights lie: in huge pages where the system gives them.
   const Buffer buffer = AllocateHostBuffer(size_t{512} << 20).value();
@@ -65,7 +65,7 @@ double MeasureReadBandwidth() {
   double best = 0;
   for (int repetition = 0; repetition < 5 && __builtin_cpu_supports("avx2"); ++repetition) {
     const double start = CpuSeconds();
-    ReadAll(buffer.data(), buffer.bytes());
+    ReadMemory(buffer.data(), buffer.bytes());
     best = std::max(best, static_cast<double>(buffer.bytes()) / (CpuSeconds() - start));
   }
   return best;

@@ -1,4 +1,5 @@
-"""How cost grows, beside llama-server: long prompts, decoding far into a context, many streams, the start, memory.
+"""How cost grows, beside llama-server: long prompts, decoding far into a context and beside what memory can deliver,
+many streams, the start, memory.
 
 In turns on one machine, with one model. Prompts are English words in random order. Decoding at a depth asks
 for the same prompt over and over, whose K and V both servers keep; all other prompts are new each time. A server
@@ -7,7 +8,10 @@ that is not asked idles; the pairs of servers of a part exist only while it is m
 
 import contextlib
 import pathlib
+import subprocess
 import time
+
+import gguf
 
 import compare
 import servers
@@ -69,6 +73,30 @@ def depth(args, ours, peer):
                 return 64 / (times[-1] - times[0])
 
             yield f"decode 64 at {length} (tokens/s)", take_turns(args.repetitions, list(by_name), rate)
+
+
+def roofline(args, ours, peer):
+    """What decoding reads each second, of weights and of the KV cache, and what threads get that only read."""
+    tensors = {tensor.name: int(tensor.n_bytes) for tensor in gguf.GGUFReader(args.model).tensors}
+    if "output.weight" in tensors:
+        tensors.pop("token_embd.weight")  # of which a token reads one row
+    length, output = 64, 65
+    with running(lambda: ours(), lambda: peer("-np", "1", "-c", "8192", "-fa", "on")) as both:
+        kv = both[0].kv()
+        token_bytes = kv["tiers"]["hot"]["page_bytes"] // kv["page_tokens"]
+        step_bytes = sum(tensors.values()) + token_bytes * (length + output // 2)
+        tokens = compare.prompts(1, both[0].tokenize)
+        by_name = dict(zip(("thermocline", "llama-server"), both))
+
+        def rate(name, _):
+            if name == "reading alone":
+                program = pathlib.Path(args.ours).with_name("read_peak")
+                return float(subprocess.run([program, str(args.threads)], check=True, capture_output=True).stdout) / 1e9
+            times = by_name[name].generate(tokens(length), output)
+            return step_bytes * (output - 1) / (times[-1] - times[0]) / 1e9
+
+        yield f"decode {output - 1} at {length}: memory read (GB/s)", take_turns(
+            args.repetitions, [*by_name, "reading alone"], rate)
 
 
 def streams(args, ours, peer):
@@ -139,7 +167,7 @@ def memory(args, ours, peer):
         min(3, args.repetitions), list(makers), beyond)
 
 
-PARTS = {"prefill": prefill, "depth": depth, "streams": streams, "start": start, "memory": memory}
+PARTS = {"prefill": prefill, "depth": depth, "roofline": roofline, "streams": streams, "start": start, "memory": memory}
 
 
 def table(results):

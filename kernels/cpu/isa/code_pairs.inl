@@ -1,5 +1,5 @@
-// Codes of a page as pairs of 16-bit integers in 32-bit lanes; what a pair is, the files before this
-// one define: Pair, AsPairs, MakeKeyTable, MakeValueTable, BytesToPairs. For AVX-512.
+// Codes of a page as pairs of 16-bit integers in 32-bit lanes; what a pair is, the files before
+// this one define: Pair, AsPairs, MakeKeyTable, MakeValueTable, BytesToPairs. For AVX-512.
 //
 // Pairs are numbers (0, 2) and (1, 3) of each four: as codes are shifted out of bytes.
 
@@ -56,25 +56,34 @@ void NarrowPanels(const uint8_t* codes, I table, int num_panels, int num_inner, 
   }
 }
 
-// sums of panel p of `codes`: start(p, sums [kRows]), then all products with pairs x, then
-// finish(p, sums).
-template <int kBits, int kRows, typename Start, typename Finish>
+// finish(p, sums [kRows]) with all products of panel p of `codes` and pairs x. Sums are formed in
+// two chains, for few rows do not keep the processor busy while one product waits for the other;
+// they are of integers, so that it does not matter.
+template <int kBits, int kRows, typename Finish>
 inline void MultiplyCodes(const uint8_t* codes, I table, int num_panels, int num_inner,
-                          const Pair* x, int64_t stride, Start start, Finish finish) {
+                          const Pair* x, int64_t stride, Finish finish) {
   for (int panel = 0; panel < num_panels; ++panel) {
-    decltype(ZeroSum(AsPairs(table))) sums[kRows];
-    start(panel, sums);
+    I sums[kRows];
+    I others[kRows];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = others[r] = Simd::SetInt(0);
+    }
     for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
       const Pair* factors = x + first / 2;
       UsePairs<kBits>(
           codes, table, [&](int pair, I values) __attribute__((always_inline)) {
 #pragma GCC unroll 4
             for (int r = 0; r < kRows; ++r) {
-              sums[r] =
-                  MultiplyAdd(AsPairs(values), LoadFactor(factors + r * stride + pair), sums[r]);
+              I& sum = pair % 2 == 0 ? sums[r] : others[r];
+              sum = MultiplyAdd(AsPairs(values), LoadFactor(factors + r * stride + pair), sum);
             }
           });
       codes += kGroupBytes<kBits>;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      sums[r] = Simd::AddInt(sums[r], others[r]);
     }
     finish(panel, sums);
   }

@@ -94,7 +94,7 @@ struct CodedPage {
       WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) {
         MultiplyCodes<kBits, kRows>(
             page.k_codes, MakeKeyTable<kBits>(page.k_levels), page.page_tokens / 16, page.rows.dim,
-            queries, stride, &SetZero<kRows>, [&](int panel, I* of_panel) {
+            queries, stride, [&](int panel, I* of_panel) {
               for (int r = 0; r < kRows; ++r) {
                 StoreSum(sums + r * kMaxPageTokens + 16 * panel, of_panel[r]);
               }
@@ -114,19 +114,12 @@ struct CodedPage {
       WithValueBits(page.v_bits, [&]<int kBits>(BitsOf<kBits>) {
         MultiplyCodes<kBits, kRows>(
             page.v_codes, MakeValueTable<kBits>(page.v_levels), page.num_values, page.page_tokens,
-            weights, kMaxPageTokens, &SetZero<kRows>, [&](int panel, I* of_panel) {
+            weights, kMaxPageTokens, [&](int panel, I* of_panel) {
               for (int r = 0; r < kRows; ++r) {
                 AddSum(of_panel[r], of_rows.steps[r], of_rows.scales[r], o + r * dim + 16 * panel);
               }
             });
       });
-    }
-  }
-
-  template <int kRows>
-  static void SetZero(int /*panel*/, I* sums) {
-    for (int r = 0; r < kRows; ++r) {
-      sums[r] = Simd::SetInt(0);
     }
   }
 
