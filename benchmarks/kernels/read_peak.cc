@@ -1,7 +1,7 @@
 // How fast memory can be read, to hold decoding against:
 //   read_peak NUM_THREADS
-// Prints bytes per second of all threads together, by the clock on the wall: the best of some passes
-// over a GiB, of which each thread reads its part.
+// Prints bytes per second of all threads together, by the clock on the wall: the best of some
+// passes over a GiB, of which each thread reads its part.
 
 #include <fmt/core.h>
 
