@@ -190,9 +190,6 @@ struct Simd {
   }
 #endif
 
-  // Lane i is the sum of rows[i]'s lanes.
-  static F SumRows(const F* rows) { return {SumEight(rows), SumEight(rows + 8)}; }
-
  private:
   // The lookup reads three bits; the fourth, moved to the sign, chooses the half of the table.
   template <int kEntries>
@@ -227,16 +224,6 @@ struct Simd {
   }
   static __m256i Dot4(__m256i weights, __m256i four) {
     return _mm256_madd_epi16(_mm256_maddubs_epi16(weights, four), _mm256_set1_epi16(1));
-  }
-  static __m256 SumEight(const F* rows) {
-    __m256 a[8];
-    for (int i = 0; i < 8; ++i) {
-      a[i] = _mm256_add_ps(rows[i].a, rows[i].b);
-    }
-    const __m256 b0 = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-    const __m256 b1 = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(b0, b1, 0x20),
-                         _mm256_permute2f128_ps(b0, b1, 0x31));
   }
 };
 

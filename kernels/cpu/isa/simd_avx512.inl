@@ -97,16 +97,12 @@ struct Simd {
     const H magnitude = _mm256_set1_epi16(0x7fff);
     return _mm256_max_epu16(_mm256_and_si256(a, magnitude), _mm256_and_si256(b, magnitude));
   }
-  static H ZeroHalves() { return _mm256_setzero_si256(); }
   static void StoreInts(uint32_t* p, I x) { _mm512_storeu_si512(p, x); }
   // The first `count` of 16 halves, and zeros.
   static H LoadFirstOfHalves(const uint16_t* p, int count) {
     const int first = count < 0 ? 0 : count;
     return _mm256_maskz_loadu_epi16(
         static_cast<__mmask16>(first >= 16 ? 0xffffU : (1U << first) - 1), p);
-  }
-  static F LoadFirstHalves(const uint16_t* p, int count) {
-    return count >= 16 ? LoadHalf(p) : ToFloat(LoadFirstOfHalves(p, count));
   }
   // The first `count` of 16 floats, and zeros.
   static F LoadFirst(const float* p, int count) {
@@ -218,25 +214,6 @@ struct Simd {
     int32_t four = 0;
     __builtin_memcpy(&four, x, sizeof(four));
     return _mm512_dpbusd_epi32(sum, weights, _mm512_set1_epi32(four));
-  }
-
-  // Lane i is the sum of rows[i]'s lanes: four rounds of pairwise interleaving and adding.
-  static F SumRows(const F* rows) {
-    F a[8];
-    for (int i = 0; i < 8; ++i) {  // pairs (i, i + 8), 256-bit halves side by side
-      a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(rows[i], rows[i + 8], 0x44),
-                           _mm512_shuffle_f32x4(rows[i], rows[i + 8], 0xee));
-    }
-    F b[4];
-    for (int i = 0; i < 4; ++i) {  // 128-bit lanes hold rows i, i + 4, i + 8, i + 12
-      const F low = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88);
-      const F high = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
-      const F both = _mm512_add_ps(low, high);  // rows i, i + 8, i + 4, i + 12
-      b[i] = _mm512_shuffle_f32x4(both, both, 0xd8);
-    }
-    const F c0 = _mm512_add_ps(_mm512_unpacklo_ps(b[0], b[1]), _mm512_unpackhi_ps(b[0], b[1]));
-    const F c1 = _mm512_add_ps(_mm512_unpacklo_ps(b[2], b[3]), _mm512_unpackhi_ps(b[2], b[3]));
-    return _mm512_add_ps(_mm512_shuffle_ps(c0, c1, 0x44), _mm512_shuffle_ps(c0, c1, 0xee));
   }
 };
 

@@ -223,9 +223,6 @@ struct Simd {
     }
     return out;
   }
-  static F SumRows(const F* rows) {
-    return Map([rows](int i) { return Sum(rows[i]); });
-  }
 
  private:
   template <typename Function>
