@@ -71,8 +71,9 @@ class Ops {
   virtual Result<std::unique_ptr<Weight>> PrepareWeight(
       std::span<const WeightSource> parts) const = 0;
 
-  // out [num_tokens, cols] = rows of `table` chosen by tokens (each within table.rows).
-  virtual void Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+  // out [num_tokens, table.cols()] = rows of `table` chosen by tokens (each within table.rows()),
+  // equal to Dequantize of their source bit for bit.
+  virtual void Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
                      Stream& stream) const = 0;
 
   // x, y [num_tokens, dim]; gain [dim]. y may be x.

@@ -44,7 +44,7 @@ class TimedOps final : public Ops {
       std::span<const WeightSource> parts) const override {
     return ops_.PrepareWeight(parts);
   }
-  void Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+  void Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
              Stream& stream) const override {
     Time("embed", [&] { ops_.Embed(tokens, table, out, stream); });
   }

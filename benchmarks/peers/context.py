@@ -136,11 +136,11 @@ def start(args, ours, peer):
 
 
 def memory(args, ours, peer):
-    """The most that was resident, less the model's file and what of the KV cache was used, after streams that fill it.
+    """The most that was resident, less the model's file and what of the KV cache is resident, after streams that fill it.
 
-    Both have a cache for 8 streams of 1,280 tokens. Ours keeps what it computed and is asked for more than it holds; what
-    is free in the end is not subtracted, though it may be resident. llama-server sets all of its cache to zero at the
-    start, so all of it is subtracted; its second cache of prompts (--cache-ram) is off.
+    Both have a cache for 8 streams of 1,280 tokens. Ours is asked for more than it holds and gives none of its memory
+    back, so that the end tells what was ever used. llama-server sets all of its cache to zero at the start, so all of
+    it is subtracted; its second cache of prompts (--cache-ram) is off.
     """
     count, length, output, room = 8, 1024, 64, 5 * STREAM_ROOM
     with running(lambda: ours()) as (server,):
@@ -158,9 +158,7 @@ def memory(args, ours, peer):
         with running(makers[name]) as (server,):
             for half in (prompts[:count], prompts[count:]):
                 server.generate_together(half, output)
-            used = cache_bytes
-            if name != "llama-server":
-                used -= server.kv()["arena"]["free_bytes"]
+            used = cache_bytes if name == "llama-server" else server.resident_bytes(cache_bytes)
             return (server.peak_rss_bytes() - pathlib.Path(args.model).stat().st_size - used) / 1e6
 
     yield "memory beyond the model's file and the KV cache, at most (MB)", take_turns(

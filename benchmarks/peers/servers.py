@@ -51,6 +51,20 @@ class Server:
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
+    def resident_bytes(self, mapped_bytes):
+        """Of the one mapping of no file that has this many bytes, to the next of its pages."""
+        found, is_it = [], False
+        for line in pathlib.Path(f"/proc/{self.process.pid}/smaps").read_text().splitlines():
+            words = line.split()
+            if "-" in words[0]:  # a mapping's first line: addresses, rights, offset, device, inode, perhaps a name
+                begin, end = (int(address, 16) for address in words[0].split("-"))
+                is_it = words[4] == "0" and -(mapped_bytes // -4096) * 4096 == end - begin
+            elif is_it and words[0] == "Rss:":
+                found.append(int(words[1]) * 1024)
+        if len(found) != 1:
+            raise RuntimeError(f"{self.name} has {len(found)} mappings of {mapped_bytes} bytes")
+        return found[0]
+
     def post(self, path, body):
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}

@@ -122,11 +122,9 @@ Result<Transformer> Transformer::Load(const ModelConfig& config, const Checkpoin
   Transformer model(config, ops);
   const Loader loader(checkpoint, device, ops);
   const std::string table = "token_embd.weight";
-  Result<WeightSource> embedding = loader.Source(table);
-  if (!embedding.ok()) {
-    return embedding.status();
+  if (!config.tied_embeddings) {
+    RETURN_IF_ERROR(loader.Matrix({table}, model.embedding_));
   }
-  model.embedding_ = *embedding;
   model.layers_.resize(static_cast<size_t>(config.num_layers));
   for (int i = 0; i < config.num_layers; ++i) {
     RETURN_IF_ERROR(loader.ReadLayer(config, i, model.layers_[static_cast<size_t>(i)]));
@@ -137,6 +135,9 @@ Result<Transformer> Transformer::Load(const ModelConfig& config, const Checkpoin
   RETURN_IF_ERROR(loader.Concatenated({"output_norm.weight"}, model.final_norm_));
   RETURN_IF_ERROR(
       loader.Matrix({config.tied_embeddings ? table : std::string("output.weight")}, model.head_));
+  for (const CheckpointTensor& tensor : checkpoint.tensors()) {
+    checkpoint.Release(tensor);  // what came back with its neighbours
+  }
   RETURN_IF_ERROR(model.AllocateActivations(device, max_tokens));
   if (on_progress) {
     on_progress(1.0);
@@ -180,7 +181,8 @@ void Transformer::Forward(std::span<const TokenId> tokens, const BatchView& batc
   stream.Copy(cos_sin_.data(), cos_sin_staged_.data(),
               static_cast<size_t>(batch.num_tokens) * static_cast<size_t>(config_.rope_dim) *
                   sizeof(float));
-  ops_.Embed(tokens, embedding_, View(hidden_, batch.num_tokens, config_.hidden_size), stream);
+  ops_.Embed(tokens, embedding_ ? *embedding_ : *head_,
+             View(hidden_, batch.num_tokens, config_.hidden_size), stream);
   size_t num_watched = 0;
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     float* energy = nullptr;
@@ -269,7 +271,8 @@ Tensor Transformer::ComputeLogits(std::span<const int32_t> rows, Stream& stream)
 }
 
 size_t Transformer::weight_bytes() const {
-  size_t bytes = head_->num_bytes() + final_norm_.size * sizeof(float);
+  size_t bytes = (embedding_ ? embedding_->num_bytes() : 0) + head_->num_bytes() +
+                 final_norm_.size * sizeof(float);
   for (const Layer& layer : layers_) {
     bytes += layer.qkv->num_bytes() + layer.output->num_bytes() + layer.gate_up->num_bytes() +
              layer.down->num_bytes();

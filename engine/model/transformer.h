@@ -17,7 +17,7 @@ namespace thermocline {
 
 // A decoder's weights, in the form one device multiplies fastest, and the activations of one step.
 // One forward pass for all models, driven by ModelConfig. Allocates nothing after Load.
-// Used by one thread at a time; `device` and `checkpoint` outlive it.
+// Used by one thread at a time; `device` and `ops` outlive it, nothing of the checkpoint is needed.
 class Transformer {
  public:
   // The most rows that one call of ComputeLogits takes: bounds the memory of logits.
@@ -85,7 +85,7 @@ class Transformer {
   ModelConfig config_;
   const Ops& ops_;
   std::vector<float> rotation_signs_;  // [head_dim]
-  WeightSource embedding_;
+  std::unique_ptr<Weight> embedding_;  // null: the head
   std::vector<Layer> layers_;
   Vector final_norm_;
   std::unique_ptr<Weight> head_;

@@ -98,13 +98,12 @@ Result<std::unique_ptr<Weight>> CpuOps::PrepareWeight(std::span<const WeightSour
   return std::unique_ptr<Weight>(*std::move(weight));
 }
 
-void CpuOps::Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+void CpuOps::Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
                    Stream& /*stream*/) const {
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    CHECK(tokens[i] >= 0 && tokens[i] < table.rows);
-    Dequantize(table.type, table.data + static_cast<size_t>(tokens[i]) * table.row_bytes(),
-               table.cols, out.f32() + static_cast<int64_t>(i) * table.cols);
-  }
+  const auto& weight = static_cast<const PanelWeight&>(table);
+  ForRows(static_cast<int64_t>(tokens.size()), weight.cols(), [&](int64_t i) {
+    weight.ReadRow(tokens[static_cast<size_t>(i)], out.f32() + i * weight.cols());
+  });
 }
 
 void CpuOps::RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,

@@ -16,7 +16,7 @@ class CpuOps final : public Ops {
   CpuOps(IsaLevel isa, ThreadPool& pool);
 
   Result<std::unique_ptr<Weight>> PrepareWeight(std::span<const WeightSource> parts) const override;
-  void Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+  void Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
              Stream& stream) const override;
   void RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
                Stream& stream) const override;

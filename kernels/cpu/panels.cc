@@ -1,11 +1,11 @@
 #include "kernels/cpu/panels.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 
 #include "kernels/base/check.h"
 #include "kernels/core/half.h"
+#include "kernels/cpu/panel_blocks.h"
 
 namespace thermocline {
 namespace {
@@ -38,173 +38,6 @@ PanelKind KindOf(WeightType type) {
   CHECK(false);
 }
 
-// Of one block of 16 rows x 32 columns, or of one column for float kinds.
-size_t BlockBytes(PanelKind kind) {
-  switch (kind) {
-    case PanelKind::kQ4_0:
-      return 256 + 32;
-    case PanelKind::kQ4_1:
-      return 256 + 64;
-    case PanelKind::kQ5_0:
-    case PanelKind::kQ8_0:
-      return 512 + 32;
-    case PanelKind::kQ5_1:
-      return 512 + 64;
-    case PanelKind::kQ4_K:
-      return 256 + 128;
-    case PanelKind::kQ5_K:
-    case PanelKind::kQ6_K:
-      return 512 + 128;
-    case PanelKind::kF32:
-      return 64;
-    case PanelKind::kF16:
-    case PanelKind::kBF16:
-      return 32;
-  }
-  return 0;
-}
-
-// 32 columns of one row: unsigned codes and what scales them.
-struct RowBlock {
-  std::array<uint8_t, 32> codes{};
-  uint16_t half_scale = 0;  // as the source stores them
-  uint16_t half_minimum = 0;
-  float scale = 0;   // for kinds whose scales are products
-  float second = 0;  // the minimum, or Q6_K's scale of columns 16..31
-};
-
-uint16_t Load16(const uint8_t* src) {
-  uint16_t value = 0;
-  std::memcpy(&value, src, sizeof(value));
-  return value;
-}
-
-// Q4_0, Q4_1, Q5_0, Q5_1: [d][m][high bits][nibbles].
-void ReadLegacyBlock(const uint8_t* block, bool minimum, bool five_bits, RowBlock& out) {
-  out.half_scale = Load16(block);
-  block += 2;
-  if (minimum) {
-    out.half_minimum = Load16(block);
-    block += 2;
-  }
-  uint32_t high = 0;
-  if (five_bits) {
-    std::memcpy(&high, block, sizeof(high));
-    block += 4;
-  }
-  for (uint32_t i = 0; i < 16; ++i) {
-    out.codes[i] = static_cast<uint8_t>((block[i] & 15U) | (high >> i & 1U) << 4);
-    out.codes[i + 16] = static_cast<uint8_t>(block[i] >> 4U | (high >> (i + 16) & 1U) << 4);
-  }
-}
-
-void ReadQ8Block(const uint8_t* block, RowBlock& out) {
-  out.half_scale = Load16(block);
-  for (size_t i = 0; i < 32; ++i) {
-    out.codes[i] = static_cast<uint8_t>(block[2 + i] + 128U);  // wraps: int8 -> offset binary
-  }
-}
-
-// Sub-block s of a Q4_K or Q5_K block.
-void ReadKBlock(const uint8_t* block, int s, bool five_bits, RowBlock& out) {
-  const KQuantScale pair = UnpackKQuantScale(reinterpret_cast<const std::byte*>(block + 4), s);
-  out.scale = HalfToFloat(Load16(block)) * static_cast<float>(pair.scale);
-  out.second = -(HalfToFloat(Load16(block + 2)) * static_cast<float>(pair.min));
-  const uint8_t* nibbles = block + (five_bits ? 48 : 16) + 32 * (s / 2);
-  for (size_t i = 0; i < 32; ++i) {
-    const unsigned nibble = s % 2 == 0 ? nibbles[i] & 15U : nibbles[i] >> 4U;
-    const unsigned high = five_bits ? (block[16 + i] >> s & 1U) << 4 : 0U;
-    out.codes[i] = static_cast<uint8_t>(nibble | high);
-  }
-}
-
-// Columns [32 s, 32 s + 32) of a Q6_K block.
-void ReadQ6KBlock(const uint8_t* block, int s, RowBlock& out) {
-  const int half = s / 4;
-  const int group = s % 4;
-  const uint8_t* low = block + 64 * half + 32 * (group % 2);
-  const uint8_t* high = block + 128 + 32 * half;
-  const uint8_t* scales = block + 192 + 8 * half + 2 * group;
-  const float d = HalfToFloat(Load16(block + 208));
-  out.scale = d * static_cast<float>(static_cast<int8_t>(scales[0]));
-  out.second = d * static_cast<float>(static_cast<int8_t>(scales[1]));
-  for (size_t i = 0; i < 32; ++i) {
-    const unsigned nibble = group < 2 ? low[i] & 15U : low[i] >> 4U;
-    out.codes[i] = static_cast<uint8_t>(nibble | (high[i] >> 2 * group & 3U) << 4);
-  }
-}
-
-// Block `b` of 32 columns of a row that starts at `row`.
-RowBlock ReadRowBlock(PanelKind kind, const uint8_t* row, int64_t b) {
-  RowBlock out;
-  switch (kind) {
-    case PanelKind::kQ4_0:
-      ReadLegacyBlock(row + 18 * b, false, false, out);
-      break;
-    case PanelKind::kQ4_1:
-      ReadLegacyBlock(row + 20 * b, true, false, out);
-      break;
-    case PanelKind::kQ5_0:
-      ReadLegacyBlock(row + 22 * b, false, true, out);
-      break;
-    case PanelKind::kQ5_1:
-      ReadLegacyBlock(row + 24 * b, true, true, out);
-      break;
-    case PanelKind::kQ8_0:
-      ReadQ8Block(row + 34 * b, out);
-      break;
-    case PanelKind::kQ4_K:
-      ReadKBlock(row + 144 * (b / 8), static_cast<int>(b % 8), false, out);
-      break;
-    case PanelKind::kQ5_K:
-      ReadKBlock(row + 176 * (b / 8), static_cast<int>(b % 8), true, out);
-      break;
-    case PanelKind::kQ6_K:
-      ReadQ6KBlock(row + 210 * (b / 8), static_cast<int>(b % 8), out);
-      break;
-    case PanelKind::kF32:
-    case PanelKind::kF16:
-    case PanelKind::kBF16:
-      CHECK(false);
-  }
-  return out;
-}
-
-bool HasNibbles(PanelKind kind) {
-  return kind == PanelKind::kQ4_0 || kind == PanelKind::kQ4_1 || kind == PanelKind::kQ4_K;
-}
-
-bool HasFloatScales(PanelKind kind) {
-  return kind == PanelKind::kQ4_K || kind == PanelKind::kQ5_K || kind == PanelKind::kQ6_K;
-}
-
-// Four columns of one row, a byte each.
-uint32_t FourColumns(const RowBlock& block, size_t column) {
-  uint32_t four = 0;
-  std::memcpy(&four, block.codes.data() + column, sizeof(four));
-  return four;
-}
-
-void PlaceRowBlock(PanelKind kind, const RowBlock& block, size_t row, uint8_t* out) {
-  for (size_t vector = 0; vector < (HasNibbles(kind) ? 4U : 8U); ++vector) {
-    uint32_t four = FourColumns(block, 4 * vector);
-    if (HasNibbles(kind)) {
-      four |= FourColumns(block, 16 + 4 * vector) << 4U;
-    }
-    std::memcpy(out + 64 * vector + 4 * row, &four, sizeof(four));
-  }
-  uint8_t* scales = out + (HasNibbles(kind) ? 256 : 512);
-  if (HasFloatScales(kind)) {
-    std::memcpy(scales + 4 * row, &block.scale, 4);
-    std::memcpy(scales + 64 + 4 * row, &block.second, 4);
-  } else {
-    std::memcpy(scales + 2 * row, &block.half_scale, 2);
-    if (kind == PanelKind::kQ4_1 || kind == PanelKind::kQ5_1) {
-      std::memcpy(scales + 32 + 2 * row, &block.half_minimum, 2);
-    }
-  }
-}
-
 // One panel of zeroed memory from up to 16 rows of a source.
 void PackPanel(const WeightSource& source, PanelKind kind, int64_t panel, uint8_t* out) {
   const int64_t first = panel * kPanelRows;
@@ -226,11 +59,21 @@ void PackPanel(const WeightSource& source, PanelKind kind, int64_t panel, uint8_
   }
 }
 
-}  // namespace
-
-bool IsFloatPanel(PanelKind kind) {
-  return kind == PanelKind::kF32 || kind == PanelKind::kF16 || kind == PanelKind::kBF16;
+// One row of a panel of floats.
+void ReadFloatRow(PanelKind kind, const uint8_t* panel, size_t row, size_t cols, float* out) {
+  for (size_t c = 0; c < cols; ++c) {
+    const size_t i = c * kPanelRows + row;
+    if (kind == PanelKind::kF32) {
+      std::memcpy(out + c, panel + 4 * i, 4);
+    } else {
+      uint16_t half = 0;
+      std::memcpy(&half, panel + 2 * i, 2);
+      out[c] = kind == PanelKind::kF16 ? HalfToFloat(half) : BFloat16ToFloat(half);
+    }
+  }
 }
+
+}  // namespace
 
 Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSource> sources,
                                                        WeightSlabs& slabs, ThreadPool& pool) {
@@ -270,6 +113,26 @@ Result<std::unique_ptr<PanelWeight>> PanelWeight::Pack(std::span<const WeightSou
     });
   }
   return weight;
+}
+
+void PanelWeight::ReadRow(int64_t row, float* out) const {
+  CHECK(row >= 0 && row < rows_);
+  size_t i = parts_.size() - 1;
+  while (parts_[i].first_row > row) {
+    --i;
+  }
+  const Part& part = parts_[i];
+  const int64_t r = row - part.first_row;
+  const uint8_t* source = panel(part, r / kPanelRows);
+  const auto lane = static_cast<size_t>(r % kPanelRows);
+  if (IsFloatPanel(part.kind)) {
+    ReadFloatRow(part.kind, source, lane, static_cast<size_t>(cols_), out);
+    return;
+  }
+  for (int64_t c = 0; c < cols_; c += kBlockColumns) {
+    DequantizeRowBlock(part.kind, TakeRowBlock(part.kind, source, lane), out + c);
+    source += BlockBytes(part.kind);
+  }
 }
 
 }  // namespace thermocline

@@ -12,16 +12,8 @@
 #include "kernels/ops.h"
 
 // "P16" panels: 16 output rows side by side, so that one vector holds the same columns of 16 rows
-// and the 16 results of a token are one vector too. Columns go in blocks of 32:
-//
-//   nibble kinds  4 x 64 bytes: byte 4 r + e of vector j holds column 4 j + e of row r in its low
-//   and
-//                 column 16 + 4 j + e in its high nibble
-//   byte kinds    8 x 64 bytes: byte 4 r + e of vector j holds column 4 j + e of row r, unsigned
-//   then          16 scales; 16 minima or, for Q6_K, the scales of columns 16..31: half, or float
-//                 where the source multiplies two numbers to get them (Q4_K, Q5_K, Q6_K)
-//
-// Float kinds are [columns][16 rows]. Rows past the matrix are zero. A panel of Q4_1 has exactly
+// and the 16 results of a token are one vector too. Columns go in the blocks of panel_blocks.h;
+// float kinds are [columns][16 rows]. Rows past the matrix are zero. A panel of Q4_1 has exactly
 // the source's size.
 
 namespace thermocline {
@@ -52,6 +44,8 @@ class PanelWeight final : public Weight {
     return reinterpret_cast<const uint8_t*>(block_.data) + part.offset +
            static_cast<size_t>(index) * part.panel_bytes;
   }
+  // out [cols()] = row `row`, equal to Dequantize of its source bit for bit.
+  void ReadRow(int64_t row, float* out) const;
   bool has_quantized() const { return has_quantized_; }
 
  private:
@@ -64,7 +58,5 @@ class PanelWeight final : public Weight {
   size_t num_bytes_ = 0;
   WeightSlabs::Block block_;
 };
-
-bool IsFloatPanel(PanelKind kind);
 
 }  // namespace thermocline

@@ -130,12 +130,13 @@ Result<std::unique_ptr<Weight>> ReferenceOps::PrepareWeight(
   return std::unique_ptr<Weight>(std::make_unique<FloatWeight>(rows, cols, std::move(values)));
 }
 
-void ReferenceOps::Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+void ReferenceOps::Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
                          Stream& /*stream*/) const {
+  const auto& weight = static_cast<const FloatWeight&>(table);
   for (size_t i = 0; i < tokens.size(); ++i) {
-    CHECK(tokens[i] >= 0 && tokens[i] < table.rows);
-    Dequantize(table.type, table.data + static_cast<size_t>(tokens[i]) * table.row_bytes(),
-               table.cols, out.f32() + static_cast<int64_t>(i) * table.cols);
+    CHECK(tokens[i] >= 0 && tokens[i] < weight.rows());
+    std::copy_n(weight.row(tokens[i]), weight.cols(),
+                out.f32() + static_cast<int64_t>(i) * weight.cols());
   }
 }
 

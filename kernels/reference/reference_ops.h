@@ -12,7 +12,7 @@ class ReferenceOps final : public Ops {
   explicit ReferenceOps(ThreadPool& pool) : pool_(pool) {}
 
   Result<std::unique_ptr<Weight>> PrepareWeight(std::span<const WeightSource> parts) const override;
-  void Embed(std::span<const TokenId> tokens, const WeightSource& table, Tensor out,
+  void Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
              Stream& stream) const override;
   void RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
                Stream& stream) const override;

@@ -158,6 +158,31 @@ TEST_P(CpuOpsTest, StackedPartsOfDifferentTypesKeepTheirRows) {
   }
 }
 
+TEST_P(CpuOpsTest, EmbeddedRowsAreTheSourcesToTheLastBit) {
+  constexpr int64_t kRows = 37;  // not whole panels
+  constexpr int64_t kCols = 512;
+  for (const WeightType type : kAllWeightTypes) {
+    const RandomWeight parts[] = {MakeRandomWeight(WeightType::kQ8_0, 5, kCols, 3),
+                                  MakeRandomWeight(type, kRows, kCols, 4)};
+    const WeightSource sources[] = {parts[0].source, parts[1].source};
+    const std::unique_ptr<Weight> table = device_->ops().PrepareWeight(sources).value();
+    std::vector<float> want(static_cast<size_t>(table->rows() * kCols));
+    Dequantize(WeightType::kQ8_0, sources[0].data, 5 * kCols, want.data());
+    Dequantize(type, sources[1].data, kRows * kCols, want.data() + 5 * kCols);
+    std::vector<TokenId> tokens;
+    for (int64_t row = table->rows() - 1; row >= 0; --row) {
+      tokens.push_back(static_cast<TokenId>(row));
+    }
+    std::vector<float> got(want.size());
+    device_->ops().Embed(tokens, *table, Tensor(got.data(), {table->rows(), kCols}), *stream_);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      const float* row = want.data() + tokens[i] * kCols;
+      ASSERT_EQ(std::memcmp(got.data() + i * kCols, row, kCols * sizeof(float)), 0)
+          << GetWeightTypeInfo(type)->name << " row " << tokens[i];
+    }
+  }
+}
+
 TEST_P(CpuOpsTest, NonFiniteActivationsDoNotLookSane) {
   const RandomWeight random = MakeRandomWeight(WeightType::kQ4_1, 16, 64, 1);
   const auto weight = device_->ops().PrepareWeight(std::span(&random.source, 1)).value();

@@ -15,7 +15,7 @@
 
 namespace thermocline {
 
-// How 16 rows x 32 columns of a weight lie in memory; kernels/cpu/panels.h describes them.
+// How 16 rows x 32 columns of a weight lie in memory; kernels/cpu/panel_blocks.h describes them.
 enum class PanelKind : uint8_t {
   kQ4_0,
   kQ4_1,
