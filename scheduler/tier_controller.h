@@ -55,8 +55,8 @@ class TierController {
   bool MayHold(Tier tier, bool lossy) const {
     return pool_.arena().units_per_page(tier) > 0 && tier <= Coldest() && (demotes() || !lossy);
   }
-  // What a sequence of so many pages takes once all that may be demoted has been: the recent window
-  // and the page being written stay hot, and with `in_prompt` the page in which a chunk ends.
+  // What a sequence of so many pages takes once all that may be demoted has been. The page being
+  // written stays hot, and with `in_prompt` the page in which a chunk ends.
   uint64_t ColdBytes(size_t num_pages, bool in_prompt, KvFidelity fidelity) const;
   // Of the arena, what admission may fill: less the reserve and what lies free between pages.
   uint64_t BytesToFill() const;

@@ -21,15 +21,19 @@ struct Candidate {
 
 class Candidates {
  public:
-  Candidates(const PagePool& pool, std::span<const SequencePages> sequences, Tier coldest)
+  // `recent`: the coldest tier of the recent window.
+  Candidates(const PagePool& pool, std::span<const SequencePages> sequences, Tier coldest,
+             Tier recent)
       : pool_(pool), coldest_(coldest) {
     for (size_t s = 0; s < sequences.size(); ++s) {
       const SequencePages& sequence = sequences[s];
       for (size_t i = 0; i < sequence.pages.size(); ++i) {
         Candidate& candidate = Get(sequence.pages[i]);
         candidate.readers.push_back(s);
-        if (i >= sequence.num_settled || sequence.fidelity == KvFidelity::kExact) {
+        if (sequence.fidelity == KvFidelity::kExact) {
           candidate.coldest = Tier::kHot;
+        } else if (i >= sequence.num_settled) {
+          candidate.coldest = std::min(candidate.coldest, recent);
         } else if (i == 0) {
           candidate.coldest = std::min(candidate.coldest, Tier::kWarm);
         } else if (sequence.in_prompt || sequence.fidelity == KvFidelity::kHigh) {
@@ -84,7 +88,7 @@ class DemotionPlan {
       : pool_(pool),
         sequences_(sequences),
         demand_(demand),
-        candidates_(pool, sequences, demand.archives ? Tier::kArchive : Tier::kCold),
+        candidates_(pool, sequences, demand.archives ? Tier::kArchive : Tier::kCold, Tier::kWarm),
         errors_(sequences.size(), 0.0) {
     candidates_.AddIdle();
     for (size_t i = 0; i < candidates_.all().size(); ++i) {
@@ -259,7 +263,7 @@ std::vector<TierChange> ForcedPolicy::Propose(const PagePool& pool,
   for (SequencePages& sequence : forced) {
     sequence.in_prompt = false;  // prompts too are to read what the tier loses
   }
-  Candidates candidates(pool, forced, coldest);
+  Candidates candidates(pool, forced, coldest, Tier::kHot);
   for (const Candidate& candidate : candidates.all()) {
     // What the archive holds has been cold: that is the loss to be measured.
     const Tier next = candidate.tier < Tier::kCold ? std::min(coldest, Tier::kCold) : coldest;

@@ -45,11 +45,12 @@ bool MayReuse(KvFidelity fidelity, Tier tier, bool lossy);
 inline constexpr uint64_t kHeatHalfLife = 256;
 // A page stays in a tier for at least so many steps, unless memory is short.
 inline constexpr uint64_t kMinDwellSteps = 32;
-// The recent window: positions before the next token whose pages stay hot.
+// The recent window: positions before the next token whose pages stay hot or, under kAdaptive, are
+// at least warm.
 inline constexpr int kWindowTokens = 192;
 
 // One running sequence as a policy sees it. pages [0, num_settled) are full and have left the
-// recent window; the others stay hot.
+// recent window; the others are in it, or not yet full, which keeps a page hot.
 struct SequencePages {
   std::span<const PageId> pages;
   size_t num_settled = 0;
@@ -69,8 +70,8 @@ struct TierChange {
   Tier to = Tier::kHot;
 };
 
-// Decides, never acts. Guards of every policy: page 0 of a sequence is never below warm, the recent
-// window and all pages of an exact sequence stay hot, and a page that several sequences read obeys
+// Decides, never acts. Guards of every policy: page 0 of a sequence and the recent window are never
+// below warm, all pages of an exact sequence stay hot, and a page that several sequences read obeys
 // all of them.
 class TierPolicy {
  public:

@@ -295,6 +295,20 @@ TEST(TieredEngine, BudgetHoldsEachSequenceToItsPartOfTheBytes) {
   EXPECT_GE(bytes, 0.3 * 60);  // and takes what it may
 }
 
+// Less than is possible: all that may cool has.
+TEST(TieredEngine, UnderPressureTheRecentWindowIsWarm) {
+  TierConfig tiers = Tiers(KvPolicy::kAdaptive);
+  tiers.budget = 0.25;
+  Rig rig({.num_units = 400, .tiers = tiers});
+  const auto submitted = rig.Add(50, 0, 10, KvFidelity::kMax);
+  rig.RunAll();
+  submitted.ExpectRight();
+  const auto tokens = submitted.recording->usage().tier_tokens;
+  EXPECT_EQ(tokens[static_cast<size_t>(Tier::kHot)], 3);  // in the page that is not full
+  EXPECT_EQ(tokens[static_cast<size_t>(Tier::kWarm)], 3 * kPageTokens);  // the first, the window
+  EXPECT_EQ(tokens[static_cast<size_t>(Tier::kCold)], 11 * kPageTokens);
+}
+
 TEST(TieredEngine, LongRandomHistoriesGiveTheRightTokens) {
   for (uint32_t seed = 0; seed < 60; ++seed) {
     std::mt19937 random(seed);
