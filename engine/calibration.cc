@@ -11,6 +11,7 @@
 
 #include "engine/calibration_pass.h"
 #include "engine/calibration_text.h"
+#include "engine/cold_formats.h"
 #include "engine/query_moments.h"
 #include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
@@ -24,15 +25,6 @@ constexpr size_t kMaxTextTokens = 1024;  // before it is repeated
 constexpr int kLayerPages = 16;          // of the shorter text that layers are measured on
 constexpr int kMaxPasses = 5;  // over the whole text: hot, warm, cold, cold improved twice
 constexpr size_t kMaxProbeLayers = 8;
-// Better codecs of a layer, and what they leave of its divergence at 3 bits: measured on the six
-// most sensitive layers of SmolLM2-135M (0.14 to 0.68, together 0.34; 0.0008).
-struct Rung {
-  Codec codec;
-  double part;
-};
-constexpr Rung kLadder[] = {
-    {Codec::kTurbo3, 1.0}, {Codec::kTurboK4V3, 0.35}, {Codec::kInt8, 0.001}};
-
 // Pages read so far, of those that a whole calibration reads.
 class Progress {
  public:
@@ -200,76 +192,6 @@ Status MeasureLayers(Transformer& model, Device& device, const KvLayout& layout,
   return {};
 }
 
-std::string_view CodecName(Codec codec) {
-  switch (codec) {
-    case Codec::kInt8:
-      return "int8";
-    case Codec::kTurboK4V3:
-      return "K4V3";
-    default:
-      return "3 bit";
-  }
-}
-
-double ColdRatio(const KvLayout& layout, const KvFormats& formats) {
-  const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, formats);
-  return static_cast<double>(bytes[static_cast<size_t>(Tier::kHot)]) /
-         bytes[static_cast<size_t>(Tier::kCold)];
-}
-
-const Rung& RungOf(Codec codec) {
-  return *std::find_if(std::begin(kLadder), std::end(kLadder),
-                       [&](const Rung& rung) { return rung.codec == codec; });
-}
-
-// What the layers' divergences alone let expect of all of them.
-double SumOfLayers(const Calibration& calibration) {
-  double sum = 0;
-  for (size_t layer = 0; layer < calibration.layer_kl.size(); ++layer) {
-    sum += static_cast<double>(calibration.layer_kl[layer]) *
-           RungOf(calibration.formats.cold[layer]).part;
-  }
-  return sum;
-}
-
-// Layers climb the ladder, the greatest gain by byte first: as far as the page's last arena unit
-// holds it anyway, then until the predicted divergence is at the target, while the page stays
-// small. True when something was changed.
-bool Upgrade(const KvLayout& layout, double measured_kl, Calibration& calibration) {
-  KvFormats& formats = calibration.formats;
-  const double scale = measured_kl / std::max(SumOfLayers(calibration), 1e-12);
-  bool changed = false;
-  for (;;) {
-    double best_gain = 0;
-    KvFormats best;
-    const double ratio_now = ColdRatio(layout, formats);
-    const bool wants_more = SumOfLayers(calibration) * scale > kColdKlTarget;
-    for (size_t layer = 0; layer < formats.cold.size(); ++layer) {
-      const Rung* rung = &RungOf(formats.cold[layer]);
-      const Rung* next = rung + 1;
-      if (next == std::end(kLadder)) {
-        continue;
-      }
-      KvFormats better = formats;
-      better.cold[layer] = next->codec;
-      const double ratio = ColdRatio(layout, better);
-      const auto bytes = static_cast<double>(BlockLayoutOf(next->codec, layout).bytes -
-                                             BlockLayoutOf(rung->codec, layout).bytes);
-      const double gain =
-          static_cast<double>(calibration.layer_kl[layer]) * (rung->part - next->part) / bytes;
-      if (gain > best_gain && (ratio == ratio_now || (wants_more && ratio >= kMinColdRatio))) {
-        best_gain = gain;
-        best = std::move(better);
-      }
-    }
-    if (best.cold.empty()) {
-      return changed;
-    }
-    formats = std::move(best);
-    changed = true;
-  }
-}
-
 }  // namespace
 
 std::vector<TokenId> CalibrationTokens(const Tokenizer& tokenizer, int page_tokens,
@@ -315,7 +237,10 @@ Result<Calibration> Calibrate(Transformer& model, Device& device, const KvLayout
   }
   RETURN_IF_ERROR(MeasureLayers(model, device, layout, fewer, progress, calibration));
   // The prediction is rough, so what it leads to is measured, and gone on from once.
-  for (int round = 0; round < 2 && Upgrade(layout, calibration.cold_kl, calibration); ++round) {
+  for (int round = 0;
+       round < 2 && ImproveColdFormats(layout, calibration.layer_kl, calibration.cold_kl,
+                                       kColdKlTarget, kMinColdRatio, calibration.formats);
+       ++round) {
     RETURN_IF_ERROR(measure(Tier::kCold, calibration.cold_kl));
   }
   progress.End();
@@ -335,7 +260,7 @@ std::string FormatCalibration(const Calibration& calibration, const KvLayout& la
       const auto width = static_cast<int>(16 * kl / std::max(greatest, 1e-12F));
       text += fmt::format("{:5}  {:9.6f} {:<18}  {:<10}  {}\n", layer, kl,
                           std::string(static_cast<size_t>(std::max(width, 0)), '#'),
-                          CodecName(calibration.formats.cold[layer]), watched ? "yes" : "");
+                          ColdCodecName(calibration.formats.cold[layer]), watched ? "yes" : "");
     }
   }
   const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, calibration.formats);

@@ -82,7 +82,7 @@ struct MemoryBudget {
   uint64_t num_kv_tokens = 0;  // that the arena holds, all hot
   int max_model_len = 0;
   uint64_t cold_page_bytes = 0;
-  double cold_kl = 0;               // Calibration's; 0: not measured
+  double cold_kl = 0;               // Calibration's, before a budget widens pages; 0: not measured
   std::string calibration_warning;  // why a calibration could not be kept, or empty
 };
 

@@ -10,6 +10,7 @@
 #include "engine/available_memory.h"
 #include "engine/baselines/evictor.h"
 #include "engine/calibration_file.h"
+#include "engine/cold_formats.h"
 #include "engine/engine_parts.h"
 #include "engine/kv_cache.h"
 #include "engine/kv_sessions.h"
@@ -80,6 +81,10 @@ uint64_t RandomBits() {
   return uint64_t{device()} << 32 | device();
 }
 
+bool HasBudget(const EngineConfig& config) {
+  return config.kv_policy == KvPolicy::kAdaptive && config.kv_budget > 0;
+}
+
 bool Cools(KvPolicy policy) { return policy != KvPolicy::kHot && !Evicts(policy); }
 
 // Of the whole file, which takes a while: once, and only where something is kept by it. Before the
@@ -112,9 +117,10 @@ Status LoadCalibration(const EngineConfig& config, const ContentHash& model_dige
   const CalibrationKey key = CalibrationKeyOf(model_digest, tokens, layout);
   const std::string path = CalibrationPath(config.calibration_dir, key);
   const bool is_kept = !config.calibration_dir.empty();
+  const bool every_layer = config.calibrate_every_layer || HasBudget(config);
   if (is_kept && !config.calibrate_afresh) {
     Result<Calibration> kept = ReadCalibration(path, key, layout);
-    if (kept.ok() && (kept->measures_layers() || !config.calibrate_every_layer)) {
+    if (kept.ok() && (kept->measures_layers() || !every_layer)) {
       parts.calibration = *std::move(kept);
       parts.calibration.formats.key_bias = std::move(formats.key_bias);
       return {};
@@ -126,8 +132,8 @@ Status LoadCalibration(const EngineConfig& config, const ContentHash& model_dige
     }
   };
   report(0);
-  Result<Calibration> calibration = Calibrate(model, *parts.device, layout, std::move(formats),
-                                              tokens, config.calibrate_every_layer, report);
+  Result<Calibration> calibration =
+      Calibrate(model, *parts.device, layout, std::move(formats), tokens, every_layer, report);
   if (!calibration.ok()) {
     return calibration.status();
   }
@@ -137,6 +143,18 @@ Status LoadCalibration(const EngineConfig& config, const ContentHash& model_dige
     parts.budget.calibration_warning = written.message();
   }
   return {};
+}
+
+// A budget is for sequences that are as long as may be: what it leaves them beyond cold pages buys
+// better ones.
+void SpendBudget(const EngineConfig& config, int max_model_len, const KvLayout& layout,
+                 Calibration& calibration) {
+  if (!HasBudget(config) || !calibration.measures_layers()) {
+    return;
+  }
+  if (const auto ratio = ColdRatioOfBudget(layout, config.kv_budget, max_model_len)) {
+    WidenColdFormats(layout, calibration.layer_kl, *ratio, calibration.formats);
+  }
 }
 
 int NumThreads(const EngineConfig& config) {
@@ -204,6 +222,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   const KvLayout layout = MakeKvLayout(model, config.block_size);
   RETURN_IF_ERROR(
       LoadCalibration(config, model_digest, *max_model_len, layout, *transformer, parts));
+  SpendBudget(config, *max_model_len, layout, parts.calibration);
   const KvFormats formats = parts.calibration.formats;
 
   report("cache", 0);
