@@ -107,7 +107,8 @@ void WidenColdFormats(const KvLayout& layout, std::span<const float> layer_kl, d
 
 std::optional<double> ColdRatioOfBudget(const KvLayout& layout, double budget, int num_tokens) {
   constexpr double kHotPages = 2;
-  const double num_warm = (kWindowTokens + layout.page_tokens - 1) / layout.page_tokens + 1;
+  const int window_pages = (kWindowTokens + layout.page_tokens - 1) / layout.page_tokens;
+  const double num_warm = window_pages + 1;
   const double num_pages = static_cast<double>(num_tokens) / layout.page_tokens + 1;
   const double warm_bytes = 1 / BytesRatio(layout, DefaultKvFormats(layout), Tier::kWarm);
   const double num_cold = num_pages - kHotPages - num_warm;
