@@ -15,12 +15,17 @@ import pathlib
 import random
 import statistics
 import subprocess
+import sys
 import threading
 import time
 
 import httpx
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.append(str(ROOT / "benchmarks" / "peers"))
+
+import compare
+
 PAGE_TOKENS = 64
 FILLER = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 
@@ -198,13 +203,6 @@ def report(facts, results):
         f"{table(results)}\n")
 
 
-def cpu_model():
-    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--binary", required=True)
@@ -225,9 +223,8 @@ def main():
     runs = {policy: (policy, arena_bytes) for policy in args.policies}
     if args.control:
         runs["hot, arena for all"] = ("hot", (args.sequences + 1) * pages * args.page_bytes)
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
     facts = {
-        "date": datetime.date.today().isoformat(), "commit": commit.strip(), "cpu": cpu_model(),
+        "date": datetime.date.today().isoformat(), "commit": compare.git_commit(), "cpu": compare.cpu_model(),
         "threads": os.cpu_count(), "machine": f"load average before {os.getloadavg()[0]:.1f}", "model": pathlib.Path(args.model).name,
         "arena_bytes": arena_bytes, "arena_sequences": args.arena_sequences, "sequences": args.sequences,
         "prompt": args.prompt, "output": args.output, "seed": args.seed,
