@@ -16,11 +16,10 @@ namespace thermocline {
 // How many times smaller a cold page is than a hot one.
 double ColdRatio(const KvLayout& layout, const KvFormats& formats);
 
-// The first or next step for any model: layers climb, the greatest gain by byte first, as far as
-// the page's last arena unit holds it anyway, then until the divergence is expected to be
-// `target_kl`, while the page stays `min_ratio` times smaller. layer_kl [num_layers]: the
-// divergence with 3 bits in this layer alone; measured_kl: that of `formats`. True when something
-// was changed.
+// Layers climb, the greatest gain by byte first: as far as the page's last arena unit holds it
+// anyway, then until the divergence is expected to be `target_kl`, while the page stays
+// `min_ratio` times smaller. layer_kl [num_layers]: the divergence with 3 bits in this layer alone;
+// measured_kl: that of `formats`. True when something was changed.
 bool ImproveColdFormats(const KvLayout& layout, std::span<const float> layer_kl, double measured_kl,
                         double target_kl, double min_ratio, KvFormats& formats);
 
