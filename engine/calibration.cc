@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -14,7 +13,6 @@
 #include "engine/cold_formats.h"
 #include "engine/query_moments.h"
 #include "kernels/base/check.h"
-#include "kernels/quant/page_codec.h"
 #include "kernels/quant/query_factors.h"
 #include "scheduler/tier_policy.h"
 
@@ -25,6 +23,7 @@ constexpr size_t kMaxTextTokens = 1024;  // before it is repeated
 constexpr int kLayerPages = 16;          // of the shorter text that layers are measured on
 constexpr int kMaxPasses = 5;  // over the whole text: hot, warm, cold, cold improved twice
 constexpr size_t kMaxProbeLayers = 8;
+
 // Pages read so far, of those that a whole calibration reads.
 class Progress {
  public:
@@ -263,11 +262,7 @@ std::string FormatCalibration(const Calibration& calibration, const KvLayout& la
                           ColdCodecName(calibration.formats.cold[layer]), watched ? "yes" : "");
     }
   }
-  const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, calibration.formats);
-  const auto ratio = [&](Tier tier) {
-    return static_cast<double>(bytes[static_cast<size_t>(Tier::kHot)]) /
-           bytes[static_cast<size_t>(tier)];
-  };
+  const auto ratio = [&](Tier tier) { return TierRatio(layout, calibration.formats, tier); };
   text += fmt::format("all pages warm: {:.2f}x smaller, mean KL {:.6f} nats\n", ratio(Tier::kWarm),
                       calibration.warm_kl);
   text += fmt::format(

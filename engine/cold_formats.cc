@@ -37,16 +37,16 @@ double SumOfLayers(std::span<const float> layer_kl, const KvFormats& formats) {
   return sum;
 }
 
-double BytesRatio(const KvLayout& layout, const KvFormats& formats, Tier tier) {
+}  // namespace
+
+double TierRatio(const KvLayout& layout, const KvFormats& formats, Tier tier) {
   const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, formats);
   return static_cast<double>(bytes[static_cast<size_t>(Tier::kHot)]) /
          bytes[static_cast<size_t>(tier)];
 }
 
-}  // namespace
-
 double ColdRatio(const KvLayout& layout, const KvFormats& formats) {
-  return BytesRatio(layout, formats, Tier::kCold);
+  return TierRatio(layout, formats, Tier::kCold);
 }
 
 bool ImproveColdFormats(const KvLayout& layout, std::span<const float> layer_kl, double measured_kl,
@@ -110,7 +110,7 @@ std::optional<double> ColdRatioOfBudget(const KvLayout& layout, double budget, i
   const int window_pages = (kWindowTokens + layout.page_tokens - 1) / layout.page_tokens;
   const double num_warm = window_pages + 1;
   const double num_pages = static_cast<double>(num_tokens) / layout.page_tokens + 1;
-  const double warm_bytes = 1 / BytesRatio(layout, DefaultKvFormats(layout), Tier::kWarm);
+  const double warm_bytes = 1 / TierRatio(layout, DefaultKvFormats(layout), Tier::kWarm);
   const double num_cold = num_pages - kHotPages - num_warm;
   const double left = budget * num_pages - kHotPages - num_warm * warm_bytes;  // in hot pages
   if (left <= 0 || num_cold <= 0) {

@@ -13,7 +13,8 @@
 
 namespace thermocline {
 
-// How many times smaller a cold page is than a hot one.
+// How many times smaller a page of the tier is than a hot one.
+double TierRatio(const KvLayout& layout, const KvFormats& formats, Tier tier);
 double ColdRatio(const KvLayout& layout, const KvFormats& formats);
 
 // Layers climb, the greatest gain by byte first: as far as the page's last arena unit holds it

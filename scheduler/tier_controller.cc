@@ -65,13 +65,11 @@ uint64_t TierController::ColdBytes(size_t num_pages, bool in_prompt, KvFidelity 
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
   const size_t window =
       (static_cast<size_t>(config_.window_tokens) + page_tokens - 1) / page_tokens;
-  const bool window_cools = config_.policy == KvPolicy::kAdaptive;
-  const size_t num_hot =
-      fidelity == KvFidelity::kExact
-          ? num_pages
-          : std::min((window_cools ? 0 : window) + (in_prompt ? 2 : 1), num_pages);
-  const size_t num_warm =  // with the first page
-      std::min((window_cools ? window : 0) + 1, num_pages - num_hot);
+  size_t num_hot = in_prompt ? 2 : 1;
+  size_t num_warm = 1;  // the first page
+  (config_.policy == KvPolicy::kAdaptive ? num_warm : num_hot) += window;
+  num_hot = fidelity == KvFidelity::kExact ? num_pages : std::min(num_hot, num_pages);
+  num_warm = std::min(num_warm, num_pages - num_hot);
   const Tier coldest = fidelity == KvFidelity::kHigh ? std::min(Coldest(), Tier::kWarm) : Coldest();
   const auto bytes = [&](Tier tier) {
     return uint64_t{pool_.arena().units_per_page(tier)} * kArenaUnitBytes;
