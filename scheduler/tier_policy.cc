@@ -88,7 +88,10 @@ class DemotionPlan {
       : pool_(pool),
         sequences_(sequences),
         demand_(demand),
-        candidates_(pool, sequences, demand.archives ? Tier::kArchive : Tier::kCold, Tier::kWarm),
+        // What is not urgent does not reach the window: pages that go on to cold when they leave it
+        // would move twice.
+        candidates_(pool, sequences, demand.archives ? Tier::kArchive : Tier::kCold,
+                    demand.urgent ? Tier::kWarm : Tier::kHot),
         errors_(sequences.size(), 0.0) {
     candidates_.AddIdle();
     for (size_t i = 0; i < candidates_.all().size(); ++i) {

@@ -45,8 +45,8 @@ bool MayReuse(KvFidelity fidelity, Tier tier, bool lossy);
 inline constexpr uint64_t kHeatHalfLife = 256;
 // A page stays in a tier for at least so many steps, unless memory is short.
 inline constexpr uint64_t kMinDwellSteps = 32;
-// The recent window: positions before the next token whose pages stay hot or, under kAdaptive, are
-// at least warm.
+// The recent window: positions before the next token whose pages stay hot. Under kAdaptive, when
+// memory is short, they are at least warm.
 inline constexpr int kWindowTokens = 192;
 
 // One running sequence as a policy sees it. pages [0, num_settled) are full and have left the
@@ -61,7 +61,7 @@ struct SequencePages {
 struct TierDemand {
   uint64_t step = 0;
   uint64_t bytes_wanted = 0;  // to be freed
-  bool urgent = false;        // a page that has just moved may move again
+  bool urgent = false;        // pages that have just moved, and those of the window, may move
   bool archives = false;      // pages that PagePool::is_saved may be archived
 };
 
