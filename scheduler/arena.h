@@ -44,6 +44,11 @@ class Arena {
   // Pages of `tier` that would fit now if only that tier were asked for.
   uint64_t num_free_places(Tier tier, uint64_t keep_empty = 0) const;
   uint64_t num_places(Tier tier) const;  // the same of an empty arena
+  // Free places of superblocks that are lent to the tier.
+  uint64_t num_partial_places(Tier tier) const {
+    const auto index = static_cast<size_t>(tier);
+    return num_lent_places_[index] - num_used_[index];
+  }
   uint64_t num_superblocks() const { return superblocks_.size(); }
   uint64_t num_empty_superblocks() const { return empty_.size(); }
 

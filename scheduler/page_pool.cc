@@ -41,8 +41,23 @@ PagePool::PagePool(const KvLayout& layout, std::span<const uint32_t, kNumTiers> 
 }
 
 size_t PagePool::num_free() const {
-  return std::min<size_t>(free_ids_.size(),
-                          arena_.num_free_places(Tier::kHot, num_reserved_superblocks_));
+  const uint64_t places = arena_.num_free_places(Tier::kHot, num_reserved_superblocks_);
+  const uint64_t held_back = PlacesHeldBack();
+  return std::min<size_t>(free_ids_.size(), places - std::min(places, held_back));
+}
+
+// Free hot places that nobody may have while the reserve is lent: those with which compaction
+// empties as many superblocks again, less what demotions to cold will free. Else new pages would
+// take every place that a demotion frees, until the next one had nowhere to go.
+uint64_t PagePool::PlacesHeldBack() const {
+  const uint64_t num_empty = arena_.num_empty_superblocks();
+  if (num_empty >= num_reserved_superblocks_) {
+    return 0;
+  }
+  const uint64_t needed = (num_reserved_superblocks_ - num_empty) *
+                          (arena_.units_per_superblock() / arena_.units_per_page(Tier::kHot));
+  const uint64_t to_go = arena_.num_free_places(Tier::kCold);
+  return needed - std::min(needed, to_go);
 }
 
 std::optional<PageId> PagePool::Allocate() {
@@ -102,21 +117,21 @@ void PagePool::MarkFull(PageId page, bool lossy, int32_t first_position) {
   pages_[page].first_position = first_position;
 }
 
-std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to) {
+std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_empty) {
   Page& state = pages_[page];
   CHECK(state.allocated && state.full);
   if ((state.pinned && to != tier(page)) || to < tier(page)) {
     return std::nullopt;
   }
-  return StartMove(page, to);
+  return StartMove(page, to, keep_empty);
 }
 
-std::optional<PageMove> PagePool::StartMove(PageId page, Tier to) {
+std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_empty) {
   Page& state = pages_[page];
   if (state.work != Work::kNone) {
     return std::nullopt;
   }
-  const std::optional<PageEntry> place = arena_.Allocate(to);
+  const std::optional<PageEntry> place = arena_.Allocate(to, keep_empty);
   if (!place.has_value()) {
     return std::nullopt;
   }

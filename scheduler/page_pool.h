@@ -61,8 +61,9 @@ class PagePool {
   void MarkFull(PageId page, bool lossy, int32_t first_position);
   // Reserves a place in `to`, which may be the page's own tier, for a full page. Nothing when the
   // arena has no room there, when the page is moving already, when it has failed to move before, or
-  // when a better tier is asked for: that would restore nothing. Never evicts.
-  std::optional<PageMove> BeginMove(PageId page, Tier to);
+  // when a better tier is asked for: that would restore nothing. Never evicts, and leaves
+  // `keep_empty` superblocks empty.
+  std::optional<PageMove> BeginMove(PageId page, Tier to, uint64_t keep_empty = 0);
   // To be called between steps, when the new place holds the page's bytes, whose checksum this is.
   // The old place is free at once: no step that could read it may be in flight.
   void CommitMove(const PageMove& move, uint64_t checksum);
@@ -180,9 +181,10 @@ class PagePool {
     size_t operator()(const ContentHash& hash) const { return hash.low; }  // is random already
   };
 
+  uint64_t PlacesHeldBack() const;
   void Free(PageId page);
   PageId TakePlace(PageEntry place);
-  std::optional<PageMove> StartMove(PageId page, Tier to);
+  std::optional<PageMove> StartMove(PageId page, Tier to, uint64_t keep_empty = 0);
   void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
   void EndTransfer(PageId page, Work work);
   std::optional<PageEntry> AllocateEvicting(Tier tier);

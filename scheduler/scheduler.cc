@@ -195,7 +195,7 @@ void Scheduler::ScheduleRunning(bool decoding, Sharing sharing, int& budget, Ste
 }
 
 bool Scheduler::ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPlan& plan) {
-  if (tiers_.demotes() && num_tokens > 1) {
+  if (tiers_.demotes() && entry.sequence.num_wanted() > 1) {
     // A prompt takes what demotion has made room for; it preempts nobody unless it is the oldest.
     num_tokens = std::min(num_tokens, TakeFreePages(entry, num_tokens));
     if (num_tokens == 0) {

@@ -181,7 +181,8 @@ void TierController::Begin(const std::vector<TierChange>& changes, size_t max_mo
     if (plan.moves.size() >= max_moves) {
       return;
     }
-    if (const std::optional<PageMove> move = pool_.BeginMove(change.page, change.to)) {
+    if (const std::optional<PageMove> move =
+            pool_.BeginMove(change.page, change.to, change.keep_empty)) {
       plan.moves.push_back(*move);
     }
   }

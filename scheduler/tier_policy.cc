@@ -83,8 +83,9 @@ struct Edge {
 // Which edges are taken, what they free and what they cost the readers.
 class DemotionPlan {
  public:
+  // `keeps_last`: the last empty superblock is not lent to warm.
   DemotionPlan(const PagePool& pool, std::span<const SequencePages> sequences,
-               const TierDemand& demand)
+               const TierDemand& demand, bool keeps_last)
       : pool_(pool),
         sequences_(sequences),
         demand_(demand),
@@ -92,6 +93,7 @@ class DemotionPlan {
         // would move twice.
         candidates_(pool, sequences, demand.archives ? Tier::kArchive : Tier::kCold,
                     demand.urgent ? Tier::kWarm : Tier::kHot),
+        keeps_last_(keeps_last),
         errors_(sequences.size(), 0.0) {
     candidates_.AddIdle();
     for (size_t i = 0; i < candidates_.all().size(); ++i) {
@@ -137,7 +139,9 @@ class DemotionPlan {
     std::vector<TierChange> changes;
     for (const size_t index : taken_) {
       const Candidate& candidate = candidates_.all()[index];
-      changes.push_back({candidate.page, candidate.tier});
+      changes.push_back({.page = candidate.page,
+                         .to = candidate.tier,
+                         .keep_empty = NumKeptEmpty(candidate.tier)});
     }
     return changes;
   }
@@ -159,24 +163,32 @@ class DemotionPlan {
     const Candidate& candidate = candidates_.all()[index];
     const uint64_t moved = pool_.heat(candidate.page).move_step;
     const bool is_new = moved > 0 && demand_.step < moved + kMinDwellSteps;
-    for (const auto& [from, to] : {std::pair(Tier::kHot, Tier::kWarm),
-                                   {Tier::kWarm, Tier::kCold},
-                                   {Tier::kCold, Tier::kArchive}}) {
+    Tier from = candidate.tier;
+    for (const Tier to : {Tier::kWarm, Tier::kCold, Tier::kArchive}) {
       const bool archives = to == Tier::kArchive;
-      if (archives && (candidate.tier != from || !pool_.is_saved(candidate.page))) {
+      const bool dwells = is_new && (archives || !demand_.urgent);
+      if (to <= candidate.tier || to > candidate.coldest || dwells || !HasPlace(to) ||
+          PageBytes(pool_, from) <= PageBytes(pool_, to)) {
         continue;
       }
-      const bool dwells = is_new && (archives || !demand_.urgent);
-      const bool possible =
-          PageBytes(pool_, to) > 0 && PageBytes(pool_, from) > PageBytes(pool_, to);
-      if (possible && !dwells && candidate.tier <= from && to <= candidate.coldest) {
-        const auto freed = static_cast<double>(PageBytes(pool_, from) - PageBytes(pool_, to));
-        edges_.push_back({.cost = Value(candidate) * (TierError(to) - TierError(from)) / freed,
-                          .candidate = index,
-                          .from = from,
-                          .to = to});
+      if (archives && (candidate.tier != Tier::kCold || !pool_.is_saved(candidate.page))) {
+        continue;
       }
+      const auto freed = static_cast<double>(PageBytes(pool_, from) - PageBytes(pool_, to));
+      edges_.push_back({.cost = Value(candidate) * (TierError(to) - TierError(from)) / freed,
+                        .candidate = index,
+                        .from = from,
+                        .to = to});
+      from = to;
     }
+  }
+
+  uint64_t NumKeptEmpty(Tier to) const { return to == Tier::kWarm && keeps_last_ ? 1 : 0; }
+
+  // Whether pages may go to this tier at all: what finds no place there goes on to the next.
+  bool HasPlace(Tier tier) const {
+    const Arena& arena = pool_.arena();
+    return arena.num_partial_places(tier) > 0 || arena.num_empty_superblocks() > NumKeptEmpty(tier);
   }
 
   bool Fits(const Edge& edge) const {
@@ -207,6 +219,7 @@ class DemotionPlan {
   std::span<const SequencePages> sequences_;
   TierDemand demand_;
   mutable Candidates candidates_;
+  bool keeps_last_;
   std::vector<double> errors_;  // predicted, by sequence
   std::vector<Edge> edges_;     // cheapest first
   std::vector<size_t> taken_;   // candidates
@@ -272,7 +285,7 @@ std::vector<TierChange> ForcedPolicy::Propose(const PagePool& pool,
     const Tier next = candidate.tier < Tier::kCold ? std::min(coldest, Tier::kCold) : coldest;
     const Tier to = std::min(next, candidate.coldest);
     if (candidate.tier < to) {
-      changes.push_back({candidate.page, to});
+      changes.push_back({.page = candidate.page, .to = to});
     }
   }
   return changes;
@@ -281,9 +294,11 @@ std::vector<TierChange> ForcedPolicy::Propose(const PagePool& pool,
 std::vector<TierChange> AdaptivePolicy::Propose(const PagePool& pool,
                                                 std::span<const SequencePages> sequences,
                                                 const TierDemand& demand) const {
-  DemotionPlan plan(pool, sequences, demand);
-  if (budget_ > 0) {
-    for (size_t s = 0; s < sequences.size(); ++s) {
+  // To fill a superblock with cold pages empties more than two of warm ones. So the last empty one
+  // is lent to warm only when nothing can go cold.
+  for (const bool keeps_last : {true, false}) {
+    DemotionPlan plan(pool, sequences, demand, keeps_last);
+    for (size_t s = 0; s < sequences.size() && budget_ > 0; ++s) {
       // With the page that comes next: what is planned takes a step, and by then it is there.
       const uint64_t hot_bytes = PageBytes(pool, Tier::kHot);
       const uint64_t all_hot = (sequences[s].pages.size() + 1) * hot_bytes;
@@ -293,11 +308,13 @@ std::vector<TierChange> AdaptivePolicy::Propose(const PagePool& pool,
         plan.FreeOf(s, planned - allowed);
       }
     }
-  }
-  if (demand.bytes_wanted > 0) {
     plan.Free(demand.bytes_wanted);
+    std::vector<TierChange> changes = plan.Changes();
+    if (!changes.empty() || !demand.urgent || demand.bytes_wanted == 0) {
+      return changes;
+    }
   }
-  return plan.Changes();
+  return {};
 }
 
 }  // namespace thermocline

@@ -68,6 +68,7 @@ struct TierDemand {
 struct TierChange {
   PageId page = 0;
   Tier to = Tier::kHot;
+  uint64_t keep_empty = 0;  // superblocks that it leaves empty
 };
 
 // Decides, never acts. Guards of every policy: page 0 of a sequence and the recent window are never

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <array>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -13,6 +12,7 @@
 #include "engine/engine_core.h"
 #include "tests/testing/fake_model.h"
 #include "tests/testing/fake_tokenizer.h"
+#include "tests/testing/page_pools.h"
 #include "tests/testing/recording_sink.h"
 
 namespace thermocline {
@@ -20,9 +20,6 @@ namespace {
 
 constexpr int kVocab = 500;
 constexpr int kPageTokens = 16;  // a quarter: so are lengths, window and steps
-// Of SmolLM2-135M's pages of 64.
-constexpr std::array<uint32_t, kNumTiers> kPageBytes = {360 * 4096, 186 * 4096, 74 * 4096, 0, 0};
-
 struct Load {
   int arena_sequences = 8;  // that the arena holds hot
   int num_sequences = 32;
@@ -30,6 +27,7 @@ struct Load {
   int num_output = 176;
   KvPolicy policy = KvPolicy::kAdaptive;
   float energy = 0;  // of every page
+  double seconds_per_move = 1e-9;
   int prefill_cap = SchedulerConfig().max_num_prefill_tokens_while_decoding;
 };
 
@@ -43,11 +41,9 @@ struct Outcome {
 // Runs all of a load to its end; every sequence has to give the right tokens.
 Outcome RunLoad(const Load& load) {
   const int pages = (load.num_prompt + load.num_output + kPageTokens - 1) / kPageTokens;
-  const KvLayout layout{
-      .num_layers = 1, .num_kv_heads = 1, .head_dim = 8, .page_tokens = kPageTokens};
-  PagePool pool(layout, kPageBytes,
-                uint64_t{kPageBytes[0]} * static_cast<uint64_t>(pages * load.arena_sequences));
-  FakeRunner runner(pool, kVocab);
+  const auto pool = MakeRealPool(pages * load.arena_sequences, kPageTokens);
+  FakeRunner runner(*pool, kVocab);
+  runner.seconds_per_move = load.seconds_per_move;
   if (load.energy > 0) {
     runner.heat = [&](const Sequence& /*sequence*/, size_t /*index*/) {
       return PageHeat{.peak = load.energy, .mean = load.energy};
@@ -60,7 +56,7 @@ Outcome RunLoad(const Load& load) {
                    .max_model_len = pages * kPageTokens,
                    .prefix_hash_key = 1,
                    .tiers = {.policy = load.policy, .window_tokens = 3 * kPageTokens}},
-                  pool, runner, tokenizer);
+                  *pool, runner, tokenizer);
   std::vector<std::pair<std::vector<TokenId>, std::shared_ptr<Recording>>> all;
   for (int i = 0; i < load.num_sequences; ++i) {
     std::vector<TokenId> prompt(static_cast<size_t>(load.num_prompt));
@@ -82,7 +78,7 @@ Outcome RunLoad(const Load& load) {
   for (const auto& [prompt, recording] : all) {
     EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, load.num_output, kVocab));
   }
-  EXPECT_TRUE(pool.Audit().ok());
+  EXPECT_TRUE(pool->Audit().ok());
   outcome.num_preemptions = core.stats().num_preemptions;
   outcome.tiers = core.stats().tiers;
   return outcome;
@@ -101,6 +97,16 @@ TEST(TierLoad, ThirtyTwoSequencesFinishWithoutPreemption) {
   EXPECT_GT(hot.num_preemptions, 0U);
   EXPECT_LE(hot.most_running, 10);
   EXPECT_LT(adaptive.num_steps, hot.num_steps * 2 / 3);
+}
+
+// From almost all moves in the background to none: what cools then finds a place in an arena that
+// is full to the last superblock, whichever tier that was lent to.
+TEST(TierLoad, SlowMovesCostNoPreemption) {
+  for (const double seconds_per_move : {3e-6, 2e-5, 1.0}) {
+    const Outcome outcome = RunLoad({.seconds_per_move = seconds_per_move});
+    EXPECT_EQ(outcome.num_preemptions, 0U) << seconds_per_move;
+    EXPECT_GE(outcome.most_running, 24) << seconds_per_move;
+  }
 }
 
 TEST(TierLoad, LongPromptsDoNotPreemptOneAnother) {

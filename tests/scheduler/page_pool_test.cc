@@ -75,6 +75,58 @@ TEST(PagePool, LeastRecentlyUsedIsEvictedFirst) {
   EXPECT_EQ(pool->Find({2, 2}), new_page);
 }
 
+// A superblock of the reserve that is lent to warm has to be had again from the places that its
+// pages leave, before new pages take them.
+TEST(PagePool, PlacesAreHeldBackWhileTheReserveIsLent) {
+  const auto pool = MakeRealPool(100);
+  pool->set_reserved_superblocks(1);
+  std::vector<PageId> pages;
+  while (pool->num_free() > 0) {
+    pages.push_back(Take(*pool));
+    pool->MarkFull(pages.back(), false, 0);
+  }
+  ASSERT_EQ(pool->arena().num_empty_superblocks(), 1U);
+  const uint64_t per_superblock = pool->arena().units_per_superblock() / 360;
+  ASSERT_GT(per_superblock, 1U);
+  for (uint64_t i = 0; i < per_superblock; ++i) {
+    // One of each superblock, as far as there are so many.
+    const PageId page = pages[i * per_superblock % pages.size()];
+    pool->CommitMove(pool->BeginMove(page, Tier::kWarm).value(), 0);
+    EXPECT_EQ(pool->num_free(), 0U);
+    EXPECT_FALSE(pool->Allocate().has_value());
+  }
+  for (const PageMove& move : pool->BeginCompaction(Tier::kHot, 64)) {
+    pool->CommitMove(move, 0);
+  }
+  EXPECT_EQ(pool->arena().num_empty_superblocks(), 1U);
+  EXPECT_EQ(pool->num_free(), 0U);  // nothing but the reserve
+  pool->CommitMove(pool->BeginMove(pages.back(), Tier::kWarm).value(), 0);
+  EXPECT_EQ(pool->num_free(), 1U);
+}
+
+// Places in cold are as good as the reserve: each page that goes there leaves one.
+TEST(PagePool, NoPlaceIsHeldBackWhilePagesCanGoCold) {
+  const auto pool = MakeRealPool(100);
+  pool->set_reserved_superblocks(1);
+  PageId page = 0;
+  while (pool->num_free() > 0) {
+    page = Take(*pool);
+    pool->MarkFull(page, false, 0);
+  }
+  pool->CommitMove(pool->BeginMove(page, Tier::kCold).value(), 0);
+  EXPECT_EQ(pool->arena().num_empty_superblocks(), 0U);
+  EXPECT_EQ(pool->num_free(), 1U);
+}
+
+TEST(PagePool, AMoveLeavesSuperblocksEmptyThatItIsToldTo) {
+  const auto pool = MakeTieredPool(256);
+  const PageId page = Take(*pool);
+  pool->MarkFull(page, false, 0);
+  const uint64_t num_empty = pool->arena().num_empty_superblocks();
+  EXPECT_FALSE(pool->BeginMove(page, Tier::kWarm, num_empty).has_value());
+  EXPECT_TRUE(pool->BeginMove(page, Tier::kWarm, num_empty - 1).has_value());
+}
+
 TEST(PagePool, EvictionTakesWhatHangsBelow) {
   const auto pool = MakePool(3);
   const PageId parent = Take(*pool);

@@ -25,7 +25,9 @@ class FakeRunner : public Runner {
   Result<RunResult> Run(const StepPlan& plan) override;
   void StartMoves(std::span<const PageMove> moves) override;
   std::vector<FinishedMove> FinishedMoves(bool wait) override;
-  double move_seconds() const override { return 1e-9 * static_cast<double>(num_moves_); }
+  double move_seconds() const override {
+    return seconds_per_move * static_cast<double>(num_moves_);
+  }
 
   // The states that a page's place holds, and the way back, as a transfer copies bytes.
   std::vector<uint64_t> StatesAt(PageEntry place) const;
@@ -34,6 +36,9 @@ class FakeRunner : public Runner {
   // What a request with this prompt gives, whatever else runs.
   static std::vector<TokenId> ExpectedOutput(std::span<const TokenId> prompt, int choice,
                                              int num_tokens, int vocab_size);
+
+  // What a move is said to take: the longer, the fewer are done in the background.
+  double seconds_per_move = 1e-9;
 
   // Called at the start of each step; may block, or fail the device.
   std::function<Status(const StepPlan&)> on_run;

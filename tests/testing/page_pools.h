@@ -31,4 +31,14 @@ inline std::unique_ptr<PagePool> MakeArchivingPool(int num_units) {
   return std::make_unique<PagePool>(layout, page_bytes, static_cast<uint64_t>(num_units) * 4096);
 }
 
+// A pool of `num_pages` hot pages in the sizes of SmolLM2-135M's: superblocks of several, and pages
+// of a tier that do not fill one.
+inline std::unique_ptr<PagePool> MakeRealPool(int num_pages, int page_tokens = 4) {
+  const KvLayout layout{
+      .num_layers = 1, .num_kv_heads = 1, .head_dim = 8, .page_tokens = page_tokens};
+  const std::array<uint32_t, kNumTiers> page_bytes = {360 * 4096, 186 * 4096, 74 * 4096, 0, 0};
+  return std::make_unique<PagePool>(layout, page_bytes,
+                                    static_cast<uint64_t>(num_pages) * page_bytes[0]);
+}
+
 }  // namespace thermocline
