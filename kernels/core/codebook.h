@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+
 #include "kernels/base/hd.h"
 
 // Lloyd-Max quantisers for one coordinate of a rotated vector of norm sqrt(head_dim): the scalar
@@ -9,10 +11,16 @@
 
 namespace thermocline {
 
+// The outermost level of a codebook in steps of its word_step.
+inline constexpr int kMaxWord = 8191;
+
 struct Codebook {
   int num_levels = 0;
   float levels[16] = {};      // ascending
   float thresholds[15] = {};  // midpoints between levels
+  // The levels as whole steps, over and over: a lookup may read bits above the code's.
+  int16_t words[16] = {};
+  float word_step = 0;
 };
 
 template <int kHalf>
@@ -23,6 +31,11 @@ HD constexpr Codebook MirrorCodebook(const float (&levels)[kHalf],
   for (int i = 0; i < kHalf; ++i) {
     book.levels[kHalf + i] = levels[i];
     book.levels[kHalf - 1 - i] = -levels[i];
+  }
+  book.word_step = levels[kHalf - 1] / kMaxWord;
+  for (int i = 0; i < 16; ++i) {
+    const float steps = book.levels[i % book.num_levels] / book.word_step;
+    book.words[i] = static_cast<int16_t>(steps < 0 ? steps - 0.5F : steps + 0.5F);
   }
   book.thresholds[kHalf - 1] = 0;
   for (int i = 0; i + 1 < kHalf; ++i) {

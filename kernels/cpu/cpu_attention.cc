@@ -18,10 +18,12 @@ namespace {
 
 constexpr int kTileRows = 96;  // as many pay for spreading a page out
 constexpr int kSplitPages = 4;
+constexpr size_t kLoadedRows = 32;  // of queries, by one thread at a time
 
 // What one thread needs; kept between calls.
 struct Scratch {
   QueryTile rows;
+  PageScratch page;
   SoftmaxState merged;
   SoftmaxState split;
 };
@@ -43,6 +45,9 @@ class PagedAttentionLoop {
     }
   }
 
+  size_t NumRows(const TileSpan& tile) const {
+    return static_cast<size_t>(tile.num_tokens * call_.group());
+  }
   int NumSplits(const TileSpan& tile) const {
     return (NumPages(tile) + kSplitPages - 1) / kSplitPages;
   }
@@ -55,18 +60,24 @@ class PagedAttentionLoop {
     scratch.merged.Reset(NumRows(tile), Dim());
     for (int split = 0; split < NumSplits(tile); ++split) {
       const bool is_last = split + 1 == NumSplits(tile);
-      RunSplit(tile, split, is_last ? then : FirstOfSplit(tile, split + 1), scratch, scratch.split);
+      RunSplit(tile, split, is_last ? then : FirstOfSplit(tile, split + 1), scratch.rows,
+               scratch.page, scratch.split);
       Merge(scratch.split, scratch.merged);
     }
     StoreOutput(tile, scratch.merged);
     FoldEnergy(tile, scratch.merged, energy);
   }
 
-  // One split of a tile, its state left in `state`.
-  void RunSplitAlone(const TileSpan& tile, int split, const TilePage& then, Scratch& scratch,
-                     SoftmaxState& state) const {
-    scratch.rows.Load(call_, tile);
-    RunSplit(tile, split, then, scratch, state);
+  // One split of a tile whose rows are loaded, its state left in `state`.
+  void RunSplit(const TileSpan& tile, int split, const TilePage& then, const QueryTile& rows,
+                PageScratch& scratch, SoftmaxState& state) const {
+    const bool notes_energy = call_.observes() && FirstObservedRow(tile) < NumRows(tile);
+    const int end = std::min((split + 1) * kSplitPages, NumPages(tile));
+    state.Reset(NumRows(tile), Dim());
+    for (int page = split * kSplitPages; page < end; ++page) {
+      const TilePage next = page + 1 < end ? TilePage{&tile, page + 1} : then;
+      rows.Attend(call_, page, next, notes_energy, scratch, state);
+    }
   }
 
   TilePage FirstOfSplit(const TileSpan& tile, int split) const {
@@ -103,9 +114,6 @@ class PagedAttentionLoop {
 
  private:
   size_t Dim() const { return static_cast<size_t>(call_.padded_dim()); }
-  size_t NumRows(const TileSpan& tile) const {
-    return static_cast<size_t>(tile.num_tokens * call_.group());
-  }
   int NumPages(const TileSpan& tile) const {
     const int last = call_.batch.positions[tile.first_token + tile.num_tokens - 1];
     return last / call_.kv.layout.page_tokens + 1;
@@ -129,17 +137,6 @@ class PagedAttentionLoop {
         energy[page] = std::max(energy[page],
                                 std::exp(merged.log_energy[page * num_rows + r] - twice_log_sum));
       }
-    }
-  }
-
-  void RunSplit(const TileSpan& tile, int split, const TilePage& then, Scratch& scratch,
-                SoftmaxState& state) const {
-    const bool notes_energy = call_.observes() && FirstObservedRow(tile) < NumRows(tile);
-    const int end = std::min((split + 1) * kSplitPages, NumPages(tile));
-    state.Reset(NumRows(tile), Dim());
-    for (int page = split * kSplitPages; page < end; ++page) {
-      const TilePage next = page + 1 < end ? TilePage{&tile, page + 1} : then;
-      scratch.rows.Attend(call_, page, next, notes_energy, state);
     }
   }
 
@@ -180,6 +177,7 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
   const PagedAttentionLoop loop(call);
   // One set per thread, kept so that a step allocates nothing once the sizes have been seen.
   thread_local std::vector<TileSpan> tiles;
+  thread_local std::vector<QueryTile> loaded;
   thread_local std::vector<SoftmaxState> states;
   thread_local std::vector<std::vector<float>> energies;
   loop.CollectTiles(tiles);
@@ -218,14 +216,24 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
     states.resize(num_states);
   }
   SoftmaxState* split_states = states.data();
+  if (loaded.size() < all.size()) {
+    loaded.resize(all.size());
+  }
+  QueryTile* rows = loaded.data();
+  const auto grain = static_cast<int64_t>(kLoadedRows / loop.NumRows(all.front()));
+  pool_.ParallelFor(num_tiles, std::max(int64_t{1}, grain), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      rows[i].Load(call, all[static_cast<size_t>(i)]);
+    }
+  });
   pool_.ParallelFor(num_tiles * max_splits, 1, [&](int64_t begin, int64_t end) {
-    thread_local Scratch scratch;
+    thread_local PageScratch scratch;
     for (int64_t i = begin; i < end; ++i) {
       const TileSpan& tile = all[static_cast<size_t>(i / max_splits)];
       const int split = static_cast<int>(i % max_splits);
       if (split < loop.NumSplits(tile)) {
         const TilePage then = loop.FirstOfSplit(tile, split + pool_.num_threads());
-        loop.RunSplitAlone(tile, split, then, scratch, split_states[i]);
+        loop.RunSplit(tile, split, then, rows[i / max_splits], scratch, split_states[i]);
       }
     }
   });

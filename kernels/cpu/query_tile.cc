@@ -23,6 +23,15 @@ const std::byte* BlockOf(const AttentionCall& call, const TilePage& place, Codec
              : nullptr;
 }
 
+PageBuffers Buffers(const AttentionCall& call, std::vector<float>& floats) {
+  const auto size = static_cast<size_t>(call.kv.layout.page_tokens * call.padded_dim());
+  floats.resize(2 * size + 16);
+  void* aligned = floats.data();
+  size_t space = floats.size() * sizeof(float);
+  auto* k = static_cast<float*>(std::align(64, 2 * size * sizeof(float), aligned, space));
+  return {.k = k, .v = k + size};
+}
+
 }  // namespace
 
 void SoftmaxState::Reset(size_t num_rows, size_t dim) {
@@ -54,8 +63,8 @@ void QueryTile::Load(const AttentionCall& call, const TileSpan& tile) {
   call.isa.narrow_queries({.q = q_.data(),
                            .num_rows = static_cast<int32_t>(num_rows_),
                            .dim = call.padded_dim(),
-                           .q_words = q_words_.data(),
-                           .q_steps = q_steps_.data()});
+                           .words = q_words_.data(),
+                           .steps = q_steps_.data()});
   bias_.assign(num_rows_, 0.0F);
   const float* mean_key = call.kv.mean_key(call.params.layer, tile.kv_head);
   for (size_t r = 0; r < num_rows_ && mean_key != nullptr; ++r) {
@@ -93,28 +102,29 @@ void QueryTile::LoadBiasProducts(const AttentionCall& call) {
 }
 
 void QueryTile::Attend(const AttentionCall& call, int page_index, const TilePage& next,
-                       bool notes_energy, SoftmaxState& state) {
-  page_max_.assign(num_rows_, -INFINITY);
-  page_sum_.assign(num_rows_, 0.0F);
+                       bool notes_energy, PageScratch& scratch, SoftmaxState& state) const {
+  scratch.page_max.assign(num_rows_, -INFINITY);
+  scratch.page_sum.assign(num_rows_, 0.0F);
   const BatchView& batch = call.batch;
   const PageId page = batch.page_ids[batch.page_starts[tile_.sequence] + page_index];
   const Codec codec = call.kv.format(call.params.layer, call.kv.page_map[page].tier()).codec;
-  CountVisible(call, codec, page_index);
+  CountVisible(call, codec, page_index, scratch.num_valid);
   const std::byte* next_block = BlockOf(call, next, codec);
   if (codec == Codec::kNative) {
-    AttendNative(call, page, page_index, next_block, state);
+    AttendNative(call, page, page_index, next_block, scratch, state);
   } else {
-    AttendCoded(call, codec, page, page_index, next_block, state);
+    AttendCoded(call, codec, page, page_index, next_block, scratch, state);
   }
   for (size_t r = 0; r < num_rows_ && notes_energy; ++r) {
-    state.log_energy.push_back(state.max[r] + std::log(page_sum_[r]) + page_max_[r]);
+    state.log_energy.push_back(state.max[r] + std::log(scratch.page_sum[r]) + scratch.page_max[r]);
   }
 }
 
-void QueryTile::CountVisible(const AttentionCall& call, Codec codec, int page_index) {
+void QueryTile::CountVisible(const AttentionCall& call, Codec codec, int page_index,
+                             std::vector<int32_t>& num_valid) const {
   const int page_tokens = call.kv.layout.page_tokens;
   const int group = call.group();
-  num_valid_.clear();
+  num_valid.clear();
   for (int t = 0; t < tile_.num_tokens; ++t) {
     const int seen = call.batch.positions[tile_.first_token + t] + 1 - page_index * page_tokens;
     int visible = std::clamp(seen, 0, page_tokens);
@@ -122,12 +132,13 @@ void QueryTile::CountVisible(const AttentionCall& call, Codec codec, int page_in
       CHECK(visible == page_tokens);  // its rows have no positions: it lies before every query
       visible = BlockRows(codec, call.kv.layout);
     }
-    num_valid_.insert(num_valid_.end(), static_cast<size_t>(group), visible);
+    num_valid.insert(num_valid.end(), static_cast<size_t>(group), visible);
   }
 }
 
 void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_index,
-                             const std::byte* next, SoftmaxState& state) {
+                             const std::byte* next, PageScratch& scratch,
+                             SoftmaxState& state) const {
   const KvLayout& layout = call.kv.layout;
   const int last = call.batch.positions[tile_.first_token + tile_.num_tokens - 1];
   const std::byte* block = call.kv.block(page, call.params.layer, tile_.kv_head);
@@ -138,13 +149,14 @@ void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_in
        .head_dim = layout.head_dim,
        .page_tokens = layout.page_tokens,
        .num_written = std::min(layout.page_tokens, last + 1 - page_index * layout.page_tokens),
-       .rows = Rows(call, state),
+       .rows = Rows(call, scratch, state),
        .keep = call.kv.keep_mask(page, call.params.layer, tile_.kv_head),
-       .buffers = Buffers(call)});
+       .buffers = Buffers(call, scratch.buffers)});
 }
 
 void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
-                            const std::byte* next, SoftmaxState& state) {
+                            const std::byte* next, PageScratch& scratch,
+                            SoftmaxState& state) const {
   const KvLayout& layout = call.kv.layout;
   const std::byte* block = call.kv.block(page, call.params.layer, tile_.kv_head);
   const BlockLayout at = BlockLayoutOf(codec, layout);
@@ -159,23 +171,23 @@ void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page,
                               .k_scales = halves(at.k_scales),
                               .v_scales = halves(at.v_scales),
                               .log_weights = IsMerged(codec) ? halves(at.log_weights) : nullptr,
-                              .k_levels = CodebookFor(layout.head_dim, k_bits).levels,
-                              .v_levels = CodebookFor(layout.head_dim, v_bits).levels,
+                              .k_book = &CodebookFor(layout.head_dim, k_bits),
+                              .v_book = &CodebookFor(layout.head_dim, v_bits),
                               .k_bits = k_bits,
                               .v_bits = v_bits,
                               .page_tokens = BlockRows(codec, layout),
                               .num_values = (layout.head_dim + 15) / 16,
-                              .next = reinterpret_cast<const uint8_t*>(next),
-                              .next_bytes = static_cast<int32_t>(at.bytes),
-                              .rows = Rows(call, state),
+                              .ahead = next == nullptr ? 0 : next - block,
+                              .rows = Rows(call, scratch, state),
                               .bias = bias_.data(),
                               .key_bias = BiasOfPage(call, page_index),
-                              .buffers = Buffers(call)});
+                              .buffers = Buffers(call, scratch.buffers)});
 }
 
-QueryRows QueryTile::Rows(const AttentionCall& call, SoftmaxState& state) {
+QueryRows QueryTile::Rows(const AttentionCall& call, PageScratch& scratch,
+                          SoftmaxState& state) const {
   return {.q = q_.data(),
-          .num_valid = num_valid_.data(),
+          .num_valid = scratch.num_valid.data(),
           .num_rows = static_cast<int32_t>(num_rows_),
           .dim = call.padded_dim(),
           .max = state.max.data(),
@@ -183,17 +195,8 @@ QueryRows QueryTile::Rows(const AttentionCall& call, SoftmaxState& state) {
           .o = state.o.data(),
           .q_words = q_words_.data(),
           .q_steps = q_steps_.data(),
-          .page_max = page_max_.data(),
-          .page_sum = page_sum_.data()};
-}
-
-PageBuffers QueryTile::Buffers(const AttentionCall& call) {
-  const auto size = static_cast<size_t>(call.kv.layout.page_tokens * call.padded_dim());
-  page_.resize(2 * size + 16);
-  void* aligned = page_.data();
-  size_t space = page_.size() * sizeof(float);
-  auto* k = static_cast<float*>(std::align(64, 2 * size * sizeof(float), aligned, space));
-  return {.k = k, .v = k + size};
+          .page_max = scratch.page_max.data(),
+          .page_sum = scratch.page_sum.data()};
 }
 
 BiasScores QueryTile::BiasOfPage(const AttentionCall& call, int page_index) const {

@@ -48,8 +48,16 @@ struct SoftmaxState {
   void Reset(size_t num_rows, size_t dim);
 };
 
-// The rows of one tile and what attending to a page with them takes. Belongs to one thread and is
-// kept between calls, so that a step allocates nothing once the sizes have been seen.
+// What attending to one page takes. Belongs to one thread and, as the tile's rows do, is kept
+// between calls, so that a step allocates nothing once the sizes have been seen.
+struct PageScratch {
+  std::vector<int32_t> num_valid;  // [num_rows]: see QueryRows
+  std::vector<float> page_max;     // [num_rows]
+  std::vector<float> page_sum;
+  std::vector<float> buffers;  // PageBuffers, and what aligns them
+};
+
+// The rows of one tile. Once they are loaded, several threads may attend to pages with them.
 class QueryTile {
  public:
   // Scaled queries, and what they add to the scores of coded pages.
@@ -58,18 +66,18 @@ class QueryTile {
   // One page of any tier, of the tile that was loaded; `next` is what this thread will probably
   // read then. Notes the page's energy if `notes_energy`.
   void Attend(const AttentionCall& call, int page_index, const TilePage& next, bool notes_energy,
-              SoftmaxState& state);
+              PageScratch& scratch, SoftmaxState& state) const;
 
  private:
   void LoadBiasProducts(const AttentionCall& call);
-  void CountVisible(const AttentionCall& call, Codec codec, int page_index);
+  void CountVisible(const AttentionCall& call, Codec codec, int page_index,
+                    std::vector<int32_t>& num_valid) const;
   // `next`: the block that is read after this one, if its codec is the same, or null.
   void AttendNative(const AttentionCall& call, PageId page, int page_index, const std::byte* next,
-                    SoftmaxState& state);
+                    PageScratch& scratch, SoftmaxState& state) const;
   void AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
-                   const std::byte* next, SoftmaxState& state);
-  QueryRows Rows(const AttentionCall& call, SoftmaxState& state);
-  PageBuffers Buffers(const AttentionCall& call);
+                   const std::byte* next, PageScratch& scratch, SoftmaxState& state) const;
+  QueryRows Rows(const AttentionCall& call, PageScratch& scratch, SoftmaxState& state) const;
   BiasScores BiasOfPage(const AttentionCall& call, int page_index) const;
 
   TileSpan tile_{};
@@ -80,10 +88,6 @@ class QueryTile {
   std::vector<float> bias_;           // [num_rows], of coded pages
   std::vector<float> bias_products_;  // [num_rows][2][head_dim / 2]: see BiasScores; may be empty
   std::vector<float> key_query_;      // [head_dim]
-  std::vector<int32_t> num_valid_;    // [num_rows], of the page at hand: see QueryRows
-  std::vector<float> page_max_;       // [num_rows]
-  std::vector<float> page_sum_;
-  std::vector<float> page_;  // PageBuffers, and what aligns them
 };
 
 }  // namespace thermocline

@@ -415,5 +415,18 @@ TEST(Rotation, IsOrthonormalItsOwnWayBackAndTheSameEverywhere) {
   EXPECT_EQ(pattern, "-+---+-++-+++---");
 }
 
+TEST(Codebook, WordsAreTheLevelsInWholeSteps) {
+  for (const int dim : {16, 64, 96, 128, 256}) {
+    for (const int bits : {2, 3, 4}) {
+      const Codebook& book = CodebookFor(dim, bits);
+      EXPECT_EQ(book.words[book.num_levels - 1], kMaxWord);
+      for (int i = 0; i < 16; ++i) {
+        EXPECT_NEAR(static_cast<float>(book.words[i]) * book.word_step,
+                    book.levels[i % book.num_levels], 0.51F * book.word_step);
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace thermocline

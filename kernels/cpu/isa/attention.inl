@@ -29,7 +29,7 @@ struct HalfPage {
 };
 
 // Products are of the queries as they are.
-void NarrowQueries(const QueryRows& /*rows*/) {}
+void NarrowQueries(const QueryWords& /*queries*/) {}
 
 // Values to v [page_tokens][dim], zero-padded.
 inline void WidenValues(const PageAttention& page, float* v) {

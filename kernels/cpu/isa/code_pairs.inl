@@ -1,5 +1,5 @@
 // Codes of a page as pairs of 16-bit integers in 32-bit lanes; what a pair is, the files before
-// this one define: Pair, AsPairs, MakeKeyTable, MakeValueTable, BytesToPairs. For AVX-512.
+// this one define: Pair, AsPairs, MakeWordTable, BytesToPairs. For AVX-512.
 //
 // Pairs are numbers (0, 2) and (1, 3) of each four: as codes are shifted out of bytes.
 
@@ -40,13 +40,24 @@ template <int kBits, typename Use>
   }
 }
 
+// Asks for what lies `ahead` of a group of codes: for a block too many lines at once wait for each
+// other.
+template <int kBits>
+[[gnu::always_inline]] inline void FetchGroup(const uint8_t* group, std::ptrdiff_t ahead) {
+#pragma GCC unroll 8
+  for (int line = 0; line < kGroupBytes<kBits>; line += 64) {
+    __builtin_prefetch(group + ahead + line, 0, 2);
+  }
+}
+
 // Panels of codes to pairs, without their scales: lanes of panel p are out[..][16 p ..].
 template <int kBits>
-void NarrowPanels(const uint8_t* codes, I table, int num_panels, int num_inner, Pair* out,
-                  int64_t stride) {
+void NarrowPanels(const uint8_t* codes, std::ptrdiff_t ahead, I table, int num_panels,
+                  int num_inner, Pair* out, int64_t stride) {
   for (int panel = 0; panel < num_panels; ++panel) {
     for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
       Pair* to = out + first / 2 * stride + 16 * panel;
+      FetchGroup<kBits>(codes, ahead);
       UsePairs<kBits>(
           codes, table, [&](int pair, I values) __attribute__((always_inline)) {
             Simd::StoreInts(reinterpret_cast<uint32_t*>(to + pair * stride), values);
@@ -60,8 +71,8 @@ void NarrowPanels(const uint8_t* codes, I table, int num_panels, int num_inner, 
 // two chains, for few rows do not keep the processor busy while one product waits for the other;
 // they are of integers, so that it does not matter.
 template <int kBits, int kRows, typename Finish>
-inline void MultiplyCodes(const uint8_t* codes, I table, int num_panels, int num_inner,
-                          const Pair* x, int64_t stride, Finish finish) {
+inline void MultiplyCodes(const uint8_t* codes, std::ptrdiff_t ahead, I table, int num_panels,
+                          int num_inner, const Pair* x, int64_t stride, Finish finish) {
   for (int panel = 0; panel < num_panels; ++panel) {
     I sums[kRows];
     I others[kRows];
@@ -71,6 +82,7 @@ inline void MultiplyCodes(const uint8_t* codes, I table, int num_panels, int num
     }
     for (int first = 0; first < num_inner; first += kGroupInner<kBits>) {
       const Pair* factors = x + first / 2;
+      FetchGroup<kBits>(codes, ahead);
       UsePairs<kBits>(
           codes, table, [&](int pair, I values) __attribute__((always_inline)) {
 #pragma GCC unroll 4
@@ -128,12 +140,12 @@ void NarrowCodes(const CodedPageAttention& page, Pair* k, Pair* v) {
   const int32_t tokens = page.page_tokens;
   const int32_t dim = page.rows.dim;
   WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) {
-    NarrowPanels<kBits>(page.k_codes, MakeKeyTable<kBits>(page.k_levels), tokens / 16, dim, k,
-                        tokens);
+    NarrowPanels<kBits>(page.k_codes, page.ahead, MakeWordTable<kBits>(*page.k_book), tokens / 16,
+                        dim, k, tokens);
   });
   WithValueBits(page.v_bits, [&]<int kBits>(BitsOf<kBits>) {
-    NarrowPanels<kBits>(page.v_codes, MakeValueTable<kBits>(page.v_levels), page.num_values, tokens,
-                        v, dim);
+    NarrowPanels<kBits>(page.v_codes, page.ahead, MakeWordTable<kBits>(*page.v_book),
+                        page.num_values, tokens, v, dim);
   });
 }
 

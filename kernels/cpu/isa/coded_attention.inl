@@ -4,6 +4,20 @@
 
 namespace {
 
+// The levels of codes of kBits as a table of 8 or 16.
+template <int kBits>
+inline Simd::Table MakeLevels(const float* levels) {
+  if constexpr (kBits == 8) {
+    return Simd::Zero();
+  } else if constexpr (kBits == 2) {  // twice: the lookup reads a third bit, of the next code
+    const float twice[8] = {levels[0], levels[1], levels[2], levels[3],
+                            levels[0], levels[1], levels[2], levels[3]};
+    return Simd::template MakeTable<8>(twice);
+  } else {
+    return Simd::template MakeTable<(kBits == 4 ? 16 : 8)>(levels);
+  }
+}
+
 // use(inner, values) for four inner codes, of bits kShift.. of the four bytes of each lane.
 template <int kBits, int kShift, typename Use>
 [[gnu::always_inline]] inline void UseFour(I codes, Simd::Table table, int inner, Use use) {
@@ -47,12 +61,12 @@ template <int kBits, typename Use>
   }
 }
 
-// Panels 0.. of `codes`, each of num_inner inner codes: start(panel, sums [kRows]), then all products,
-// then finish(panel, sums). One at a time: the next one's products fill the waits for this one's.
+// Panels 0.. of `codes`, each of num_inner inner codes: start(panel, sums [kRows]), then all
+// products, then finish(panel, sums). One at a time: the next one's products fill the waits for
+// this one's.
 template <int kBits, int kRows, typename Start, typename Finish>
-inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_panels,
-                           int num_inner, const float* x, int64_t stride, Start start,
-                           Finish finish) {
+inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
+                           const float* x, int64_t stride, Start start, Finish finish) {
   const Simd::Table table = MakeLevels<kBits>(levels);
   for (int panel = 0; panel < num_panels; ++panel) {
     F sums[kRows];
@@ -76,7 +90,7 @@ inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_pa
 template <int kBits, int kRows>
 void ScoreCoded(const CodedPageAttention& page, int32_t first, float* scores) {
   MultiplyPanels<kBits, kRows>(
-      page.k_codes, page.k_levels, page.page_tokens / 16, page.rows.dim,
+      page.k_codes, page.k_book->levels, page.page_tokens / 16, page.rows.dim,
       page.rows.q + int64_t{first} * page.rows.dim, page.rows.dim,
       [](int /*panel*/, F* sums) {
         for (int r = 0; r < kRows; ++r) {
@@ -99,7 +113,7 @@ void AddCodedValues(const CodedPageAttention& page, int32_t first, const float* 
   const int64_t dim = page.rows.dim;
   float* o = page.rows.o + first * dim;
   MultiplyPanels<kBits, kRows>(
-      page.v_codes, page.v_levels, page.num_values, page.page_tokens, weights, kMaxPageTokens,
+      page.v_codes, page.v_book->levels, page.num_values, page.page_tokens, weights, kMaxPageTokens,
       [&](int panel, F* sums) {
         for (int r = 0; r < kRows; ++r) {
           sums[r] = Simd::Mul(Simd::Load(o + r * dim + 16 * panel), Simd::Set(scales[r]));
@@ -169,24 +183,24 @@ void WidenCodes(const CodedPageAttention& page) {
   const int32_t dim = page.rows.dim;
   switch (page.k_bits) {
     case 2:
-      WidenPanels<2>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
+      WidenPanels<2>(page.k_codes, page.k_book->levels, tokens / 16, dim, to.k, tokens);
       break;
     case 3:
-      WidenPanels<3>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
+      WidenPanels<3>(page.k_codes, page.k_book->levels, tokens / 16, dim, to.k, tokens);
       break;
     case 4:
-      WidenPanels<4>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
+      WidenPanels<4>(page.k_codes, page.k_book->levels, tokens / 16, dim, to.k, tokens);
       break;
     default:
-      WidenPanels<8>(page.k_codes, page.k_levels, tokens / 16, dim, to.k, tokens);
+      WidenPanels<8>(page.k_codes, page.k_book->levels, tokens / 16, dim, to.k, tokens);
       break;
   }
   if (page.v_bits == 2) {
-    WidenPanels<2>(page.v_codes, page.v_levels, page.num_values, tokens, to.v, dim);
+    WidenPanels<2>(page.v_codes, page.v_book->levels, page.num_values, tokens, to.v, dim);
   } else if (page.v_bits == 3) {
-    WidenPanels<3>(page.v_codes, page.v_levels, page.num_values, tokens, to.v, dim);
+    WidenPanels<3>(page.v_codes, page.v_book->levels, page.num_values, tokens, to.v, dim);
   } else {
-    WidenPanels<8>(page.v_codes, page.v_levels, page.num_values, tokens, to.v, dim);
+    WidenPanels<8>(page.v_codes, page.v_book->levels, page.num_values, tokens, to.v, dim);
   }
 }
 

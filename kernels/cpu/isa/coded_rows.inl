@@ -6,21 +6,7 @@ namespace {
 template <int kBits>
 constexpr int kGroupInner = kBits == 2 ? 16 : 32;
 template <int kBits>
-constexpr int kGroupBytes = 2 * kBits * kGroupInner<kBits>;
-
-// The levels of codes of kBits as a table of 8 or 16.
-template <int kBits>
-inline Simd::Table MakeLevels(const float* levels) {
-  if constexpr (kBits == 8) {
-    return Simd::Zero();
-  } else if constexpr (kBits == 2) {  // twice: the lookup reads a third bit, of the next code
-    const float twice[8] = {levels[0], levels[1], levels[2], levels[3],
-                            levels[0], levels[1], levels[2], levels[3]};
-    return Simd::template MakeTable<8>(twice);
-  } else {
-    return Simd::template MakeTable<(kBits == 4 ? 16 : 8)>(levels);
-  }
-}
+constexpr int kGroupBytes = 2 * kBits* kGroupInner<kBits>;
 
 // Row 3 of a group of 3-bit codes, from bits 6-7 of the other three.
 inline I SpareRow(const uint8_t* group) {

@@ -74,13 +74,22 @@ struct QueryRows {
   const int32_t* num_valid;  // [num_rows]: leading positions of the page that a row sees, or 0
   int32_t num_rows;
   int32_t dim;
-  float* max;         // [num_rows] largest score,
-  float* sum;         // [num_rows] sum of exp(score - max),
-  float* o;           // [num_rows, dim] and the values weighted by the same
-  uint32_t* q_words;  // [num_rows, dim / 2] and [num_rows]: what narrow_queries makes of q, for
-  float* q_steps;     // instruction sets that have it
-  float* page_max;    // [num_rows] of this page alone; rows that see none of it are left alone
-  float* page_sum;    // [num_rows] of this page alone, with the state's new max
+  float* max;               // [num_rows] largest score,
+  float* sum;               // [num_rows] sum of exp(score - max),
+  float* o;                 // [num_rows, dim] and the values weighted by the same
+  const uint32_t* q_words;  // [num_rows, dim / 2] and [num_rows]: what narrow_queries makes of q,
+  const float* q_steps;     // for instruction sets that have it
+  float* page_max;  // [num_rows] of this page alone; rows that see none of it are left alone
+  float* page_sum;  // [num_rows] of this page alone, with the state's new max
+};
+
+// Queries as 16-bit numbers, once for all pages.
+struct QueryWords {
+  const float* q;  // as in QueryRows
+  int32_t num_rows;
+  int32_t dim;
+  uint32_t* words;  // [num_rows, dim / 2]
+  float* steps;     // [num_rows]: what a step of a row's words is worth
 };
 
 // Where a page's K and V are spread out for the rows: `k` [dim][page_tokens] and `v`
@@ -123,14 +132,13 @@ struct CodedPageAttention {
   const uint16_t* k_scales;  // [page_tokens] halves
   const uint16_t* v_scales;
   const uint16_t* log_weights;  // [page_tokens] halves, added to the scores; or null
-  const float* k_levels;        // for codes of 2, 3 and 4 bits
-  const float* v_levels;
-  int32_t k_bits;       // 2, 3, 4 or 8
-  int32_t v_bits;       // 2, 3 or 8
-  int32_t page_tokens;  // a multiple of 16, at most 64
-  int32_t num_values;   // panels of V: dimensions / 16
-  const uint8_t* next;  // the block that is read after this one, or null
-  int32_t next_bytes;
+  const Codebook* k_book;       // for codes of 2, 3 and 4 bits
+  const Codebook* v_book;
+  int32_t k_bits;        // 2, 3, 4 or 8
+  int32_t v_bits;        // 2, 3 or 8
+  int32_t page_tokens;   // a multiple of 16, at most 64
+  int32_t num_values;    // panels of V: dimensions / 16
+  std::ptrdiff_t ahead;  // from here to the block that is read next, in bytes; 0: none
   QueryRows rows;
   const float* bias;  // [num_rows]
   BiasScores key_bias;
@@ -158,7 +166,7 @@ struct IsaTable {
   void (*gated_gelu)(const float* gate, const float* up, int64_t dim, float* out);
   void (*half_to_float)(const uint16_t* src, int64_t count, float* dst);
   void (*float_to_half)(const float* src, int64_t count, uint16_t* dst);
-  void (*narrow_queries)(const QueryRows& rows);  // once for all pages
+  void (*narrow_queries)(const QueryWords& queries);
   void (*attend_page)(const PageAttention& page);
   void (*attend_coded_page)(const CodedPageAttention& page);
   // Adds the state (from_*) of another set of positions to (max, sum, o [dim]).

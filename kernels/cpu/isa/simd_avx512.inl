@@ -116,9 +116,7 @@ struct Simd {
     return _mm512_mask_blend_ps(static_cast<__mmask16>(mask), other, x);
   }
   // The numbers x - floor(x), and 0 for an infinity; p * 2^floor(x), and 0 for -infinity.
-  static F Fraction(F x) {
-    return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-  }
+  static F Fraction(F x) { return _mm512_reduce_ps(x, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
   static F ScaleByFloor(F p, F x) { return _mm512_scalef_ps(p, x); }
   // Lane i is combine over rows[i]'s lanes, for 8 rows; what is in the other lanes means nothing.
   template <typename Combine>
@@ -146,8 +144,8 @@ struct Simd {
                                     _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xee)));
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), pairs);
   }
-  // The low words of x, and again.
-  static I TwiceLowWords(I x) { return _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(x)); }
+  // 16 halves, and again.
+  static I TwiceHalves(const uint16_t* p) { return _mm512_broadcast_i64x4(LoadHalves(p)); }
   // The low bytes of words, signed.
   static I LowBytesOfWords(I x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
 

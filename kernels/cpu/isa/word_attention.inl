@@ -68,9 +68,11 @@ void AttendPage(const PageAttention& page) {
 }
 
 // Scales of codes, in halves, to the steps [page_tokens] of the integers that stand for them.
-inline void ScaleSteps(const uint16_t* scales, float level_step, int page_tokens, float* steps) {
+inline void ScaleSteps(const uint16_t* scales, std::ptrdiff_t ahead, float word_step,
+                       int page_tokens, float* steps) {
   for (int t = 0; t < page_tokens; t += 16) {
-    Simd::Store(steps + t, Simd::Mul(Simd::LoadHalf(scales + t), Simd::Set(level_step)));
+    __builtin_prefetch(reinterpret_cast<const uint8_t*>(scales + t) + ahead, 0, 2);
+    Simd::Store(steps + t, Simd::Mul(Simd::LoadHalf(scales + t), Simd::Set(word_step)));
   }
 }
 
@@ -93,8 +95,8 @@ struct CodedPage {
     if constexpr (kRows <= 4) {
       WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) {
         MultiplyCodes<kBits, kRows>(
-            page.k_codes, MakeKeyTable<kBits>(page.k_levels), page.page_tokens / 16, page.rows.dim,
-            queries, stride, [&](int panel, I* of_panel) {
+            page.k_codes, page.ahead, MakeWordTable<kBits>(*page.k_book), page.page_tokens / 16,
+            page.rows.dim, queries, stride, [&](int panel, I* of_panel) {
               for (int r = 0; r < kRows; ++r) {
                 StoreSum(sums + r * kMaxPageTokens + 16 * panel, of_panel[r]);
               }
@@ -113,8 +115,8 @@ struct CodedPage {
     if constexpr (kRows <= 4) {
       WithValueBits(page.v_bits, [&]<int kBits>(BitsOf<kBits>) {
         MultiplyCodes<kBits, kRows>(
-            page.v_codes, MakeValueTable<kBits>(page.v_levels), page.num_values, page.page_tokens,
-            weights, kMaxPageTokens, [&](int panel, I* of_panel) {
+            page.v_codes, page.ahead, MakeWordTable<kBits>(*page.v_book), page.num_values,
+            page.page_tokens, weights, kMaxPageTokens, [&](int panel, I* of_panel) {
               for (int r = 0; r < kRows; ++r) {
                 AddSum(of_panel[r], of_rows.steps[r], of_rows.scales[r], o + r * dim + 16 * panel);
               }
@@ -144,18 +146,13 @@ struct CodedPage {
 };
 
 void AttendCodedPage(const CodedPageAttention& page) {
-  for (int32_t at = 0; page.next != nullptr && at < page.next_bytes; at += 64) {
-    __builtin_prefetch(page.next + at, 0, 2);
-  }
   alignas(64) float k_steps[kMaxPageTokens];
   alignas(64) float v_steps[kMaxPageTokens];
   WithKeyBits(page.k_bits, [&]<int kBits>(BitsOf<kBits>) {
-    ScaleSteps(page.k_scales, LevelStep<kBits>(page.k_levels, kKeySteps), page.page_tokens,
-               k_steps);
+    ScaleSteps(page.k_scales, page.ahead, WordStep<kBits>(*page.k_book), page.page_tokens, k_steps);
   });
   WithValueBits(page.v_bits, [&]<int kBits>(BitsOf<kBits>) {
-    ScaleSteps(page.v_scales, LevelStep<kBits>(page.v_levels, kValueSteps), page.page_tokens,
-               v_steps);
+    ScaleSteps(page.v_scales, page.ahead, WordStep<kBits>(*page.v_book), page.page_tokens, v_steps);
   });
   if (page.rows.num_rows < kManyRows) {
     ForRuns<4>(page.rows, kAllKept, CodedPage{page, k_steps, v_steps, nullptr, nullptr});

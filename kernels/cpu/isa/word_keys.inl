@@ -35,14 +35,14 @@ inline I RoundToWords(F x, F scale) {
   return Simd::FloatBits(Simd::Fma(x, scale, Simd::Set(12582912.0F)));
 }
 
-// rows.q to words; a row's scale is what a step of it is worth.
-void NarrowQueries(const QueryRows& rows) {
-  for (int32_t r = 0; r < rows.num_rows; ++r) {
-    const float* q = rows.q + int64_t{r} * rows.dim;
-    auto* words = reinterpret_cast<uint16_t*>(rows.q_words + int64_t{r} * rows.dim / 2);
+void NarrowQueries(const QueryWords& queries) {
+  const int32_t dim = queries.dim;
+  for (int32_t r = 0; r < queries.num_rows; ++r) {
+    const float* q = queries.q + int64_t{r} * dim;
+    auto* words = reinterpret_cast<uint16_t*>(queries.words + int64_t{r} * dim / 2);
     F largest = Simd::Zero();
     F sum = Simd::Zero();
-    for (int32_t i = 0; i < rows.dim; i += 16) {
+    for (int32_t i = 0; i < dim; i += 16) {
       const F magnitudes = Simd::Abs(Simd::Load(q + i));
       largest = Simd::Max(largest, magnitudes);
       sum = Simd::Add(sum, magnitudes);
@@ -50,9 +50,9 @@ void NarrowQueries(const QueryRows& rows) {
     const float of_largest = Simd::Largest(largest) / 32767;
     const float of_sum = Simd::Sum(sum) / kQuerySteps;
     const float step = of_largest > of_sum ? of_largest : of_sum;
-    rows.q_steps[r] = step;
+    queries.steps[r] = step;
     const F scale = Simd::Set(step > 0 ? 1 / step : 0.0F);
-    for (int32_t i = 0; i < rows.dim; i += 16) {
+    for (int32_t i = 0; i < dim; i += 16) {
       Simd::StoreLowWords(words + i, RoundToWords(Simd::SwapMiddles(Simd::Load(q + i)), scale));
     }
   }

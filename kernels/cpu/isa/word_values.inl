@@ -13,36 +13,22 @@ using Pair = WordPair;
 
 inline Words AsPairs(I x) { return {x}; }
 
-// The levels of codes of kBits.
-template <int kBits>
-inline F SixteenLevels(const float* levels) {
-  constexpr int kEntries = kBits == 4 ? 16 : 8;
-  return Simd::LookUp<kEntries>(MakeLevels<kBits>(levels), Simd::Lanes());
-}
+static_assert(kMaxWord <= kKeySteps && kMaxWord <= kValueSteps);
 
-// What a step of the integers that stand for codes of kBits is worth; they are within +-`steps`.
+// A codebook's words as a table of LookUpWords.
 template <int kBits>
-inline float LevelStep(const float* levels, float steps) {
-  return kBits == 8 ? 1.0F : Simd::Largest(Simd::Abs(SixteenLevels<kBits>(levels))) / steps;
-}
-
-// The same integers as a table of LookUpWords.
-template <int kBits>
-inline I MakeWordTable(const float* levels, float steps) {
+inline I MakeWordTable(const Codebook& book) {
   if constexpr (kBits == 8) {
     return Simd::SetInt(0);
   } else {
-    const F scale = Simd::Set(1 / LevelStep<kBits>(levels, steps));
-    return Simd::TwiceLowWords(RoundToWords(SixteenLevels<kBits>(levels), scale));
+    return Simd::TwiceHalves(reinterpret_cast<const uint16_t*>(book.words));
   }
 }
+
+// What a step of the integers that stand for codes of kBits is worth.
 template <int kBits>
-inline I MakeKeyTable(const float* levels) {
-  return MakeWordTable<kBits>(levels, kKeySteps);
-}
-template <int kBits>
-inline I MakeValueTable(const float* levels) {
-  return MakeWordTable<kBits>(levels, kValueSteps);
+inline float WordStep(const Codebook& book) {
+  return kBits == 8 ? 1.0F : book.word_step;
 }
 
 // Bytes 0 and 2 of each lane, signed.
