@@ -70,41 +70,11 @@ void ReadQ6KBlock(const uint8_t* block, int s, RowBlock& out) {
   }
 }
 
-bool HasNibbles(PanelKind kind) {
-  return kind == PanelKind::kQ4_0 || kind == PanelKind::kQ4_1 || kind == PanelKind::kQ4_K;
-}
-
-bool HasFloatScales(PanelKind kind) {
-  return kind == PanelKind::kQ4_K || kind == PanelKind::kQ5_K || kind == PanelKind::kQ6_K;
-}
-
 // Four columns of one row, a byte each.
 uint32_t FourColumns(const RowBlock& block, size_t column) {
   uint32_t four = 0;
   std::memcpy(&four, block.codes.data() + column, sizeof(four));
   return four;
-}
-
-bool HasHalfMinima(PanelKind kind) { return kind == PanelKind::kQ4_1 || kind == PanelKind::kQ5_1; }
-
-bool HasMinima(PanelKind kind) {
-  return HasHalfMinima(kind) || kind == PanelKind::kQ4_K || kind == PanelKind::kQ5_K;
-}
-
-// The code of a weight that is zero, in kinds without minima.
-int ZeroCode(PanelKind kind) {
-  switch (kind) {
-    case PanelKind::kQ4_0:
-      return 8;
-    case PanelKind::kQ5_0:
-      return 16;
-    case PanelKind::kQ6_K:
-      return 32;
-    case PanelKind::kQ8_0:
-      return 128;
-    default:
-      return 0;
-  }
 }
 
 }  // namespace
@@ -114,28 +84,10 @@ bool IsFloatPanel(PanelKind kind) {
 }
 
 size_t BlockBytes(PanelKind kind) {
-  switch (kind) {
-    case PanelKind::kQ4_0:
-      return 256 + 32;
-    case PanelKind::kQ4_1:
-      return 256 + 64;
-    case PanelKind::kQ5_0:
-    case PanelKind::kQ8_0:
-      return 512 + 32;
-    case PanelKind::kQ5_1:
-      return 512 + 64;
-    case PanelKind::kQ4_K:
-      return 256 + 128;
-    case PanelKind::kQ5_K:
-    case PanelKind::kQ6_K:
-      return 512 + 128;
-    case PanelKind::kF32:
-      return 64;
-    case PanelKind::kF16:
-    case PanelKind::kBF16:
-      return 32;
+  if (IsFloatPanel(kind)) {
+    return kind == PanelKind::kF32 ? 64 : 32;
   }
-  return 0;
+  return static_cast<size_t>(ShapeOf(kind).block_bytes());
 }
 
 RowBlock ReadRowBlock(PanelKind kind, const uint8_t* row, int64_t b) {
@@ -174,31 +126,34 @@ RowBlock ReadRowBlock(PanelKind kind, const uint8_t* row, int64_t b) {
 }
 
 void PlaceRowBlock(PanelKind kind, const RowBlock& block, size_t row, uint8_t* out) {
-  for (size_t vector = 0; vector < (HasNibbles(kind) ? 4U : 8U); ++vector) {
+  const PanelShape shape = ShapeOf(kind);
+  for (size_t vector = 0; vector < (shape.nibbles ? 4U : 8U); ++vector) {
     uint32_t four = FourColumns(block, 4 * vector);
-    if (HasNibbles(kind)) {
+    if (shape.nibbles) {
       four |= FourColumns(block, 16 + 4 * vector) << 4U;
     }
     std::memcpy(out + 64 * vector + 4 * row, &four, sizeof(four));
   }
-  uint8_t* scales = out + (HasNibbles(kind) ? 256 : 512);
-  if (HasFloatScales(kind)) {
+  uint8_t* scales = out + shape.code_bytes();
+  uint8_t* seconds = scales + shape.scale_bytes();
+  if (shape.float_scales) {
     std::memcpy(scales + 4 * row, &block.scale, 4);
-    std::memcpy(scales + 64 + 4 * row, &block.second, 4);
-  } else {
-    std::memcpy(scales + 2 * row, &block.half_scale, 2);
-    if (HasHalfMinima(kind)) {
-      std::memcpy(scales + 32 + 2 * row, &block.half_minimum, 2);
-    }
+    std::memcpy(seconds + 4 * row, &block.second, 4);
+    return;
+  }
+  std::memcpy(scales + 2 * row, &block.half_scale, 2);
+  if (shape.minima) {
+    std::memcpy(seconds + 2 * row, &block.half_minimum, 2);
   }
 }
 
 RowBlock TakeRowBlock(PanelKind kind, const uint8_t* block, size_t row) {
+  const PanelShape shape = ShapeOf(kind);
   RowBlock out;
-  for (size_t vector = 0; vector < (HasNibbles(kind) ? 4U : 8U); ++vector) {
+  for (size_t vector = 0; vector < (shape.nibbles ? 4U : 8U); ++vector) {
     const uint8_t* four = block + 64 * vector + 4 * row;
     for (size_t e = 0; e < 4; ++e) {
-      if (HasNibbles(kind)) {
+      if (shape.nibbles) {
         out.codes[4 * vector + e] = four[e] & 15U;
         out.codes[16 + 4 * vector + e] = four[e] >> 4U;
       } else {
@@ -206,27 +161,26 @@ RowBlock TakeRowBlock(PanelKind kind, const uint8_t* block, size_t row) {
       }
     }
   }
-  const uint8_t* scales = block + (HasNibbles(kind) ? 256 : 512);
-  if (HasFloatScales(kind)) {
+  const uint8_t* scales = block + shape.code_bytes();
+  const uint8_t* seconds = scales + shape.scale_bytes();
+  if (shape.float_scales) {
     std::memcpy(&out.scale, scales + 4 * row, 4);
-    std::memcpy(&out.second, scales + 64 + 4 * row, 4);
+    std::memcpy(&out.second, seconds + 4 * row, 4);
   } else {
     out.half_scale = Load16(scales + 2 * row);
-    if (HasHalfMinima(kind)) {
-      out.half_minimum = Load16(scales + 32 + 2 * row);
-    }
+    out.half_minimum = shape.minima ? Load16(seconds + 2 * row) : uint16_t{0};
   }
   return out;
 }
 
 void DequantizeRowBlock(PanelKind kind, const RowBlock& block, float* out) {
-  const float scale = HasFloatScales(kind) ? block.scale : HalfToFloat(block.half_scale);
-  const float scales[2] = {scale, kind == PanelKind::kQ6_K ? block.second : scale};
-  const float minimum = HasHalfMinima(kind) ? HalfToFloat(block.half_minimum) : block.second;
-  const int zero = ZeroCode(kind);
+  const PanelShape shape = ShapeOf(kind);
+  const float scale = shape.float_scales ? block.scale : HalfToFloat(block.half_scale);
+  const float scales[2] = {scale, shape.two_scales ? block.second : scale};
+  const float minimum = shape.float_scales ? block.second : HalfToFloat(block.half_minimum);
   for (size_t i = 0; i < block.codes.size(); ++i) {
-    const float value = scales[i / 16] * static_cast<float>(block.codes[i] - zero);
-    out[i] = HasMinima(kind) ? value + minimum : value;
+    const float value = scales[i / 16] * static_cast<float>(block.codes[i] - shape.zero);
+    out[i] = shape.minima ? value + minimum : value;
   }
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/core/codebook.h"
 #include "kernels/core/key_distances.h"
 #include "kernels/core/key_rounding.h"
+#include "kernels/cpu/isa/panel_kind.h"
 
 // The functions that exist once per instruction set. Each set is one object file, built from the
 // same .inl files with its own compiler flags; a CpuOps picks one table when it is made.
@@ -14,22 +15,6 @@
 // keeps for every CPU. A test looks for such symbols.
 
 namespace thermocline {
-
-// How 16 rows x 32 columns of a weight lie in memory; kernels/cpu/panel_blocks.h describes them.
-enum class PanelKind : uint8_t {
-  kQ4_0,
-  kQ4_1,
-  kQ5_0,
-  kQ5_1,
-  kQ8_0,
-  kQ4_K,
-  kQ5_K,
-  kQ6_K,
-  kF32,
-  kF16,
-  kBF16
-};
-inline constexpr int kNumPanelKinds = 11;
 
 inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockColumns = 32;

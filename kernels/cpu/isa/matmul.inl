@@ -13,22 +13,15 @@ using B = Simd::B;
 
 template <PanelKind kKind>
 struct Panel {
-  static constexpr bool kNibbles =
-      kKind == PanelKind::kQ4_0 || kKind == PanelKind::kQ4_1 || kKind == PanelKind::kQ4_K;
-  // Codes are unsigned; what they stand for is code - kZero.
-  static constexpr int kZero = kKind == PanelKind::kQ4_0   ? 8
-                               : kKind == PanelKind::kQ5_0 ? 16
-                               : kKind == PanelKind::kQ6_K ? 32
-                               : kKind == PanelKind::kQ8_0 ? 128
-                                                           : 0;
-  static constexpr bool kFloatScales =
-      kKind == PanelKind::kQ4_K || kKind == PanelKind::kQ5_K || kKind == PanelKind::kQ6_K;
-  static constexpr bool kMinimum = kKind == PanelKind::kQ4_1 || kKind == PanelKind::kQ5_1 ||
-                                   kKind == PanelKind::kQ4_K || kKind == PanelKind::kQ5_K;
-  static constexpr bool kTwoScales = kKind == PanelKind::kQ6_K;  // one per 16 columns
-  static constexpr int kCodeBytes = kNibbles ? 256 : 512;
-  static constexpr int kScaleBytes = kFloatScales ? 64 : 32;
-  static constexpr int kBlockBytes = kCodeBytes + kScaleBytes * (kMinimum || kTwoScales ? 2 : 1);
+  static constexpr PanelShape kShape = ShapeOf(kKind);
+  static constexpr bool kNibbles = kShape.nibbles;
+  static constexpr int kZero = kShape.zero;
+  static constexpr bool kFloatScales = kShape.float_scales;
+  static constexpr bool kMinimum = kShape.minima;
+  static constexpr bool kTwoScales = kShape.two_scales;
+  static constexpr int kCodeBytes = kShape.code_bytes();
+  static constexpr int kScaleBytes = kShape.scale_bytes();
+  static constexpr int kBlockBytes = kShape.block_bytes();
 
   static F LoadScales(const uint8_t* p) {
     if constexpr (kFloatScales) {
@@ -164,8 +157,9 @@ inline void AddAllScaled(const Dots<kTokens>& dots, const TileBlock<kTokens>& x,
   }
 }
 
-// How far ahead of the sums a panel's memory is asked for: the processor's own prefetching comes too
-// late (a quarter of the time of eight tokens was waiting, and on a Xeon a third of one token's).
+// How far ahead of the sums a panel's memory is asked for: the processor's own prefetching comes
+// too late (a quarter of the time of eight tokens was waiting, and on a Xeon a third of one
+// token's).
 constexpr int64_t kPrefetchBytes = 4096;
 
 template <PanelKind kKind, int kTokens>
