@@ -163,18 +163,7 @@ class Engine::Loop {
 
   void Run(const std::stop_token& stop) {
     while (TakeCommands(stop)) {
-      for (Command& command : taken_) {
-        if (auto* submission = std::get_if<Submission>(&command)) {
-          core_.Add(submission->request, std::move(submission->sink));
-        } else if (auto* callback = std::get_if<KvCallback>(&command)) {
-          kv_callbacks_.push_back(std::move(*callback));
-        } else if (auto* save = std::get_if<SaveCommand>(&command)) {
-          StartSave(std::move(*save));
-        } else {
-          core_.Cancel(std::get<RequestId>(command));
-        }
-      }
-      taken_.clear();
+      ObeyCommands();
       // Not for a question alone: an empty step would still age the pages' energies.
       if (const Status status = core_.has_work() ? core_.Step() : Status(); !status.ok()) {
         core_.FailAll(Internal("the device failed: {}", status.message()));
@@ -221,6 +210,11 @@ class Engine::Loop {
     // is owed an end.
     accepting_ = false;
     lock.unlock();
+    ObeyCommands();
+    return false;
+  }
+
+  void ObeyCommands() {
     for (Command& command : taken_) {
       if (auto* submission = std::get_if<Submission>(&command)) {
         core_.Add(submission->request, std::move(submission->sink));
@@ -228,9 +222,11 @@ class Engine::Loop {
         kv_callbacks_.push_back(std::move(*callback));
       } else if (auto* save = std::get_if<SaveCommand>(&command)) {
         StartSave(std::move(*save));
+      } else {
+        core_.Cancel(std::get<RequestId>(command));
       }
     }
-    return false;
+    taken_.clear();
   }
 
   // Whoever is told that its request has ended finds stats() that already agree.
