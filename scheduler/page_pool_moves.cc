@@ -1,0 +1,177 @@
+#include "kernels/base/check.h"
+#include "scheduler/page_pool.h"
+
+// PagePool: pages that change their place, between tiers or inside one, or by way of a store.
+
+namespace thermocline {
+
+std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_empty) {
+  Page& state = pages_[page];
+  CHECK(state.allocated && state.full);
+  if ((state.pinned && to != tier(page)) || to < tier(page)) {
+    return std::nullopt;
+  }
+  return StartMove(page, to, keep_empty);
+}
+
+std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_empty) {
+  Page& state = pages_[page];
+  if (state.work != Work::kNone) {
+    return std::nullopt;
+  }
+  const std::optional<PageEntry> place = arena_.Allocate(to, keep_empty);
+  if (!place.has_value()) {
+    return std::nullopt;
+  }
+  state.work = Work::kMove;
+  state.move_to = *place;
+  ++num_moving_;
+  return PageMove{.page = page,
+                  .generation = state.generation,
+                  .from = page_map_[page],
+                  .to = *place,
+                  .checksum = state.checksum,
+                  .first_position = state.first_position};
+}
+
+void PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
+  pages_[move.page].checksum = checksum;
+  pages_[move.page].lossy |= move.to.tier() != Tier::kHot;
+  EndMove(move, move.to, move.from);
+}
+
+void PagePool::AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
+
+void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_back) {
+  Page& state = pages_[move.page];
+  CHECK(state.work == Work::kMove && state.generation == move.generation);
+  CHECK(page_map_[move.page] == move.from && state.move_to == move.to);
+  SwitchPlace(move.page, kept, given_back);
+  state.work = Work::kNone;
+  --num_moving_;
+  if (state.refs == 0 && !state.hashed) {
+    Free(move.page);
+  }
+}
+
+bool PagePool::BeginSave(PageId page) {
+  Page& state = pages_[page];
+  CHECK(state.allocated && state.full);
+  if (state.work != Work::kNone) {
+    return false;
+  }
+  state.work = Work::kSave;
+  ++num_transferring_;
+  return true;
+}
+
+void PagePool::EndSave(PageId page, bool saved) {
+  pages_[page].saved |= saved;
+  EndTransfer(page, Work::kSave);
+}
+
+std::optional<PageEntry> PagePool::AllocateEvicting(Tier tier) {
+  for (;;) {
+    if (const std::optional<PageEntry> place = arena_.Allocate(tier, num_reserved_superblocks_)) {
+      return place;
+    }
+    if (oldest_ == kNone) {
+      return std::nullopt;
+    }
+    Evict(oldest_);
+  }
+}
+
+std::optional<PageId> PagePool::BeginLoad(Tier tier) {
+  if (free_ids_.empty()) {
+    return std::nullopt;
+  }
+  const std::optional<PageEntry> place = AllocateEvicting(tier);
+  if (!place.has_value()) {
+    return std::nullopt;
+  }
+  const PageId page = TakePlace(*place);
+  pages_[page].work = Work::kLoad;
+  ++num_transferring_;
+  return page;
+}
+
+void PagePool::EndLoad(PageId page, bool lossy, uint64_t checksum) {
+  pages_[page].lossy = lossy;
+  pages_[page].checksum = checksum;
+  pages_[page].saved = true;
+  EndTransfer(page, Work::kLoad);
+}
+
+void PagePool::AbortLoad(PageId page) { EndTransfer(page, Work::kLoad); }
+
+std::optional<PageEntry> PagePool::BeginWake(PageId page, Tier tier) {
+  Page& state = pages_[page];
+  CHECK(state.allocated && this->tier(page) == Tier::kArchive);
+  if (state.work != Work::kNone) {
+    return std::nullopt;
+  }
+  state.work = Work::kWake;  // before anything is evicted, so that its place stays its own
+  const std::optional<PageEntry> place = AllocateEvicting(tier);
+  if (!place.has_value()) {
+    state.work = Work::kNone;
+    return std::nullopt;
+  }
+  state.move_to = *place;
+  ++num_transferring_;
+  return place;
+}
+
+void PagePool::EndWake(PageId page, bool lossy, uint64_t checksum) {
+  Page& state = pages_[page];
+  state.lossy = lossy;
+  state.checksum = checksum;
+  SwitchPlace(page, state.move_to, page_map_[page]);
+  EndTransfer(page, Work::kWake);
+}
+
+void PagePool::AbortWake(PageId page) {
+  SwitchPlace(page, page_map_[page], pages_[page].move_to);
+  EndTransfer(page, Work::kWake);
+}
+
+void PagePool::SwitchPlace(PageId page, PageEntry kept, PageEntry given_back) {
+  page_map_[page] = kept;
+  page_at_[given_back.unit()] = kNone;
+  page_at_[kept.unit()] = page;
+  arena_.Free(given_back);
+  ++pages_[page].generation;
+}
+
+void PagePool::EndTransfer(PageId page, Work work) {
+  Page& state = pages_[page];
+  CHECK(state.work == work);
+  state.work = Work::kNone;
+  --num_transferring_;
+  if (state.refs == 0 && !state.hashed) {
+    Free(page);
+  }
+}
+
+std::vector<PageMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
+  std::vector<PageMove> moves;
+  const auto sparse = arena_.SparseSuperblock(tier);
+  if (!sparse.has_value()) {
+    return moves;
+  }
+  const auto [begin, end] = *sparse;
+  for (uint32_t unit = begin; unit < end && unit < page_at_.size() && moves.size() < max_moves;
+       ++unit) {
+    const PageId page = page_at_[unit];
+    if (page == kNone) {
+      continue;
+    }
+    const std::optional<PageMove> move = StartMove(page, tier);
+    if (move.has_value()) {
+      moves.push_back(*move);
+    }
+  }
+  return moves;
+}
+
+}  // namespace thermocline
