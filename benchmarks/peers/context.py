@@ -100,8 +100,15 @@ def roofline(args, ours, peer):
 
 
 def streams(args, ours, peer):
-    for count, length, output, repetitions in ((8, 128, 64, args.repetitions), (32, 128, 64, args.repetitions),
-                                               (8, 1024, 128, min(3, args.repetitions))):
+    yield from together(ours, peer, (8, 32), 128, 64, args.repetitions)
+
+
+def long_streams(args, ours, peer):
+    yield from together(ours, peer, (8, 32), 1024, 128, min(3, args.repetitions))
+
+
+def together(ours, peer, counts, length, output, repetitions):
+    for count in counts:
         room = (length + output + 64 + STREAM_ROOM - 1) // STREAM_ROOM * STREAM_ROOM
         flags = ("-np", str(count), "-c", str(count * room))
         with running(lambda: ours(), lambda: peer(*flags)) as both:
@@ -165,7 +172,8 @@ def memory(args, ours, peer):
         min(3, args.repetitions), list(makers), beyond)
 
 
-PARTS = {"prefill": prefill, "depth": depth, "roofline": roofline, "streams": streams, "start": start, "memory": memory}
+PARTS = {"prefill": prefill, "depth": depth, "roofline": roofline, "streams": streams, "long-streams": long_streams,
+         "start": start, "memory": memory}
 
 
 def table(results):
