@@ -78,9 +78,6 @@ struct Simd {
   static I LookUpWords(I table, I words) { return _mm512_permutexvar_epi16(words, table); }
   // Numbers 0, 2, 1, 3 of each four.
   static F SwapMiddles(F x) { return _mm512_permute_ps(x, 0xd8); }
-  static I Lanes() {
-    return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  }
   static I FloatBits(F x) { return _mm512_castps_si512(x); }
   // sum + x0 y0 + x1 y1, pairs of int16.
   static I DotWords(I x, I y, I sum) { return _mm512_dpwssd_epi32(sum, x, y); }

@@ -13,6 +13,7 @@ using Pair = WordPair;
 
 inline Words AsPairs(I x) { return {x}; }
 
+// No sum of a codebook's words leaves 32 bits either.
 static_assert(kMaxWord <= kKeySteps && kMaxWord <= kValueSteps);
 
 // A codebook's words as a table of LookUpWords.
