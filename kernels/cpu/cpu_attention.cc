@@ -28,6 +28,15 @@ struct Scratch {
   SoftmaxState split;
 };
 
+// The first of `count` or more, of which none is given up: each keeps the memory that it has.
+template <typename T>
+T* AtLeast(size_t count, std::vector<T>& kept) {
+  if (kept.size() < count) {
+    kept.resize(count);
+  }
+  return kept.data();
+}
+
 class PagedAttentionLoop {
  public:
   explicit PagedAttentionLoop(const AttentionCall& call) : call_(call) {}
@@ -184,10 +193,7 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
   const std::vector<TileSpan>& all = tiles;  // the caller's, for the pool's threads
   const auto num_tiles = static_cast<int64_t>(all.size());
 
-  if (energies.size() < all.size()) {
-    energies.resize(all.size());
-  }
-  std::vector<float>* tile_energies = energies.data();
+  std::vector<float>* tile_energies = AtLeast(all.size(), energies);
   const auto store_energies = [&] {
     if (call.observes()) {
       loop.StoreEnergies(all, std::span(tile_energies, all.size()));
@@ -212,14 +218,8 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
     return;
   }
   const size_t num_states = all.size() * static_cast<size_t>(max_splits);
-  if (states.size() < num_states) {
-    states.resize(num_states);
-  }
-  SoftmaxState* split_states = states.data();
-  if (loaded.size() < all.size()) {
-    loaded.resize(all.size());
-  }
-  QueryTile* rows = loaded.data();
+  SoftmaxState* split_states = AtLeast(num_states, states);
+  QueryTile* rows = AtLeast(all.size(), loaded);
   const auto grain = static_cast<int64_t>(kLoadedRows / loop.NumRows(all.front()));
   pool_.ParallelFor(num_tiles, std::max(int64_t{1}, grain), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
