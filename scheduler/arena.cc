@@ -128,8 +128,7 @@ uint64_t Arena::bytes_free() const {
 }
 
 uint64_t Arena::num_free_places(Tier tier, uint64_t keep_empty) const {
-  const auto index = static_cast<size_t>(tier);
-  uint64_t places = num_lent_places_[index] - num_used_[index];
+  uint64_t places = num_partial_places(tier);
   if (empty_.size() > keep_empty) {
     // All but the last are of one size, and the last is taken last.
     const uint32_t last = keep_empty > 0 ? 0 : *empty_.rbegin();
@@ -150,7 +149,7 @@ std::optional<std::pair<uint32_t, uint32_t>> Arena::SparseSuperblock(Tier tier) 
     return std::nullopt;
   }
   const auto [num_free, sparsest] = *partial_[index].rbegin();
-  const uint64_t free_elsewhere = num_lent_places_[index] - num_used_[index] - num_free;
+  const uint64_t free_elsewhere = num_partial_places(tier) - num_free;
   if (superblocks_[sparsest].num_used > free_elsewhere) {
     return std::nullopt;
   }

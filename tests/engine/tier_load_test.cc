@@ -20,6 +20,7 @@ namespace {
 
 constexpr int kVocab = 500;
 constexpr int kPageTokens = 16;  // a quarter: so are lengths, window and steps
+
 struct Load {
   int arena_sequences = 8;  // that the arena holds hot
   int num_sequences = 32;
