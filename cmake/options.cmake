@@ -13,10 +13,11 @@ if(THERMOCLINE_SANITIZE)
   target_link_options(thermocline_options INTERFACE -fsanitize=${THERMOCLINE_SANITIZE})
 endif()
 
+# Paths are cached relative to the checkout, so that a second clone finds what the first compiled.
 find_program(CCACHE ccache)
 if(CCACHE)
-  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE})
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE})
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
 
 # thermocline_library(NAME SOURCES... DEPENDS TARGETS...): one static library per folder.

@@ -16,13 +16,10 @@ add_custom_target(tsan_tests)
 
 # thermocline_test(NAME SOURCES ... DEPENDS TARGETS... LABELS ...): one GoogleTest program, one ctest
 # entry. The label `tsan` has it run under ThreadSanitizer too.
-# Test sources may use THERMOCLINE_TEST_MODEL and THERMOCLINE_TEST_DATA (tests/data), both strings.
 function(thermocline_test name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE thermocline_options ${ARG_DEPENDS} GTest::gmock GTest::gtest_main)
-  target_compile_definitions(${name} PRIVATE THERMOCLINE_TEST_MODEL="${THERMOCLINE_TEST_MODEL}"
-                                             THERMOCLINE_TEST_DATA="${PROJECT_SOURCE_DIR}/tests/data")
   add_test(NAME ${name} COMMAND ${name})
   if("tsan" IN_LIST ARG_LABELS)
     add_dependencies(tsan_tests ${name})
