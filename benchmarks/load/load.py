@@ -159,7 +159,7 @@ def run(server, args):
         "between_tokens_p99": percentile(gaps, 0.99),
         "right": sum(answer.right for answer in answers),
         "answers": [[answer.key, answer.text[:20], answer.right] for answer in answers],
-        "samples": samples[:: max(1, len(samples) // 60)] + samples[-1:],
+        **kv_facts(samples[-1]),
     }
 
 
@@ -238,7 +238,7 @@ def main():
             result = run(server, args)
         finally:
             server.stop()
-        results[name] = {**result, **kv_facts(result["samples"][-1]), "sequences": args.sequences,
+        results[name] = {**result, "sequences": args.sequences,
                          "interval": wilson(result["right"], args.sequences)}
         print(f"{name}: {result['seconds']:.0f} s, {result['preemptions']} preemptions", flush=True)
     write(args.out, facts, results)

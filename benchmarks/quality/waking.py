@@ -119,6 +119,17 @@ def table(results):
     return "\n".join(lines)
 
 
+def summary(records):
+    """What is kept of one cell: which questions were answered (1 or 0 each, in order) and what that took."""
+    kept = {asked: {"right": "".join(str(int(record[asked]["right"])) for record in records),
+                    **{fact: sum(record[asked][fact] for record in records) for fact in ("woken", "failed_wakes")}}
+            for asked in ASKED}
+    kept["kv_bytes"] = sum(record["kv_bytes"] for record in records)
+    kept["tokens"] = {tier: sum(record["tokens"].get(tier, 0) for record in records)
+                      for tier in sorted({tier for record in records for tier in record["tokens"]})}
+    return kept
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ours", required=True)
@@ -144,7 +155,8 @@ def main():
     facts = {"date": datetime.date.today().isoformat(), "commit": compare.git_commit(), "cpu": compare.cpu_model(),
              "flags": CONFIGURATIONS, "written_tokens": WRITTEN}
     text = f"# Pass keys in archived pages\n\n{json.dumps(facts)}\n\n{table(results)}\n"
-    compare.write(args.out, facts, "waking", text, results=results)
+    kept = {policy: {cell: summary(records) for cell, records in cells.items()} for policy, cells in results.items()}
+    compare.write(args.out, facts, "waking", text, results=kept)
     print(text)
 
 

@@ -132,7 +132,6 @@ def summary(turns, seconds, kv):
         "preemptions": kv["preemptions"],
         "bytes": {tier: statistics.mean(turn["bytes"][tier] for turn in turns) for tier in TIERS},
         "store": kv["store"], "moves": kv["moves"],
-        "every_turn": turns,
     }
 
 
