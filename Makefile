@@ -8,7 +8,7 @@ STORE ?= $(CACHE)/kv
 # Tests with servers or threads (e2e, tsan) know time limits and run one at a time, the others two.
 CTEST := ctest --output-on-failure --no-tests=error --test-dir
 
-.PHONY: help serve test build calibrate lint sanitize bench bench-peers quality waking load sessions examples soak format
+.PHONY: help serve test check build calibrate lint sanitize bench bench-peers quality waking load sessions examples soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -22,12 +22,16 @@ build:  ## build everything, tests included
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release
 
-test:  ## set up, build, check and test
+test:  ## set up, build and test
 	@scripts/setup test
-	@scripts/check-format
-	@$(MAKE) --no-print-directory build calibrate lint sanitize
+	@$(MAKE) --no-print-directory build
 	@$(CTEST) build/release -LE 'e2e|tsan' -j2
 	@$(CTEST) build/release -L 'e2e|tsan'
+
+check:  ## what is slower than the tests: format, clang-tidy, the sanitizers
+	@scripts/setup test
+	@scripts/check-format
+	@$(MAKE) --no-print-directory build lint sanitize
 
 calibrate: build  ## what cold pages do to MODEL, layer by layer; measured once, then kept
 	@build/release/thermocline calibrate "$(MODEL)"
