@@ -107,7 +107,7 @@ Status LoadCalibration(const EngineConfig& config, const ContentHash& model_dige
                        int max_model_len, const KvLayout& layout, Transformer& model,
                        EngineParts& parts) {
   KvFormats formats = DefaultKvFormats(layout);
-  formats.key_bias = ReadKeyBias(model.config(), *parts.checkpoint, layout);
+  formats.key_bias = ReadKeyBias(model.config(), *parts.checkpoint, layout, max_model_len);
   parts.calibration.formats = formats;
   if (!Cools(config.kv_policy)) {
     return {};

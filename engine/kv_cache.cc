@@ -73,24 +73,29 @@ KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
 }
 
 std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& checkpoint,
-                                   const KvLayout& layout) {
-  if (!config.attention_bias) {
-    return std::nullopt;
-  }
+                                   const KvLayout& layout, int max_positions) {
   const size_t width =
       static_cast<size_t>(config.num_kv_heads) * static_cast<size_t>(config.head_dim);
-  std::vector<float> biases(static_cast<size_t>(config.num_layers) * width);
+  std::vector<float> biases(static_cast<size_t>(config.num_layers) * width, 0.0F);
+  bool is_any = false;
   for (size_t layer = 0; layer < static_cast<size_t>(config.num_layers); ++layer) {
     const CheckpointTensor* bias =
         checkpoint.FindTensor("blk." + std::to_string(layer) + ".attn_k.bias");
-    CHECK(bias != nullptr);
-    Dequantize(bias->type, bias->data, static_cast<int64_t>(width), biases.data() + layer * width);
+    if (bias != nullptr) {
+      is_any = true;
+      Dequantize(bias->type, bias->data, static_cast<int64_t>(width),
+                 biases.data() + layer * width);
+    }
+  }
+  if (!is_any) {
+    return std::nullopt;
   }
   return KeyBias(layout, biases,
                  {.style = config.rope_style,
                   .frequencies = config.rope_frequencies,
                   .magnitude = config.rope_magnitude},
-                 RotationSigns(config.head_dim, kRotationSeed), config.context_length);
+                 RotationSigns(config.head_dim, kRotationSeed),
+                 max_positions > 0 ? max_positions : config.context_length);
 }
 
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout, const KvFormats& formats) {

@@ -31,9 +31,10 @@ KvFormats DefaultKvFormats(const KvLayout& layout);
 KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens);
 
 // The bias of the model's K projection in the form that codecs of pages need; nothing for a model
-// that has none. ReadModelConfig has checked the checkpoint.
+// that has none. ReadModelConfig has checked the checkpoint. `max_positions` that a sequence may
+// have bound its memory; 0: the model's context.
 std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& checkpoint,
-                                   const KvLayout& layout);
+                                   const KvLayout& layout, int max_positions = 0);
 
 // Bytes of one page of each tier, whole arena units. 0: no codec writes this tier, or none that
 // makes an archived page smaller than a cold one.

@@ -8,6 +8,9 @@
 #include <numeric>
 #include <utility>
 
+#include "engine/loader/file_kind.h"
+#include "kernels/base/printable.h"
+
 namespace thermocline {
 namespace {
 
@@ -45,15 +48,6 @@ std::optional<uint64_t> ElementBytes(GgufType type) {
   return std::nullopt;
 }
 
-// Keys and names go into error lines: anything but plain ASCII could forge or break a line.
-std::string Printable(std::string_view text) {
-  std::string safe(text.substr(0, 80));
-  for (char& c : safe) {
-    c = c >= ' ' && c <= '~' ? c : '?';
-  }
-  return safe;
-}
-
 bool IsPlainName(std::string_view text) {
   return !text.empty() &&
          std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c <= '~'; });
@@ -77,14 +71,17 @@ Result<std::unique_ptr<GgufFile>> GgufParser::Parse() {
 
 Status GgufParser::ReadHeader() {
   std::array<char, 4> magic{};
+  if (left() < magic.size()) {
+    return NotGguf(bytes_);
+  }
   RETURN_IF_ERROR(ReadNumber("magic", magic));
   if (std::string_view(magic.data(), magic.size()) != "GGUF") {
-    return InvalidArgument("magic: not a GGUF file");
+    return NotGguf(bytes_);
   }
   uint32_t version = 0;
   RETURN_IF_ERROR(ReadNumber("version", version));
   if (version != 2 && version != 3) {
-    return InvalidArgument("version: {} is not supported, only 2 and 3 (little endian)", version);
+    return UnreadableVersion(version);
   }
   RETURN_IF_ERROR(ReadNumber("tensor_count", num_tensors_));
   RETURN_IF_ERROR(ReadNumber("metadata_kv_count", num_metadata_));
@@ -219,7 +216,8 @@ Status GgufParser::ReadTensorInfo(uint64_t index) {
   tensor.type = static_cast<WeightType>(type);
   const std::optional<WeightTypeInfo> info = GetWeightTypeInfo(tensor.type);
   if (!info) {
-    return InvalidArgument("{}: tensor type {} is not supported", what, type);
+    return InvalidArgument("{}: type {} is not supported (there are {})", what,
+                           TensorTypeName(type), ReadableTensorTypes());
   }
   if (tensor.dims[0] % info->block_elements != 0) {
     return InvalidArgument("{}: rows of {} elements are not whole {} blocks of {}", what,
@@ -252,7 +250,8 @@ Status GgufParser::PlaceTensors() {
     }
     if (offsets_[i] > data_bytes || tensor.num_bytes > data_bytes - offsets_[i]) {
       return InvalidArgument(
-          "tensor {}: {} bytes at offset {} pass the end of the file ({} bytes of data)",
+          "tensor {}: {} bytes at offset {} pass the end of the file ({} bytes of data), which may "
+          "have been cut short",
           tensor.name, tensor.num_bytes, offsets_[i], data_bytes);
     }
     tensor.data = bytes_.data() + data_begin + offsets_[i];

@@ -1,6 +1,9 @@
 #include "engine/model/metadata.h"
 
+#include <algorithm>
+#include <functional>
 #include <utility>
+#include <vector>
 
 namespace thermocline {
 namespace {
@@ -24,6 +27,10 @@ Status Take(Result<T> read, T& out) {
 
 }  // namespace
 
+bool HasKey(const Checkpoint& checkpoint, const std::string& key) {
+  return checkpoint.ReadInt(key).status().code() != StatusCode::kNotFound;
+}
+
 Status ReadRequiredInt(const Checkpoint& checkpoint, const std::string& key, int64_t min,
                        int64_t max, int& out) {
   const Result<int64_t> value = checkpoint.ReadInt(key);
@@ -44,6 +51,25 @@ Status ReadOptionalInt(const Checkpoint& checkpoint, const std::string& key, int
     RETURN_IF_ERROR(CheckRange(key, value, min, max));
   }
   out = value;
+  return {};
+}
+
+Status ReadUniformInt(const Checkpoint& checkpoint, const std::string& key, int num_layers,
+                      int64_t min, int64_t max, int& out) {
+  const Result<std::vector<int64_t>> values = checkpoint.ReadInts(key);
+  if (!values.ok()) {
+    return ReadRequiredInt(checkpoint, key, min, max, out);
+  }
+  if (values->size() != static_cast<size_t>(num_layers)) {
+    return InvalidArgument("{}: {} numbers for {} layers", key, values->size(), num_layers);
+  }
+  const auto other = std::adjacent_find(values->begin(), values->end(), std::not_equal_to<>());
+  if (other != values->end()) {
+    return Unimplemented("{}: layers differ ({} and {}), which is not supported", key, other[0],
+                         other[1]);
+  }
+  RETURN_IF_ERROR(CheckRange(key, values->front(), min, max));
+  out = static_cast<int>(values->front());
   return {};
 }
 

@@ -10,10 +10,15 @@
 
 namespace thermocline {
 
+bool HasKey(const Checkpoint& checkpoint, const std::string& key);
 Status ReadRequiredInt(const Checkpoint& checkpoint, const std::string& key, int64_t min,
                        int64_t max, int& out);
 Status ReadOptionalInt(const Checkpoint& checkpoint, const std::string& key, int64_t min,
                        int64_t max, int64_t& out);
+// A number for each layer, which files give as one or as an array: all must be equal.
+// kUnimplemented where they differ.
+Status ReadUniformInt(const Checkpoint& checkpoint, const std::string& key, int num_layers,
+                      int64_t min, int64_t max, int& out);
 Status ReadOptionalFloat(const Checkpoint& checkpoint, const std::string& key, double& out);
 Status ReadOptionalString(const Checkpoint& checkpoint, const std::string& key, std::string& out);
 

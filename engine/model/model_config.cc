@@ -1,12 +1,19 @@
 #include "engine/model/model_config.h"
 
+#include <fmt/ranges.h>
+
 #include <array>
-#include <cmath>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "engine/model/families/families.h"
 #include "engine/model/metadata.h"
 #include "engine/model/rope_scaling.h"
+#include "engine/model/tensor_list.h"
+#include "engine/model/unread_keys.h"
+#include "kernels/base/printable.h"
+#include "kernels/core/limits.h"
 
 namespace thermocline {
 namespace {
@@ -22,47 +29,69 @@ constexpr std::array kFamilies = {Family{"llama", ReadLlamaConfig}};
 constexpr int64_t kMaxSize = int64_t{1} << 24;
 constexpr int64_t kMaxLayers = 4096;
 constexpr int64_t kMaxHeads = 4096;
-constexpr int64_t kMaxHeadDim = 1024;
 
-Status ReadHeads(const Checkpoint& checkpoint, const std::string& prefix, ModelConfig& config) {
-  const std::string heads = prefix + "attention.head_count";
-  RETURN_IF_ERROR(ReadRequiredInt(checkpoint, heads, 1, kMaxHeads, config.num_heads));
-  int64_t kv_heads = config.num_heads;
-  RETURN_IF_ERROR(ReadOptionalInt(checkpoint, heads + "_kv", 1, kMaxHeads, kv_heads));
-  config.num_kv_heads = static_cast<int>(kv_heads);
-  if (config.num_heads % config.num_kv_heads != 0) {
-    return InvalidArgument("{}: {} query heads do not divide among {} KV heads", heads,
-                           config.num_heads, config.num_kv_heads);
-  }
-  int64_t head_dim = 0;
-  RETURN_IF_ERROR(
-      ReadOptionalInt(checkpoint, prefix + "attention.key_length", 1, kMaxHeadDim, head_dim));
-  if (head_dim == 0) {
+// How long a head of Q, K and V is, and how much of it rotates.
+Status ReadHeadDims(const Checkpoint& checkpoint, const std::string& prefix, ModelConfig& config) {
+  std::string source = prefix + "attention.key_length";
+  if (HasKey(checkpoint, source)) {
+    RETURN_IF_ERROR(ReadRequiredInt(checkpoint, source, 1, kMaxSize, config.head_dim));
+  } else {
+    source = prefix + "attention.head_count";
     if (config.hidden_size % config.num_heads != 0) {
-      return InvalidArgument("{}: {} heads do not divide an embedding of {}", heads,
+      return InvalidArgument("{}: {} heads do not divide an embedding of {}", source,
                              config.num_heads, config.hidden_size);
     }
-    head_dim = config.hidden_size / config.num_heads;
+    config.head_dim = config.hidden_size / config.num_heads;
   }
-  if (head_dim % 2 != 0 || head_dim > kMaxHeadDim) {
-    return InvalidArgument("{}: a head of {} dimensions is odd or over {}", heads, head_dim,
-                           kMaxHeadDim);
+  if (config.head_dim % 2 != 0 || config.head_dim > kMaxHeadDim) {
+    return Unimplemented("{}: a head of {} dimensions, which is odd or more than {}", source,
+                         config.head_dim, kMaxHeadDim);
   }
-  config.head_dim = static_cast<int>(head_dim);
-  int64_t value_length = head_dim;
+  int64_t value_length = config.head_dim;
   RETURN_IF_ERROR(
-      ReadOptionalInt(checkpoint, prefix + "attention.value_length", 1, kMaxHeadDim, value_length));
-  if (value_length != head_dim) {
+      ReadOptionalInt(checkpoint, prefix + "attention.value_length", 1, kMaxSize, value_length));
+  if (value_length != config.head_dim) {
     return Unimplemented("{}attention.value_length: {} differs from the keys' {}", prefix,
-                         value_length, head_dim);
+                         value_length, config.head_dim);
   }
-  int64_t rope_dim = head_dim;
+  int64_t rope_dim = config.head_dim;
   RETURN_IF_ERROR(
-      ReadOptionalInt(checkpoint, prefix + "rope.dimension_count", 2, head_dim, rope_dim));
+      ReadOptionalInt(checkpoint, prefix + "rope.dimension_count", 2, config.head_dim, rope_dim));
   if (rope_dim % 2 != 0) {
     return InvalidArgument("{}rope.dimension_count: {} is odd", prefix, rope_dim);
   }
   config.rope_dim = static_cast<int>(rope_dim);
+  return {};
+}
+
+Status ReadHeads(const Checkpoint& checkpoint, const std::string& prefix, ModelConfig& config) {
+  const std::string heads = prefix + "attention.head_count";
+  const std::string kv_heads = heads + "_kv";
+  RETURN_IF_ERROR(
+      ReadUniformInt(checkpoint, heads, config.num_layers, 1, kMaxHeads, config.num_heads));
+  config.num_kv_heads = config.num_heads;
+  if (HasKey(checkpoint, kv_heads)) {
+    RETURN_IF_ERROR(
+        ReadUniformInt(checkpoint, kv_heads, config.num_layers, 1, kMaxHeads, config.num_kv_heads));
+  }
+  if (config.num_heads % config.num_kv_heads != 0) {
+    return InvalidArgument("{}: {} query heads do not divide among {} KV heads", heads,
+                           config.num_heads, config.num_kv_heads);
+  }
+  return ReadHeadDims(checkpoint, prefix, config);
+}
+
+// Page entries and tables count the bytes of a page in 32 bits.
+Status CheckPageBytes(const ModelConfig& config) {
+  constexpr int64_t kMaxPageBytes = int64_t{1} << 31;
+  constexpr int64_t kTokenBytes = 2 * 2 * 64;  // K and V in halves, of the longest page
+  const int64_t heads = int64_t{config.num_layers} * config.num_kv_heads;
+  if (heads * config.head_dim > kMaxPageBytes / kTokenBytes) {
+    return InvalidArgument(
+        "{}.attention.head_count_kv: {} layers of {} KV heads of {} dimensions are too many for a "
+        "page of 64 tokens",
+        config.architecture, config.num_layers, config.num_kv_heads, config.head_dim);
+  }
   return {};
 }
 
@@ -72,60 +101,24 @@ Status ReadSizes(const Checkpoint& checkpoint, ModelConfig& config) {
       ReadRequiredInt(checkpoint, prefix + "block_count", 1, kMaxLayers, config.num_layers));
   RETURN_IF_ERROR(
       ReadRequiredInt(checkpoint, prefix + "embedding_length", 1, kMaxSize, config.hidden_size));
-  RETURN_IF_ERROR(ReadRequiredInt(checkpoint, prefix + "feed_forward_length", 1, kMaxSize,
-                                  config.intermediate_size));
+  RETURN_IF_ERROR(ReadUniformInt(checkpoint, prefix + "feed_forward_length", config.num_layers, 1,
+                                 kMaxSize, config.intermediate_size));
   RETURN_IF_ERROR(ReadRequiredInt(checkpoint, prefix + "context_length", 1, int64_t{1} << 30,
                                   config.context_length));
-  int64_t num_experts = 0;
-  RETURN_IF_ERROR(ReadOptionalInt(checkpoint, prefix + "expert_count", 0, kMaxSize, num_experts));
-  if (num_experts != 0) {
-    return Unimplemented("{}expert_count: mixtures of experts are not supported", prefix);
-  }
   const std::string epsilon_key = prefix + "attention.layer_norm_rms_epsilon";
-  double epsilon = 1e-5;
-  RETURN_IF_ERROR(ReadOptionalFloat(checkpoint, epsilon_key, epsilon));
-  if (!(epsilon > 0 && epsilon < 1)) {
-    return InvalidArgument("{}: {} is not in (0, 1)", epsilon_key, epsilon);
+  const Result<double> epsilon = checkpoint.ReadFloat(epsilon_key);
+  if (!epsilon.ok()) {
+    return InvalidArgument("{}", epsilon.status().message());
   }
-  config.rms_norm_epsilon = static_cast<float>(epsilon);
-  return ReadHeads(checkpoint, prefix, config);
+  if (!(*epsilon > 0 && *epsilon < 1)) {
+    return InvalidArgument("{}: {} is not in (0, 1)", epsilon_key, *epsilon);
+  }
+  config.rms_norm_epsilon = static_cast<float>(*epsilon);
+  RETURN_IF_ERROR(ReadHeads(checkpoint, prefix, config));
+  return CheckPageBytes(config);
 }
 
-Status CheckShape(const Checkpoint& checkpoint, const std::string& name,
-                  std::vector<int64_t> dims) {
-  const CheckpointTensor* tensor = checkpoint.FindTensor(name);
-  if (tensor == nullptr) {
-    return InvalidArgument("tensor {}: missing", name);
-  }
-  if (tensor->dims != dims) {
-    return InvalidArgument("tensor {}: has shape [{}], the metadata ask for [{}]", name,
-                           fmt::join(tensor->dims, ", "), fmt::join(dims, ", "));
-  }
-  return {};
-}
-
-Status CheckLayer(const Checkpoint& checkpoint, const ModelConfig& config, int layer) {
-  const std::string prefix = fmt::format("blk.{}.", layer);
-  const int64_t hidden = config.hidden_size;
-  const int64_t mlp = config.intermediate_size;
-  const int64_t q = int64_t{config.num_heads} * config.head_dim;
-  const int64_t kv = int64_t{config.num_kv_heads} * config.head_dim;
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_norm.weight", {hidden}));
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_q.weight", {hidden, q}));
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_k.weight", {hidden, kv}));
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_v.weight", {hidden, kv}));
-  if (config.attention_bias) {
-    RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_q.bias", {q}));
-    RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_k.bias", {kv}));
-    RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_v.bias", {kv}));
-  }
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "attn_output.weight", {q, hidden}));
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "ffn_norm.weight", {hidden}));
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "ffn_gate.weight", {hidden, mlp}));
-  RETURN_IF_ERROR(CheckShape(checkpoint, prefix + "ffn_up.weight", {hidden, mlp}));
-  return CheckShape(checkpoint, prefix + "ffn_down.weight", {mlp, hidden});
-}
-
+// The embedding table, the tokenizer and the metadata agree on the number of tokens.
 Status ReadVocabulary(const Checkpoint& checkpoint, ModelConfig& config) {
   const CheckpointTensor* table = checkpoint.FindTensor("token_embd.weight");
   if (table == nullptr || table->dims.size() != 2 || table->dims[1] > kMaxSize) {
@@ -140,46 +133,69 @@ Status ReadVocabulary(const Checkpoint& checkpoint, ModelConfig& config) {
     return InvalidArgument("tokenizer.ggml.tokens: {} tokens, but token_embd.weight has {} rows",
                            tokens->size(), config.vocab_size);
   }
+  const std::string size_key = config.architecture + ".vocab_size";
+  int64_t size = config.vocab_size;
+  RETURN_IF_ERROR(ReadOptionalInt(checkpoint, size_key, 1, kMaxSize, size));
+  if (size != config.vocab_size) {
+    return InvalidArgument("{}: {}, but token_embd.weight has {} rows", size_key, size,
+                           config.vocab_size);
+  }
   return {};
 }
 
-Status CheckTensors(const Checkpoint& checkpoint, ModelConfig& config) {
-  const int64_t hidden = config.hidden_size;
-  RETURN_IF_ERROR(CheckShape(checkpoint, "token_embd.weight", {hidden, config.vocab_size}));
-  RETURN_IF_ERROR(CheckShape(checkpoint, "output_norm.weight", {hidden}));
-  config.tied_embeddings = checkpoint.FindTensor("output.weight") == nullptr;
-  if (!config.tied_embeddings) {
-    RETURN_IF_ERROR(CheckShape(checkpoint, "output.weight", {hidden, config.vocab_size}));
+// What the file is, before anything of a model is looked for: parts of one and other kinds of GGUF
+// file lack what a model has, and each would be refused for another reason.
+Status CheckKind(const Checkpoint& checkpoint) {
+  int64_t num_parts = 1;
+  int64_t part = 0;
+  RETURN_IF_ERROR(ReadOptionalInt(checkpoint, "split.count", 0, kMaxSize, num_parts));
+  RETURN_IF_ERROR(ReadOptionalInt(checkpoint, "split.no", 0, kMaxSize, part));
+  if (num_parts > 1) {
+    return Unimplemented(
+        "split.count: this is part {} of {}; join them into one file with llama.cpp: "
+        "llama-gguf-split --merge FIRST-PART OUTPUT",
+        part + 1, num_parts);
   }
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    RETURN_IF_ERROR(CheckLayer(checkpoint, config, layer));
+  std::string type = "model";
+  RETURN_IF_ERROR(ReadOptionalString(checkpoint, "general.type", type));
+  if (type != "model") {
+    return Unimplemented("general.type: \"{}\": the file is no model to be served",
+                         Printable(type, 40));
   }
   return {};
+}
+
+Result<const Family*> FindFamily(std::string_view architecture) {
+  std::vector<std::string_view> names;
+  for (const Family& family : kFamilies) {
+    if (family.architecture == architecture) {
+      return &family;
+    }
+    names.push_back(family.architecture);
+  }
+  return Unimplemented("general.architecture: \"{}\" is not supported (there is {})",
+                       Printable(architecture, 40), fmt::join(names, ", "));
 }
 
 }  // namespace
 
 Result<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint) {
+  RETURN_IF_ERROR(CheckKind(checkpoint));
   ModelConfig config;
   const Result<std::string> architecture = checkpoint.ReadString("general.architecture");
   if (!architecture.ok()) {
     return InvalidArgument("{}", architecture.status().message());
   }
+  const Result<const Family*> family = FindFamily(*architecture);
+  if (!family.ok()) {
+    return family.status();
+  }
   config.architecture = *architecture;
-  const Family* family = nullptr;
-  for (const Family& candidate : kFamilies) {
-    if (candidate.architecture == config.architecture) {
-      family = &candidate;
-    }
-  }
-  if (family == nullptr) {
-    return Unimplemented("general.architecture: \"{}\" is not supported",
-                         config.architecture.substr(0, 40));
-  }
   RETURN_IF_ERROR(ReadOptionalString(checkpoint, "general.name", config.name));
   RETURN_IF_ERROR(ReadSizes(checkpoint, config));
+  RETURN_IF_ERROR(CheckUnreadKeys(checkpoint, config));
   RETURN_IF_ERROR(ReadVocabulary(checkpoint, config));
-  RETURN_IF_ERROR(family->read(checkpoint, config));
+  RETURN_IF_ERROR((*family)->read(checkpoint, config));
   RETURN_IF_ERROR(CheckTensors(checkpoint, config));
   RETURN_IF_ERROR(ReadRopeScaling(checkpoint, config));
   return config;

@@ -24,17 +24,17 @@ struct ModelConfig {
   float rms_norm_epsilon = 1e-5F;
   Activation activation = Activation::kSilu;
   bool tied_embeddings = false;  // the head is the embedding table
-  bool attention_bias = false;   // Q, K and V have one
 
   RopeStyle rope_style = RopeStyle::kInterleaved;
-  int rope_dim = 0;  // leading dimensions of a head that rotate; head_dim here
+  int rope_dim = 0;  // leading dimensions of a head that rotate, at most head_dim
   // Radians per position of each rotated pair, scaling (linear, YaRN, Llama 3 factors) included.
   std::vector<float> rope_frequencies;  // [rope_dim / 2]
   float rope_magnitude = 1.0F;          // YaRN's factor on cos and sin
 };
 
-// Reads and checks the metadata and the shape of every tensor that Transformer will ask for.
-// kInvalidArgument names the field; kUnimplemented names an architecture that is not supported.
+// Reads and checks the metadata and the shape of every tensor. The file is used whole: what would
+// change results and is not read is an error (unread_keys.h, tensor_list.h).
+// kInvalidArgument names the field that is bad, kUnimplemented the one that is not supported.
 Result<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint);
 
 }  // namespace thermocline

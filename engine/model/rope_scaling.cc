@@ -6,6 +6,7 @@
 #include <string>
 
 #include "engine/model/metadata.h"
+#include "kernels/base/printable.h"
 
 namespace thermocline {
 namespace {
@@ -61,9 +62,26 @@ Status ApplyFrequencyFactors(const Checkpoint& checkpoint, ModelConfig& config) 
   return {};
 }
 
-Status CheckScalingFactor(const std::string& key, double factor) {
+Status ReadFactor(const Checkpoint& checkpoint, const std::string& key, double& factor) {
+  RETURN_IF_ERROR(ReadOptionalFloat(checkpoint, key, factor));
   if (!std::isfinite(factor) || factor <= 0 || factor > 1e6) {
     return InvalidArgument("{}: {} is no scaling factor", key, factor);
+  }
+  return {};
+}
+
+// What multiplies cos and sin beside YaRN's own factor, and whether YaRN is wholly in force.
+Status ApplyMagnitude(const Checkpoint& checkpoint, const std::string& prefix, bool is_yarn,
+                      ModelConfig& config) {
+  for (const char* name : {"attn_factor", "yarn_attn_factor"}) {
+    double factor = 1;
+    RETURN_IF_ERROR(ReadFactor(checkpoint, prefix + name, factor));
+    config.rope_magnitude *= static_cast<float>(factor);
+  }
+  double extrapolation = -1;  // negative: by the type
+  RETURN_IF_ERROR(ReadOptionalFloat(checkpoint, prefix + "yarn_ext_factor", extrapolation));
+  if (!(extrapolation < 0) && extrapolation != (is_yarn ? 1 : 0)) {
+    return Unimplemented("{}yarn_ext_factor: {} is not supported", prefix, extrapolation);
   }
   return {};
 }
@@ -82,15 +100,13 @@ Status ReadRopeScaling(const Checkpoint& checkpoint, ModelConfig& config) {
         static_cast<float>(std::pow(base, -2.0 * i / config.rope_dim)));
   }
 
-  std::string type = "none";
+  std::string type = "linear";  // of a factor without a type
   RETURN_IF_ERROR(ReadOptionalString(checkpoint, prefix + "scaling.type", type));
   double factor = 1;
-  RETURN_IF_ERROR(ReadOptionalFloat(checkpoint, prefix + "scale_linear", factor));
-  const bool old_linear = factor != 1;
-  RETURN_IF_ERROR(ReadOptionalFloat(checkpoint, prefix + "scaling.factor", factor));
-  RETURN_IF_ERROR(CheckScalingFactor(prefix + "scaling.factor", factor));
+  RETURN_IF_ERROR(ReadFactor(checkpoint, prefix + "scale_linear", factor));
+  RETURN_IF_ERROR(ReadFactor(checkpoint, prefix + "scaling.factor", factor));
 
-  if (type == "linear" || (type == "none" && old_linear)) {
+  if (type == "linear") {
     for (float& frequency : config.rope_frequencies) {
       frequency = static_cast<float>(frequency / factor);
     }
@@ -100,18 +116,20 @@ Status ReadRopeScaling(const Checkpoint& checkpoint, ModelConfig& config) {
         ReadOptionalFloat(checkpoint, prefix + "scaling.yarn_beta_fast", yarn.beta_fast));
     RETURN_IF_ERROR(
         ReadOptionalFloat(checkpoint, prefix + "scaling.yarn_beta_slow", yarn.beta_slow));
-    int64_t context = static_cast<int64_t>(config.context_length / factor);
+    int64_t context = config.context_length;
     RETURN_IF_ERROR(ReadOptionalInt(checkpoint, prefix + "scaling.original_context_length", 1,
                                     int64_t{1} << 30, context));
-    yarn.original_context = static_cast<double>(std::max<int64_t>(context, 1));
+    yarn.original_context = static_cast<double>(context);
     if (!(yarn.beta_fast > 0) || !(yarn.beta_slow > 0) || yarn.beta_fast > 1e6 ||
         yarn.beta_slow > 1e6) {
       return InvalidArgument("{}scaling.yarn_beta_fast, yarn_beta_slow: must be positive", prefix);
     }
     ApplyYarn(yarn, base, config);
   } else if (type != "none") {
-    return Unimplemented("{}scaling.type: \"{}\" is not supported", prefix, type.substr(0, 40));
+    return Unimplemented("{}scaling.type: \"{}\" is not supported (there are none, linear, yarn)",
+                         prefix, Printable(type, 40));
   }
+  RETURN_IF_ERROR(ApplyMagnitude(checkpoint, prefix + "scaling.", type == "yarn", config));
   return ApplyFrequencyFactors(checkpoint, config);
 }
 

@@ -69,29 +69,33 @@ class Transformer::Loader {
     return {};
   }
 
-  // The named vectors one after the other, as float32.
-  Status Concatenated(const std::vector<std::string>& names, Vector& vector) const {
+  // A vector as float32.
+  Status Gain(const std::string& name, Vector& vector) const {
+    const CheckpointTensor* tensor = checkpoint_.FindTensor(name);
+    if (tensor == nullptr) {
+      return InvalidArgument("the model has no tensor {}", name);
+    }
+    std::vector<float> values(static_cast<size_t>(tensor->dims[0]));
+    Dequantize(tensor->type, tensor->data, tensor->dims[0], values.data());
+    return Upload(values, vector);
+  }
+
+  // The biases of the named matrices one after the other; those that the model lacks are zero.
+  // Empty where it lacks all.
+  Status Biases(const std::vector<std::string>& names, const std::vector<int64_t>& sizes,
+                Vector& vector) const {
     std::vector<float> values;
-    for (const std::string& name : names) {
-      Result<WeightSource> source = Source(name);
-      if (!source.ok()) {
-        return source.status();
-      }
+    bool is_any = false;
+    for (size_t i = 0; i < names.size(); ++i) {
       const size_t begin = values.size();
-      values.resize(begin + static_cast<size_t>(source->cols));
-      Dequantize(source->type, source->data, source->cols, values.data() + begin);
+      values.resize(begin + static_cast<size_t>(sizes[i]), 0.0F);
+      if (const CheckpointTensor* tensor = checkpoint_.FindTensor(names[i] + ".bias")) {
+        CHECK(tensor->dims[0] == sizes[i]);
+        Dequantize(tensor->type, tensor->data, sizes[i], values.data() + begin);
+        is_any = true;
+      }
     }
-    const size_t bytes = values.size() * sizeof(float);
-    Result<Buffer> buffer = device_.Allocate(bytes, Placement::kDevice);
-    if (!buffer.ok()) {
-      return buffer.status();
-    }
-    const std::unique_ptr<Stream> stream = device_.NewStream();
-    stream->Copy(buffer->data(), static_cast<const std::byte*>(static_cast<void*>(values.data())),
-                 bytes);
-    RETURN_IF_ERROR(stream->Sync());
-    vector = {*std::move(buffer), values.size()};
-    return {};
+    return is_any ? Upload(values, vector) : Status();
   }
 
   Status ReadLayer(const ModelConfig& config, int index, Layer& layer) const {
@@ -99,18 +103,39 @@ class Transformer::Loader {
     const std::string q = prefix + "attn_q";
     const std::string k = prefix + "attn_k";
     const std::string v = prefix + "attn_v";
-    RETURN_IF_ERROR(Concatenated({prefix + "attn_norm.weight"}, layer.attention_norm));
+    const std::string output = prefix + "attn_output";
+    const std::string gate = prefix + "ffn_gate";
+    const std::string up = prefix + "ffn_up";
+    const std::string down = prefix + "ffn_down";
+    const int64_t hidden = config.hidden_size;
+    const int64_t mlp = config.intermediate_size;
+    const int64_t q_width = int64_t{config.num_heads} * config.head_dim;
+    const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
+    RETURN_IF_ERROR(Gain(prefix + "attn_norm.weight", layer.attention_norm));
     RETURN_IF_ERROR(Matrix({q + ".weight", k + ".weight", v + ".weight"}, layer.qkv));
-    if (config.attention_bias) {
-      RETURN_IF_ERROR(Concatenated({q + ".bias", k + ".bias", v + ".bias"}, layer.qkv_bias));
-    }
-    RETURN_IF_ERROR(Matrix({prefix + "attn_output.weight"}, layer.output));
-    RETURN_IF_ERROR(Concatenated({prefix + "ffn_norm.weight"}, layer.mlp_norm));
-    RETURN_IF_ERROR(Matrix({prefix + "ffn_gate.weight", prefix + "ffn_up.weight"}, layer.gate_up));
-    return Matrix({prefix + "ffn_down.weight"}, layer.down);
+    RETURN_IF_ERROR(Biases({q, k, v}, {q_width, kv_width, kv_width}, layer.qkv_bias));
+    RETURN_IF_ERROR(Matrix({output + ".weight"}, layer.output));
+    RETURN_IF_ERROR(Biases({output}, {hidden}, layer.output_bias));
+    RETURN_IF_ERROR(Gain(prefix + "ffn_norm.weight", layer.mlp_norm));
+    RETURN_IF_ERROR(Matrix({gate + ".weight", up + ".weight"}, layer.gate_up));
+    RETURN_IF_ERROR(Biases({gate, up}, {mlp, mlp}, layer.gate_up_bias));
+    RETURN_IF_ERROR(Matrix({down + ".weight"}, layer.down));
+    return Biases({down}, {hidden}, layer.down_bias);
   }
 
  private:
+  Status Upload(std::span<const float> values, Vector& vector) const {
+    Result<Buffer> buffer = device_.Allocate(values.size_bytes(), Placement::kDevice);
+    if (!buffer.ok()) {
+      return buffer.status();
+    }
+    const std::unique_ptr<Stream> stream = device_.NewStream();
+    stream->Copy(buffer->data(), std::as_bytes(values).data(), values.size_bytes());
+    RETURN_IF_ERROR(stream->Sync());
+    vector = {*std::move(buffer), values.size()};
+    return {};
+  }
+
   const Checkpoint& checkpoint_;
   Device& device_;
   const Ops& ops_;
@@ -132,7 +157,7 @@ Result<Transformer> Transformer::Load(const ModelConfig& config, const Checkpoin
       on_progress(static_cast<double>(i + 1) / (config.num_layers + 1));
     }
   }
-  RETURN_IF_ERROR(loader.Concatenated({"output_norm.weight"}, model.final_norm_));
+  RETURN_IF_ERROR(loader.Gain("output_norm.weight", model.final_norm_));
   RETURN_IF_ERROR(
       loader.Matrix({config.tied_embeddings ? table : std::string("output.weight")}, model.head_));
   for (const CheckpointTensor& tensor : checkpoint.tensors()) {
@@ -223,9 +248,7 @@ void Transformer::RunAttention(int index, const BatchView& batch, const KvCacheV
 
   ops_.RmsNorm(hidden, layer.attention_norm.span(), config_.rms_norm_epsilon, normed, stream);
   ops_.MatMul(normed, *layer.qkv, qkv, MatMulMode::kStore, stream);
-  if (layer.qkv_bias.size > 0) {
-    ops_.AddBias(qkv, layer.qkv_bias.span(), stream);
-  }
+  AddBias(layer.qkv_bias, qkv, stream);
   ops_.Rope(qkv, config_.num_heads + config_.num_kv_heads, config_.head_dim, cos_sin,
             config_.rope_style, stream);
   // Pages of every tier are in one rotated basis, so that one query meets them all.
@@ -241,6 +264,7 @@ void Transformer::RunAttention(int index, const BatchView& batch, const KvCacheV
   ops_.PagedAttention(qkv, config_.num_heads, batch, kv, params, attention, stream);
   ops_.Rotate(attention, config_.num_heads, rotation_signs_, Rotation::kBack, stream);
   ops_.MatMul(attention, *layer.output, hidden, MatMulMode::kAdd, stream);
+  AddBias(layer.output_bias, hidden, stream);
 }
 
 void Transformer::RunMlp(const Layer& layer, int num_tokens, Stream& stream) {
@@ -250,8 +274,16 @@ void Transformer::RunMlp(const Layer& layer, int num_tokens, Stream& stream) {
   const Tensor activated = View(activated_, num_tokens, config_.intermediate_size);
   ops_.RmsNorm(hidden, layer.mlp_norm.span(), config_.rms_norm_epsilon, normed, stream);
   ops_.MatMul(normed, *layer.gate_up, gate_up, MatMulMode::kStore, stream);
+  AddBias(layer.gate_up_bias, gate_up, stream);
   ops_.GatedActivation(gate_up, config_.activation, activated, stream);
   ops_.MatMul(activated, *layer.down, hidden, MatMulMode::kAdd, stream);
+  AddBias(layer.down_bias, hidden, stream);
+}
+
+void Transformer::AddBias(const Vector& bias, Tensor x, Stream& stream) const {
+  if (bias.size > 0) {
+    ops_.AddBias(x, bias.span(), stream);
+  }
 }
 
 Tensor Transformer::ComputeLogits(std::span<const int32_t> rows, Stream& stream) {
@@ -276,8 +308,10 @@ size_t Transformer::weight_bytes() const {
   for (const Layer& layer : layers_) {
     bytes += layer.qkv->num_bytes() + layer.output->num_bytes() + layer.gate_up->num_bytes() +
              layer.down->num_bytes();
-    bytes +=
-        (layer.attention_norm.size + layer.qkv_bias.size + layer.mlp_norm.size) * sizeof(float);
+    for (const Vector* vector : {&layer.attention_norm, &layer.qkv_bias, &layer.output_bias,
+                                 &layer.mlp_norm, &layer.gate_up_bias, &layer.down_bias}) {
+      bytes += vector->size * sizeof(float);
+    }
   }
   return bytes;
 }

@@ -64,11 +64,14 @@ class Transformer {
   struct Layer {
     Vector attention_norm;
     std::unique_ptr<Weight> qkv;  // Q over K over V
-    Vector qkv_bias;              // as qkv; empty: none
+    Vector qkv_bias;              // each bias is laid out as its matrix; empty: none
     std::unique_ptr<Weight> output;
+    Vector output_bias;
     Vector mlp_norm;
     std::unique_ptr<Weight> gate_up;
+    Vector gate_up_bias;
     std::unique_ptr<Weight> down;
+    Vector down_bias;
   };
   class Loader;
 
@@ -78,6 +81,7 @@ class Transformer {
   void RunAttention(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream,
                     float* page_energy);
   void RunMlp(const Layer& layer, int num_tokens, Stream& stream);
+  void AddBias(const Vector& bias, Tensor x, Stream& stream) const;
 
   int64_t q_width() const { return int64_t{config_.num_heads} * config_.head_dim; }
   int64_t kv_width() const { return int64_t{config_.num_kv_heads} * config_.head_dim; }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/base/printable.h"
 
 namespace thermocline {
 namespace {
@@ -130,7 +131,8 @@ Result<PreTokenizer> PreTokenizer::Create(std::string_view name) {
     if (style.name == name) code->style = &style;
   }
   if (code->style == nullptr) {
-    return Unimplemented("pre-tokenizer \"{}\" (there are {})", name, fmt::join(names, ", "));
+    return Unimplemented("pre-tokenizer \"{}\" (there are {})", Printable(name, 40),
+                         fmt::join(names, ", "));
   }
   const std::string pattern = Expand(code->style->pattern);
   int error = 0;

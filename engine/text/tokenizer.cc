@@ -9,12 +9,38 @@
 #include "engine/text/nfc.h"
 #include "engine/text/pre_tokenizer.h"
 #include "engine/text/vocabulary.h"
+#include "kernels/base/printable.h"
 
 namespace thermocline {
 namespace {
 
 constexpr std::string_view kModel = "tokenizer.ggml.model";
 constexpr std::string_view kPre = "tokenizer.ggml.pre";
+constexpr std::string_view kCharsmap = "tokenizer.ggml.precompiled_charsmap";
+
+// What these ask for changes the tokens of a text, and a byte-level tokenizer here does not do it.
+constexpr std::string_view kUnsupported[] = {
+    "tokenizer.ggml.add_eos_token",        "tokenizer.ggml.add_sep_token",
+    "tokenizer.ggml.add_space_prefix",     "tokenizer.ggml.remove_extra_whitespaces",
+    "tokenizer.ggml.normalizer.lowercase",
+};
+
+Status CheckUnsupported(const Checkpoint& checkpoint) {
+  for (const std::string_view key : kUnsupported) {
+    const Result<bool> value = checkpoint.ReadBool(key);
+    if (!value.ok() && value.status().code() != StatusCode::kNotFound) {
+      return value.status();
+    }
+    if (value.ok() && *value) {
+      return Unimplemented("{}: true is not supported for byte-level BPE", key);
+    }
+  }
+  const Result<std::vector<int64_t>> charsmap = checkpoint.ReadInts(kCharsmap);
+  if (charsmap.ok() ? !charsmap->empty() : charsmap.status().code() != StatusCode::kNotFound) {
+    return Unimplemented("{}: is not supported for byte-level BPE", kCharsmap);
+  }
+  return {};
+}
 
 // The name of the pre-tokenizer. Early GGUF files of GPT-2's kind name none.
 Result<std::string> PreTokenizerName(const Checkpoint& checkpoint,
@@ -39,8 +65,10 @@ Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const Checkpoint& checkpoint,
   const Result<std::string> model = checkpoint.ReadString(kModel);
   if (!model.ok()) return InvalidArgument("{}", model.status().message());
   if (*model != "gpt2") {
-    return Unimplemented("{}: \"{}\" (there is gpt2, byte-level BPE)", kModel, *model);
+    return Unimplemented("{}: \"{}\" (there is gpt2, byte-level BPE)", kModel,
+                         Printable(*model, 40));
   }
+  RETURN_IF_ERROR(CheckUnsupported(checkpoint));
   const Result<std::string> name = PreTokenizerName(checkpoint, options);
   if (!name.ok()) return name.status();
   Result<PreTokenizer> pre_tokenizer = PreTokenizer::Create(*name);

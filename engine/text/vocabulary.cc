@@ -8,6 +8,7 @@
 
 #include "engine/text/byte_alphabet.h"
 #include "engine/text/utf8.h"
+#include "kernels/base/printable.h"
 
 namespace thermocline {
 namespace {
@@ -27,6 +28,17 @@ constexpr std::string_view kEndOfGenerationNames[] = {
     "<|im_end|>",      "<|eot_id|>", "<|eom_id|>",    "<|endoftext|>",
     "<|end_of_text|>", "<|end|>",    "<end_of_turn>",
 };
+
+constexpr std::string_view kBosId = "tokenizer.ggml.bos_token_id";
+constexpr std::string_view kEosId = "tokenizer.ggml.eos_token_id";
+constexpr std::string_view kEotId = "tokenizer.ggml.eot_token_id";
+constexpr std::string_view kEomId = "tokenizer.ggml.eom_token_id";
+
+// As control tokens are spelled: "<s>", "<|im_end|>", "[BOS]".
+bool IsMark(std::string_view name) {
+  return name.size() > 2 && ((name.front() == '<' && name.back() == '>') ||
+                             (name.front() == '[' && name.back() == ']'));
+}
 
 // What is absent or of the wrong type is an invalid file, not a failed look-up.
 Status Invalid(const Status& status) { return {StatusCode::kInvalidArgument, status.message()}; }
@@ -77,7 +89,7 @@ class Vocabulary::Reader {
       }
       const auto [other, is_new] = ids_.try_emplace(name, static_cast<TokenId>(i));
       if (!is_new) {
-        return InvalidArgument("{}[{}]: \"{}\" is token {} already", kTokens, i, name,
+        return InvalidArgument("{}[{}]: \"{}\" is token {} already", kTokens, i, Printable(name),
                                other->second);
       }
     }
@@ -86,6 +98,7 @@ class Vocabulary::Reader {
 
   Status ReadKinds() {
     const Result<std::vector<int64_t>> types = checkpoint_.ReadInts(kTokenTypes);
+    if (types.status().code() == StatusCode::kNotFound) return AssumeKinds();
     if (!types.ok()) return Invalid(types.status());
     if (types->size() != names_.size()) {
       return InvalidArgument("{}: {} entries for {} tokens", kTokenTypes, types->size(),
@@ -98,6 +111,25 @@ class Vocabulary::Reader {
         return InvalidArgument("{}[{}]: {} is no token type (1 to 6)", kTokenTypes, i, type);
       }
       vocabulary_.kinds_.push_back(static_cast<TokenKind>(type));
+    }
+    return {};
+  }
+
+  // The types are optional. Without them all tokens are normal, but for the marks that begin and
+  // end texts: spelled in a text, these could not be told from their letters.
+  Status AssumeKinds() {
+    vocabulary_.kinds_.assign(names_.size(), TokenKind::kNormal);
+    for (std::string_view key : {kBosId, kEosId, kEotId, kEomId}) {
+      std::optional<TokenId> id;
+      RETURN_IF_ERROR(ReadId(key, id));
+      if (id && IsMark(names_[static_cast<size_t>(*id)])) {
+        vocabulary_.kinds_[static_cast<size_t>(*id)] = TokenKind::kControl;
+      }
+    }
+    for (std::string_view name : kEndOfGenerationNames) {
+      if (const auto found = ids_.find(name); found != ids_.end()) {
+        vocabulary_.kinds_[static_cast<size_t>(found->second)] = TokenKind::kControl;
+      }
     }
     return {};
   }
@@ -127,7 +159,8 @@ class Vocabulary::Reader {
       case TokenKind::kByte: {
         const std::optional<uint8_t> byte = ByteOfName(name);
         if (byte) return std::string(1, static_cast<char>(*byte));
-        return InvalidArgument("{}[{}]: byte token \"{}\" is not named <0xXX>", kTokens, i, name);
+        return InvalidArgument("{}[{}]: byte token \"{}\" is not named <0xXX>", kTokens, i,
+                               Printable(name));
       }
       case TokenKind::kUnused:
         return std::string();
@@ -179,7 +212,7 @@ class Vocabulary::Reader {
       Result<TokenMerge> merge = ParseMerge(i, line);
       if (!merge.ok()) return merge.status();
       if (!seen.insert(line).second) {
-        return InvalidArgument("{}[{}]: \"{}\" is listed twice", kMerges, i, line);
+        return InvalidArgument("{}[{}]: \"{}\" is listed twice", kMerges, i, Printable(line));
       }
       vocabulary_.merges_.push_back(*merge);
     }
@@ -191,7 +224,7 @@ class Vocabulary::Reader {
     if (space == std::string_view::npos || space == 0 || space + 1 == line.size() ||
         line.find(' ', space + 1) != std::string_view::npos) {
       return InvalidArgument("{}[{}]: \"{}\" is not two tokens with a space between", kMerges, i,
-                             line);
+                             Printable(line));
     }
     const std::string_view left = line.substr(0, space);
     const std::string_view right = line.substr(space + 1);
@@ -202,7 +235,7 @@ class Vocabulary::Reader {
       const std::optional<TokenId> id = FindByteLevel(parts[part]);
       if (!id) {
         return InvalidArgument("{}[{}]: \"{}\" is not a normal byte-level token of the vocabulary",
-                               kMerges, i, parts[part]);
+                               kMerges, i, Printable(parts[part]));
       }
       ids[part] = *id;
     }
@@ -211,10 +244,9 @@ class Vocabulary::Reader {
 
   // Which tokens begin and end things.
   Status ReadRoles() {
-    RETURN_IF_ERROR(ReadId("tokenizer.ggml.bos_token_id", vocabulary_.bos_));
+    RETURN_IF_ERROR(ReadId(kBosId, vocabulary_.bos_));
     std::vector<TokenId>& ends = vocabulary_.end_of_generation_;
-    for (std::string_view key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id",
-                                 "tokenizer.ggml.eom_token_id"}) {
+    for (std::string_view key : {kEosId, kEotId, kEomId}) {
       std::optional<TokenId> id;
       RETURN_IF_ERROR(ReadId(key, id));
       if (id) ends.push_back(*id);
@@ -236,7 +268,7 @@ class Vocabulary::Reader {
       return Invalid(adds_bos.status());
     }
     if (vocabulary_.adds_bos_ == true && !vocabulary_.bos_) {
-      return InvalidArgument("{} is true but there is no tokenizer.ggml.bos_token_id", kAddBos);
+      return InvalidArgument("{} is true but there is no {}", kAddBos, kBosId);
     }
     return {};
   }

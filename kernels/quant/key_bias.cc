@@ -14,11 +14,13 @@ KeyBias::KeyBias(const KvLayout& layout, std::span<const float> biases, const Ro
   const auto num_pairs = static_cast<size_t>(num_pairs_);
   const size_t head_dim = 2 * num_pairs;
   const auto num_heads = static_cast<size_t>(layout.num_kv_heads);
-  CHECK(rope.frequencies.size() == num_pairs && signs.size() == head_dim);
+  const auto num_rotated = static_cast<int32_t>(rope.frequencies.size());
+  CHECK(rope.frequencies.size() <= num_pairs && signs.size() == head_dim);
   CHECK(biases.size() == static_cast<size_t>(layout.num_layers) * num_heads * head_dim);
   for (const bool second : {false, true}) {
     for (int32_t i = 0; i < num_pairs_; ++i) {
-      const RopePair pair = RopePairOf(rope.style, num_pairs_, i);
+      const RopePair pair = i < num_rotated ? RopePairOf(rope.style, num_rotated, i)
+                                            : RopePair{2 * i, 2 * i + 1};  // turned by nothing
       elements_.push_back(second ? pair.second : pair.first);
     }
   }
@@ -33,15 +35,18 @@ KeyBias::KeyBias(const KvLayout& layout, std::span<const float> biases, const Ro
                                                                                             : 0);
   }
   const auto angle = [&](int position, size_t pair) {
-    return position * static_cast<double>(rope.frequencies[pair]);
+    return pair < rope.frequencies.size() ? position * static_cast<double>(rope.frequencies[pair])
+                                          : 0.0;
   };
-  const auto magnitude = static_cast<double>(rope.magnitude);
+  const auto magnitude = [&](size_t pair) {
+    return pair < rope.frequencies.size() ? static_cast<double>(rope.magnitude) : 1.0;
+  };
   for (int position = 0; position < max_positions; position += layout.page_tokens) {
     for (size_t i = 0; i < num_pairs; ++i) {
-      page_angles_.push_back(static_cast<float>(magnitude * std::cos(angle(position, i))));
+      page_angles_.push_back(static_cast<float>(magnitude(i) * std::cos(angle(position, i))));
     }
     for (size_t i = 0; i < num_pairs; ++i) {
-      page_angles_.push_back(static_cast<float>(magnitude * std::sin(angle(position, i))));
+      page_angles_.push_back(static_cast<float>(magnitude(i) * std::sin(angle(position, i))));
     }
   }
   for (const bool sine : {false, true}) {

@@ -14,8 +14,9 @@ class KeyBias {
  public:
   struct Rope {
     RopeStyle style = RopeStyle::kInterleaved;
-    std::span<const float> frequencies;  // [head_dim / 2], radians per position
-    float magnitude = 1.0F;              // factor on cos and sin
+    // [at most head_dim / 2], radians per position; dimensions beyond their pairs do not rotate.
+    std::span<const float> frequencies;
+    float magnitude = 1.0F;  // factor on cos and sin
   };
 
   // `biases` [num_layers, num_kv_heads, head_dim] as the projection adds them; `signs` as

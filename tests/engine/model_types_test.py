@@ -1,5 +1,6 @@
 """Small random models, one of each weight type, separate head and scaled positions: logits against numpy."""
 
+import dataclasses
 import pathlib
 import sys
 
@@ -41,26 +42,29 @@ def matrix(chance, kind, rows, cols):
     return data.tobytes(), dequantize(data, kind).astype(np.float32).reshape(rows, cols)
 
 
-def write_model(path, kind, key_bias=None):
-    """`key_bias`: the size of a coordinate of K's bias; Q and V then have small ones."""
+def write_model(path, kind, key_bias=None, shape=SHAPE, biases=()):
+    """`key_bias`: the size of a coordinate of K's bias; Q and V then have small ones. `biases`: {name: size} of others."""
     chance = np.random.default_rng(5)
     file = gguf_writer.tiny_llama()
+    if shape.dim * shape.heads != WIDTH:
+        for name in ("key", "value"):
+            file.set(f"llama.attention.{name}_length", gguf_writer.Value(gguf_writer.U32, shape.dim))
     for key, value in {
-        "embedding_length": WIDTH, "block_count": SHAPE.layers, "feed_forward_length": HIDDEN,
-        "attention.head_count": SHAPE.heads, "attention.head_count_kv": SHAPE.kv_heads,
-        "rope.dimension_count": SHAPE.dim,
+        "embedding_length": WIDTH, "block_count": shape.layers, "feed_forward_length": HIDDEN,
+        "attention.head_count": shape.heads, "attention.head_count_kv": shape.kv_heads,
+        "rope.dimension_count": shape.rope_dim or shape.dim,
     }.items():
         file.set("llama." + key, gguf_writer.Value(gguf_writer.U32, value))
-    file.set("llama.rope.freq_base", gguf_writer.Value(gguf_writer.F32, SHAPE.rope_base))
+    file.set("llama.rope.freq_base", gguf_writer.Value(gguf_writer.F32, shape.rope_base))
     file.set("llama.rope.scaling.type", gguf_writer.Value(gguf_writer.STRING, "linear"))
-    file.set("llama.rope.scaling.factor", gguf_writer.Value(gguf_writer.F32, SHAPE.position_scale))
-    kv = SHAPE.kv_heads * SHAPE.dim
+    file.set("llama.rope.scaling.factor", gguf_writer.Value(gguf_writer.F32, shape.position_scale))
+    q, kv = shape.heads * shape.dim, shape.kv_heads * shape.dim
     matrices = {"token_embd": (TOKENS, WIDTH), "output": (TOKENS, WIDTH)}
     gains = ["output_norm"]
-    for layer in range(SHAPE.layers):
+    for layer in range(shape.layers):
         gains += [f"blk.{layer}.attn_norm", f"blk.{layer}.ffn_norm"]
         for name, size in {
-            "attn_q": (WIDTH, WIDTH), "attn_k": (kv, WIDTH), "attn_v": (kv, WIDTH), "attn_output": (WIDTH, WIDTH),
+            "attn_q": (q, WIDTH), "attn_k": (kv, WIDTH), "attn_v": (kv, WIDTH), "attn_output": (WIDTH, q),
             "ffn_gate": (HIDDEN, WIDTH), "ffn_up": (HIDDEN, WIDTH), "ffn_down": (WIDTH, HIDDEN),
         }.items():
             matrices[f"blk.{layer}.{name}"] = size
@@ -69,11 +73,13 @@ def write_model(path, kind, key_bias=None):
         gain = (1 + 0.2 * chance.standard_normal(WIDTH)).astype(np.float32)
         weights[name + ".weight"] = gain
         file.tensors.append(gguf_writer.Tensor(name + ".weight", [WIDTH], data=gain.tobytes()))
-    for layer in range(SHAPE.layers if key_bias is not None else 0):
-        for name, size, scale in (("q", WIDTH, 0.1), ("k", kv, key_bias), ("v", kv, 0.1)):
-            bias = (scale * chance.standard_normal(size)).astype(np.float32)
-            weights[f"blk.{layer}.attn_{name}.bias"] = bias
-            file.tensors.append(gguf_writer.Tensor(f"blk.{layer}.attn_{name}.bias", [size], data=bias.tobytes()))
+    sizes = {name: (size, 0.5) for name, size in dict(biases).items()}
+    for layer in range(shape.layers if key_bias is not None else 0):
+        for name, size, scale in (("q", q, 0.1), ("k", kv, key_bias), ("v", kv, 0.1)):
+            sizes[f"blk.{layer}.attn_{name}.bias"] = (size, scale)
+    for name, (size, scale) in sizes.items():
+        weights[name] = (scale * chance.standard_normal(size)).astype(np.float32)
+        file.tensors.append(gguf_writer.Tensor(name, [size], data=weights[name].tobytes()))
     for name, (rows, cols) in matrices.items():
         data, weights[name + ".weight"] = matrix(chance, kind, rows, cols)
         file.tensors.append(gguf_writer.Tensor(name + ".weight", [cols, rows], int(kind), data))
@@ -114,3 +120,55 @@ def test_bias_of_k_costs_coded_pages_nothing(tmp_path):
         assert loss[10.0, ops, "hot"] < bound
         for tier in ("warm", "cold"):
             assert 0 < loss[10.0, ops, tier] < 4 * loss[0.0, ops, tier]
+
+
+def mean_kl(model, weights, shape, ids, ops, *tier):
+    return kl_divergence(log_softmax(forward(weights, ids, shape)), engine_log_probabilities(model, ids, ops, *tier)).mean()
+
+
+BIASES = {"attn_q": 256, "attn_k": 64, "attn_v": 64, "attn_output": 256, "ffn_gate": 512, "ffn_up": 512, "ffn_down": 256}
+
+
+@pytest.mark.parametrize("name", [*BIASES, "all"])
+def test_bias_of_any_matrix_is_added(name, tmp_path):
+    """Of all layers, and of the second alone."""
+    ids = np.random.default_rng(7).integers(0, TOKENS, 40)
+    names = list(BIASES) if name == "all" else [name]
+    for layers in ((0, 1), (1,)):
+        biases = {f"blk.{layer}.{one}.bias": BIASES[one] for layer in layers for one in names}
+        weights = write_model(tmp_path / "model.gguf", Type.F32, biases=biases)
+        without = {key: value for key, value in weights.items() if key not in biases}
+        want, plain = (log_softmax(forward(some, ids, SHAPE)) for some in (weights, without))
+        # The least is K's: without RoPE it would add the same to all scores of a query.
+        assert kl_divergence(want, plain).mean() > 1e-4
+        for ops, bound in (("reference", 1e-7), ("cpu", 1e-5)):
+            assert kl_divergence(want, engine_log_probabilities(tmp_path / "model.gguf", ids, ops)).mean() <= bound
+
+
+def test_heads_that_rotate_in_part(tmp_path):
+    """Also with a K bias, which coded pages hold apart: it turns in the same dimensions."""
+    shape = dataclasses.replace(SHAPE, rope_dim=12)
+    ids = np.random.default_rng(7).integers(0, TOKENS, 250)
+    for key_bias in (None, 10.0):
+        weights = write_model(tmp_path / "model.gguf", Type.F32, key_bias, shape)
+        want = log_softmax(forward(weights, ids, shape))
+        assert kl_divergence(want, log_softmax(forward(weights, ids, SHAPE))).mean() > 1e-3
+        for ops, bound in (("reference", 1e-7), ("cpu", 2e-5)):
+            loss = {tier: kl_divergence(want, engine_log_probabilities(tmp_path / "model.gguf", ids, ops, tier)).mean()
+                    for tier in ("hot", "warm", "cold")}
+            print(key_bias, ops, loss)
+            assert loss["hot"] <= bound and loss["warm"] < 1e-4 and loss["cold"] < 2e-2
+
+
+# The smallest head, odd multiples of two, one that fills no vector, the largest; groups of one to 32 query heads.
+@pytest.mark.parametrize("dim, heads, kv_heads", [
+    (2, 4, 2), (6, 3, 1), (10, 4, 4), (34, 5, 1), (66, 2, 1), (130, 2, 2), (510, 2, 1), (512, 4, 2), (8, 32, 1), (16, 33, 3),
+])
+def test_any_even_head_and_group_is_served(dim, heads, kv_heads, tmp_path):
+    shape = dataclasses.replace(SHAPE, dim=dim, heads=heads, kv_heads=kv_heads)
+    ids = np.random.default_rng(7).integers(0, TOKENS, 150)
+    weights = write_model(tmp_path / "model.gguf", Type.F32, 0.3, shape)
+    for ops, bound in (("reference", 1e-6), ("cpu", 2e-5)):
+        loss = {tier: mean_kl(tmp_path / "model.gguf", weights, shape, ids, ops, tier) for tier in ("hot", "warm", "cold")}
+        print(dim, heads, kv_heads, ops, loss)
+        assert loss["hot"] <= bound and loss["warm"] < 1e-3 and loss["cold"] < 0.1

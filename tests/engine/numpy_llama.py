@@ -15,6 +15,7 @@ class Shape:
     layers: int
     rope_base: float
     position_scale: float = 1.0  # linear position interpolation divides positions by it
+    rope_dim: int = 0  # of a head's dimensions, those that rotate; 0: all
 
 
 def norm(x, gain):
@@ -22,17 +23,22 @@ def norm(x, gain):
 
 
 def page_basis(dim, seed=20504):
-    """The rotation of the pages as a matrix: Sylvester's Hadamard matrix times the signs that SplitMix64 draws."""
+    """The rotation of the pages as a matrix: Sylvester's Hadamard matrices, the largest first, times the signs that SplitMix64 draws."""
     signs = []
     for _ in range(dim):
         seed = (seed + 0x9E3779B97F4A7C15) % 2**64
         bits = (seed ^ seed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
         bits = (bits ^ bits >> 27) * 0x94D049BB133111EB % 2**64
         signs.append(-1.0 if (bits ^ bits >> 31) >> 63 else 1.0)
-    hadamard = np.ones((1, 1))
-    while len(hadamard) < dim:
-        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
-    return (hadamard * signs / dim**0.5).astype(np.float32)
+    basis, at = np.zeros((dim, dim)), 0
+    while at < dim:
+        hadamard = np.ones((1, 1))
+        while 2 * len(hadamard) <= dim - at:
+            hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+        end = at + len(hadamard)
+        basis[at:end, at:end] = hadamard / len(hadamard)**0.5
+        at = end
+    return (basis * signs).astype(np.float32)
 
 
 def as_in_a_hot_page(x):
@@ -51,22 +57,27 @@ def forward(w, ids, shape):
     """Logits [len(ids), vocabulary] of every position; w maps GGUF's tensor names to float32 arrays."""
     count = len(ids)
     x = w["token_embd.weight"][ids]
-    frequencies = shape.rope_base ** (-2 * np.arange(shape.dim // 2) / shape.dim)
+    rotated = shape.rope_dim or shape.dim
+    frequencies = shape.rope_base ** (-2 * np.arange(rotated // 2) / rotated)
     angles = np.arange(count)[:, None] / shape.position_scale * frequencies
     cos, sin = np.cos(angles)[:, None].astype(np.float32), np.sin(angles)[:, None].astype(np.float32)
 
     def rope(v):
-        out = np.empty_like(v)
-        out[..., 0::2] = v[..., 0::2] * cos - v[..., 1::2] * sin
-        out[..., 1::2] = v[..., 0::2] * sin + v[..., 1::2] * cos
+        out = v.copy()
+        even, odd = v[..., 0:rotated:2], v[..., 1:rotated:2]
+        out[..., 0:rotated:2] = even * cos - odd * sin
+        out[..., 1:rotated:2] = even * sin + odd * cos
         return out
+
+    def linear(x, name):
+        return x @ w[name + ".weight"].T + w.get(name + ".bias", np.float32(0))
 
     mask = np.triu(np.full((count, count), -np.inf, np.float32), 1)
     group = shape.heads // shape.kv_heads
     for layer in range(shape.layers):
         p = f"blk.{layer}."
         h = norm(x, w[p + "attn_norm.weight"])
-        q, k, v = (h @ w[p + f"attn_{n}.weight"].T + w.get(p + f"attn_{n}.bias", np.float32(0)) for n in "qkv")
+        q, k, v = (linear(h, p + f"attn_{n}") for n in "qkv")
         q = rope(q.reshape(count, shape.heads, shape.dim))
         k = as_in_a_hot_page(rope(k.reshape(count, shape.kv_heads, shape.dim)))
         v = as_in_a_hot_page(v.reshape(count, shape.kv_heads, shape.dim))
@@ -75,10 +86,10 @@ def forward(w, ids, shape):
             scores = q[:, i] @ k[:, i // group].T / np.float32(shape.dim**0.5) + mask
             scores = np.exp(scores - scores.max(-1, keepdims=True))
             o[:, i] = scores / scores.sum(-1, keepdims=True) @ v[:, i // group]
-        x = x + o.reshape(count, -1) @ w[p + "attn_output.weight"].T
+        x = x + linear(o.reshape(count, -1), p + "attn_output")
         h = norm(x, w[p + "ffn_norm.weight"])
-        gate = h @ w[p + "ffn_gate.weight"].T
-        x = x + (gate / (1 + np.exp(-gate)) * (h @ w[p + "ffn_up.weight"].T)) @ w[p + "ffn_down.weight"].T
+        gate = linear(h, p + "ffn_gate")
+        x = x + linear(gate / (1 + np.exp(-gate)) * linear(h, p + "ffn_up"), p + "ffn_down")
     head = w.get("output.weight", w["token_embd.weight"])
     return norm(x, w["output_norm.weight"]) @ head.T
 

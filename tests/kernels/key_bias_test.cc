@@ -25,11 +25,14 @@ constexpr float kMagnitude = 1.1F;  // as YaRN's
 struct Shape {
   int num_heads, num_kv_heads, head_dim;
   RopeStyle style;
+  int rotated = 0;  // leading dimensions of a head; 0: all
+
+  int num_pairs() const { return (rotated > 0 ? rotated : head_dim) / 2; }
 };
-constexpr Shape kShapes[] = {{7, 1, 64, RopeStyle::kHalves},
-                             {4, 2, 128, RopeStyle::kInterleaved},
-                             {2, 1, 80, RopeStyle::kHalves},
-                             {3, 3, 16, RopeStyle::kInterleaved}};
+constexpr Shape kShapes[] = {
+    {7, 1, 64, RopeStyle::kHalves},     {4, 2, 128, RopeStyle::kInterleaved},
+    {2, 1, 80, RopeStyle::kHalves},     {3, 3, 16, RopeStyle::kInterleaved},
+    {2, 1, 64, RopeStyle::kHalves, 16}, {2, 2, 80, RopeStyle::kInterleaved, 60}};
 
 // Pages of two layers whose keys are content + RoPE(b, position); layer 0 has no bias. Each page
 // has a place in every tier.
@@ -43,7 +46,7 @@ class Rig {
         signs_(RotationSigns(shape.head_dim, 5)) {
     std::mt19937_64 random(3);
     std::normal_distribution<double> normal;
-    for (int i = 0; i < shape.head_dim / 2; ++i) {
+    for (int i = 0; i < shape.num_pairs(); ++i) {
       frequencies_.push_back(static_cast<float>(std::pow(1e4, -2.0 * i / shape.head_dim)));
     }
     biases_.resize(2 * heads() * dim(), 0.0F);
@@ -69,8 +72,11 @@ class Rig {
   std::vector<double> ExactBias(size_t layer, size_t head, int position) const {
     std::vector<double> key(dim());
     const float* b = biases_.data() + (layer * heads() + head) * dim();
-    for (int i = 0; i < layout.head_dim / 2; ++i) {
-      const RopePair pair = RopePairOf(shape_.style, layout.head_dim / 2, i);
+    for (int i = 2 * shape_.num_pairs(); i < layout.head_dim; ++i) {
+      key[static_cast<size_t>(i)] = static_cast<double>(b[i]);
+    }
+    for (int i = 0; i < shape_.num_pairs(); ++i) {
+      const RopePair pair = RopePairOf(shape_.style, shape_.num_pairs(), i);
       const double theta = position * static_cast<double>(frequencies_[static_cast<size_t>(i)]);
       const double x = b[pair.first] * static_cast<double>(kMagnitude);
       const double y = b[pair.second] * static_cast<double>(kMagnitude);

@@ -2,11 +2,10 @@
 
 namespace thermocline {
 
-Status ReadLlamaConfig(const Checkpoint& checkpoint, ModelConfig& config) {
+Status ReadLlamaConfig(const Checkpoint& /*checkpoint*/, ModelConfig& config) {
   config.activation = Activation::kSilu;
   // The conversion to GGUF permutes the rows of Q and K so that rotated pairs lie side by side.
   config.rope_style = RopeStyle::kInterleaved;
-  config.attention_bias = checkpoint.FindTensor("blk.0.attn_q.bias") != nullptr;
   return {};
 }
 

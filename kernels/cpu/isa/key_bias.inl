@@ -3,7 +3,7 @@
 
 namespace {
 
-constexpr int kMaxBiasPairs = 256;  // head_dim is 512 or less
+constexpr int kMaxBiasPairs = kMaxHeadDim / 2;
 
 // scores [kRows][kMaxPageTokens]: row r's `constants[r]` and its bias scores. Rows begin at
 // `first`.

@@ -4,7 +4,7 @@
 
 namespace {
 
-constexpr int kMaxDim = 512;
+constexpr int kMaxDim = kMaxHeadDim;
 
 // No sum of products of a key and a query leaves 32 bits: keys are within +-kKeySteps, and the
 // magnitudes of a query add up to kQuerySteps, its rounding not counted.

@@ -80,10 +80,40 @@ TEST(RopeScaling, YarnKeepsFastWavesAndStretchesSlowOnes) {
   ExpectFrequencies(checkpoint, {std::begin(kYarn), std::end(kYarn)}, kYarnMagnitude);
 }
 
-TEST(RopeScaling, YarnTakesTheOriginalContextFromTheFactor) {
-  FakeCheckpoint checkpoint;  // 8192 / 4
-  checkpoint.Set("llama.rope.scaling.type", "yarn").Set("llama.rope.scaling.factor", 4.0);
-  ExpectFrequencies(checkpoint, {std::begin(kYarn), std::end(kYarn)}, kYarnMagnitude);
+TEST(RopeScaling, OfAFactorWithoutATypeIsLinear) {
+  FakeCheckpoint checkpoint;
+  checkpoint.Set("llama.rope.scaling.factor", 4.0);
+  ExpectFrequencies(checkpoint, Plain(4));
+}
+
+TEST(RopeScaling, NoneLeavesTheFactorAside) {
+  FakeCheckpoint checkpoint;
+  checkpoint.Set("llama.rope.scaling.type", "none").Set("llama.rope.scaling.factor", 4.0);
+  ExpectFrequencies(checkpoint, Plain());
+}
+
+TEST(RopeScaling, YarnsOriginalContextIsTheModelsUnlessItIsNamed) {
+  FakeCheckpoint named;
+  named.Set("llama.rope.scaling.type", "yarn").Set("llama.rope.scaling.factor", 4.0);
+  FakeCheckpoint absent = named;
+  named.Set("llama.rope.scaling.original_context_length", 8192);  // context_length
+  ModelConfig want = Config();
+  ModelConfig got = Config();
+  ASSERT_TRUE(ReadRopeScaling(named, want).ok());
+  ASSERT_TRUE(ReadRopeScaling(absent, got).ok());
+  EXPECT_EQ(got.rope_frequencies, want.rope_frequencies);
+}
+
+TEST(RopeScaling, AttentionFactorsMultiplyTheMagnitude) {
+  FakeCheckpoint checkpoint;
+  checkpoint.Set("llama.rope.scaling.attn_factor", 1.25);
+  ExpectFrequencies(checkpoint, Plain(), 1.25);
+  checkpoint.Set("llama.rope.scaling.type", "yarn")
+      .Set("llama.rope.scaling.factor", 4.0)
+      .Set("llama.rope.scaling.original_context_length", 2048)
+      .Set("llama.rope.scaling.yarn_attn_factor", 2.0)
+      .Set("llama.rope.scaling.yarn_ext_factor", 1.0);
+  ExpectFrequencies(checkpoint, {std::begin(kYarn), std::end(kYarn)}, 2.5 * kYarnMagnitude);
 }
 
 TEST(RopeScaling, Llama3FactorsDivideTheirPairs) {
@@ -109,6 +139,12 @@ TEST(RopeScaling, BadValuesNameTheirField) {
            .Set("llama.rope.scaling.type", "yarn")
            .Set("llama.rope.scaling.yarn_beta_fast", 0.0),
        "yarn_beta_fast"},
+      {FakeCheckpoint().Set("llama.rope.scaling.factor", nan), "llama.rope.scaling.factor"},
+      {FakeCheckpoint().Set("llama.rope.scale_linear", 0.0), "llama.rope.scale_linear"},
+      {FakeCheckpoint().Set("llama.rope.scaling.attn_factor", 0.0), "scaling.attn_factor"},
+      {FakeCheckpoint().Set("llama.rope.scaling.attn_factor", nan), "scaling.attn_factor"},
+      {FakeCheckpoint().Set("llama.rope.scaling.yarn_ext_factor", 1.0), "yarn_ext_factor"},
+      {FakeCheckpoint().Set("llama.rope.scaling.type", "a\nb"), "\"a\\x0ab\""},
       {FakeCheckpoint().SetTensor("rope_freqs.weight", {1, 1}), "rope_freqs.weight"},
       {FakeCheckpoint().SetTensor("rope_freqs.weight", {1, 1, 1, 1, 1, 1, 1, 0}),
        "rope_freqs.weight"},

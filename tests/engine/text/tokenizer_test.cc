@@ -263,7 +263,9 @@ const BadVocabulary kBadVocabularies[] = {
     {"NoTokens", kTokens, [](auto& c) { c.Remove(kTokens); }},
     {"EmptyTokens", "0 tokens", [](auto& c) { c.Set(kTokens, Strings()); }},
     {"TokensOfAnotherType", kTokens, [](auto& c) { c.Set(kTokens, int64_t{1}); }},
-    {"NoTypes", kTypes, [](auto& c) { c.Remove(kTypes); }},
+    {"TypesOfAnotherType", kTypes, [](auto& c) { c.Set(kTypes, std::string("normal")); }},
+    {"AddEosOfAnotherType", "add_eos_token",
+     [](auto& c) { c.Set("tokenizer.ggml.add_eos_token", int64_t{1}); }},
     {"TooFewTypes", kTypes, [](auto& c) { c.template Get<Ints>(kTypes).pop_back(); }},
     {"TypeZero", "token_type[3]: 0", [](auto& c) { c.template Get<Ints>(kTypes)[3] = 0; }},
     {"TypeSeven", "token_type[3]: 7", [](auto& c) { c.template Get<Ints>(kTypes)[3] = 7; }},
@@ -317,6 +319,51 @@ TEST(Tokenizer, OtherModelsAndPreTokenizersAreUnimplementedByName) {
   ASSERT_FALSE(other_model.ok());
   EXPECT_EQ(other_model.status().code(), StatusCode::kUnimplemented);
   EXPECT_THAT(other_model.status().message(), HasSubstr("\"llama\""));
+}
+
+TEST(Tokenizer, WithoutTypesTokensAreNormalButForTheMarksOfTexts) {
+  MemoryCheckpoint checkpoint = TestVocabulary();  // <|im_start|> is bos, token 0 is eos
+  checkpoint.Remove("tokenizer.ggml.token_type");
+  const auto tokenizer = Load(checkpoint);
+  EXPECT_THAT(tokenizer->Encode("hello the", SpecialTokens::kParse), ElementsAre(259, 261));
+  EXPECT_THAT(tokenizer->Encode("<|im_start|>he<|im_end|>", SpecialTokens::kParse),
+              ElementsAre(kImStart, 256, kImEnd));
+  for (TokenId id = 0; id < tokenizer->vocab_size(); ++id) {
+    EXPECT_EQ(tokenizer->IsSpecial(id), id == kImStart || id == kImEnd) << id;
+    EXPECT_EQ(tokenizer->IsEndOfGeneration(id), id == 0 || id == kImEnd) << id;
+  }
+}
+
+TEST(Tokenizer, WhatWouldChangeTheTokensAndIsNotDoneIsUnimplementedByName) {
+  for (const char* name :
+       {"add_eos_token", "add_sep_token", "add_space_prefix", "remove_extra_whitespaces"}) {
+    const std::string key = std::string("tokenizer.ggml.") + name;
+    MemoryCheckpoint checkpoint = TestVocabulary();
+    checkpoint.Set(key, false);
+    EXPECT_TRUE(LoadTokenizer(checkpoint).ok()) << key;
+    checkpoint.Set(key, true);
+    const auto refused = LoadTokenizer(checkpoint);
+    EXPECT_EQ(refused.status().code(), StatusCode::kUnimplemented) << key;
+    EXPECT_THAT(refused.status().message(), HasSubstr(key));
+  }
+  MemoryCheckpoint checkpoint = TestVocabulary();
+  checkpoint.Set("tokenizer.ggml.precompiled_charsmap", Ints());
+  EXPECT_TRUE(LoadTokenizer(checkpoint).ok());
+  checkpoint.Set("tokenizer.ggml.precompiled_charsmap", Ints{1, 2});
+  EXPECT_THAT(LoadTokenizer(checkpoint).status().message(), HasSubstr("precompiled_charsmap"));
+}
+
+TEST(Tokenizer, NamesInErrorsCannotForgeALine) {
+  MemoryCheckpoint checkpoint = TestVocabulary();
+  for (const char* key : {"tokenizer.ggml.model", "tokenizer.ggml.pre"}) {
+    MemoryCheckpoint other = TestVocabulary();
+    other.Set(key, "\x1b[2J\nerror" + std::string(100000, 'x'));
+    const std::string message = LoadTokenizer(other).status().message();
+    EXPECT_THAT(message, HasSubstr("\"\\x1b[2J\\x0aerror"));
+    EXPECT_LT(message.size(), 300U);
+  }
+  AddMerge("\n\r")(checkpoint);
+  EXPECT_THAT(LoadTokenizer(checkpoint).status().message(), HasSubstr("\"\\x0a\\x0d\""));
 }
 
 }  // namespace
