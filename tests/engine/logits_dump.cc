@@ -25,7 +25,8 @@ namespace {
 
 constexpr int kPageTokens = 64;
 
-// A prompt in a cache whose page i has a hot place and, behind it, one for a copy.
+// A prompt in a cache whose page i has a hot place and, behind it, one for a copy. Of small heads
+// hot pages are not the largest.
 class Prompt {
  public:
   Prompt(const char* path, bool reference, std::vector<TokenId> tokens)
@@ -38,8 +39,7 @@ class Prompt {
                                  static_cast<int>(tokens_.size()), {})
                    .value()),
         layout_(MakeKvLayout(config_, kPageTokens)),
-        page_units_(PageBytes(layout_, Formats())[static_cast<size_t>(Tier::kHot)] /
-                    kArenaUnitBytes),
+        page_units_(std::ranges::max(PageBytes(layout_, Formats())) / kArenaUnitBytes),
         cache_(KvCache::Create(*device_, layout_, Formats(),
                                2 * NumPages() * page_units_ * kArenaUnitBytes)
                    .value()) {
