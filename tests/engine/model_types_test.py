@@ -168,11 +168,11 @@ def test_heads_that_rotate_in_part(tmp_path):
 
 # The smallest head, odd multiples of two, one that fills no vector, the largest; groups of one to 32 query heads.
 @pytest.mark.parametrize("dim, heads, kv_heads", [
-    (2, 4, 2), (6, 3, 1), (10, 4, 4), (34, 5, 1), (66, 2, 1), (130, 2, 2), (510, 2, 1), (512, 4, 2), (8, 32, 1), (16, 33, 3),
+    (2, 4, 2), (10, 4, 4), (34, 5, 1), (130, 2, 2), (510, 2, 1), (512, 4, 2), (8, 32, 1), (16, 33, 3),
 ])
 def test_any_even_head_and_group_is_served(dim, heads, kv_heads, tmp_path):
-    shape = dataclasses.replace(SHAPE, dim=dim, heads=heads, kv_heads=kv_heads)
-    ids = np.random.default_rng(7).integers(0, TOKENS, 150)
+    shape = dataclasses.replace(SHAPE, layers=1, dim=dim, heads=heads, kv_heads=kv_heads)
+    ids = np.random.default_rng(7).integers(0, TOKENS, 130)
     weights = write_model(tmp_path / "model.gguf", Type.F32, 0.3, shape)
     for ops, bound in (("reference", 1e-6), ("cpu", 2e-5)):
         loss = {tier: mean_kl(tmp_path / "model.gguf", weights, shape, ids, ops, tier) for tier in ("hot", "warm", "cold")}
