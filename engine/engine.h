@@ -27,10 +27,15 @@ struct OutputDelta {
   int choice = 0;
   std::string text;
   std::vector<TokenId> token_ids;
-  std::vector<TokenLogprobs> logprobs;         // as token_ids, when asked for
-  std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., in order, when asked for
-  std::optional<FinishReason> finish_reason;   // in the last delta of a choice
-  std::string stop_reason;                     // the stop string or token id that ended it, if any
+  std::vector<TokenLogprobs> logprobs;  // as token_ids, when asked for
+  // As logprobs: where each token begins in the choice's own text, in code points. May lie behind
+  // the text that was given so far, and behind its end where a stop string was cut off.
+  std::vector<size_t> text_offsets;
+  // Of prompt tokens 1.., in order, when asked for: once, in the first delta of choice 0, which is
+  // the request's first.
+  std::vector<TokenLogprobs> prompt_logprobs;
+  std::optional<FinishReason> finish_reason;  // in the last delta of a choice
+  std::string stop_reason;                    // the stop string or token id that ended it, if any
 };
 
 // Receives one request's output. Called on the engine thread; posts and returns, never blocks.

@@ -249,10 +249,10 @@ bool EngineCore::AddOutput(ActiveRequest& active, const Sequence& sequence, size
   if (accepted.empty()) {
     return false;
   }
-  const bool first = choice.num_tokens() == 0;
+  const bool is_first = sequence.choice == 0 && choice.num_tokens() == 0;
   const int num_before = choice.num_tokens();
   OutputDelta delta = choice.Add(accepted, result.output_logprobs[index]);
-  if (first) {
+  if (is_first) {
     delta.prompt_logprobs = active.prompt_logprobs;
   }
   generated_tokens_ += static_cast<uint64_t>(choice.num_tokens() - num_before);

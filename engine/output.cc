@@ -12,7 +12,7 @@ ChoiceOutput::ChoiceOutput(std::shared_ptr<const Request> request, int choice,
                            const Tokenizer& tokenizer, int max_model_len)
     : request_(std::move(request)),
       tokenizer_(tokenizer),
-      detokenizer_(tokenizer, /*show_special=*/false),
+      detokenizer_(tokenizer, /*show_special=*/!request_->skip_special_tokens),
       stop_matcher_(request_->stop.stop_strings),
       choice_(choice),
       max_tokens_(std::min(request_->stop.max_tokens,
@@ -34,6 +34,7 @@ OutputDelta ChoiceOutput::Add(std::span<const TokenId> tokens,
     AddToken(tokens[i], delta);
     if (!logprobs.empty()) {
       delta.logprobs.push_back(logprobs[i]);
+      delta.text_offsets.push_back(last_begin_);
     }
   }
   return delta;
@@ -49,7 +50,13 @@ void ChoiceOutput::AddToken(TokenId token, OutputDelta& delta) {
                       stop.stop_token_ids.end();
   const bool is_end = may_stop && !stop.ignore_eos && tokenizer_.IsEndOfGeneration(token);
   if (!(is_stop_id && !stop.include_stop_string) && !is_end) {
-    AddText(detokenizer_.Add(token), delta);
+    const std::string text = detokenizer_.Add(token);
+    last_begin_ = detokenizer_.last_begin();
+    AddText(text, delta);
+  } else {
+    // It shows nothing. Half a character before it comes out whole: nothing follows.
+    AddText(detokenizer_.Flush(), delta);
+    last_begin_ = detokenizer_.num_given();
   }
   if (finished_) {
     return;

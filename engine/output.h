@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <string>
@@ -44,6 +45,7 @@ class ChoiceOutput {
   int choice_;
   int max_tokens_;  // of this choice, whichever limit is the lower
   int num_tokens_ = 0;
+  size_t last_begin_ = 0;  // of the last token, in the text before any is cut off
   bool started_ = false;
   bool finished_ = false;
 };

@@ -21,6 +21,11 @@ bool HasPenalties(const SamplingParams& params) {
          params.frequency_penalty != 0.0F;
 }
 
+// A nucleus of nothing is its first token, as in llama.cpp.
+bool IsGreedy(const SamplingParams& params) {
+  return params.temperature < kMinTemperature || params.top_p <= 0;
+}
+
 bool BansEndTokens(const Sequence& sequence) {
   return sequence.num_output() < sequence.request->stop.min_tokens;
 }
@@ -63,7 +68,7 @@ Result<TokenId> Sampler::Sample(std::span<const float> logits, const Sequence& s
     return Internal("the model's output after {} tokens is not a number or leaves no token",
                     sequence.tokens.size());
   }
-  if (sequence.request->sampling.temperature < kMinTemperature) {
+  if (IsGreedy(sequence.request->sampling)) {
     return static_cast<TokenId>(best.index);
   }
   return Draw(scores, best.score, sequence);

@@ -18,7 +18,7 @@ using RequestId = uint64_t;
 struct SamplingParams {
   float temperature = 1.0F;  // 0: greedy
   int top_k = 0;             // 0: all
-  float top_p = 1.0F;
+  float top_p = 1.0F;        // 0: greedy
   float min_p = 0.0F;
   float repetition_penalty = 1.0F;  // over prompt and output; 1: none
   float presence_penalty = 0.0F;    // over output only, as are frequencies
@@ -42,8 +42,10 @@ struct StopParams {
 // sequences and the engine's output state outlive each other in either order.
 struct Request {
   RequestId id = 0;
-  std::string label;               // what the client calls it; only ever shown: see KvSnapshot
-  std::string tenant = "default";  // salts the prefix cache: tenants never share pages
+  std::string label;  // what the client calls it; only ever shown: see KvSnapshot
+  // Salts the prefix cache: tenants never share pages. What parts one tenant's pages further (a
+  // client's salt) is part of it.
+  std::string tenant = "default";
   // Names the conversation that the prompt and its first choice's answer are, for Engine's
   // sessions. Empty: none.
   std::string session_id;
@@ -52,8 +54,9 @@ struct Request {
   SamplingParams sampling;
   StopParams stop;
   KvFidelity kv_fidelity = KvFidelity::kBalanced;
-  int num_prompt_logprobs = -1;  // as num_logprobs, for the prompt's own tokens
-  bool echo = false;             // the prompt's text comes first in the output
+  int num_prompt_logprobs = -1;     // as num_logprobs, for the prompt's own tokens
+  bool echo = false;                // the prompt's text comes first in the output
+  bool skip_special_tokens = true;  // the output's text does not show control tokens
   // Nothing is generated: pages of the prompt that a store outside the arena has are brought into
   // the prefix cache.
   bool prefetch_only = false;

@@ -13,9 +13,14 @@ constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
 }  // namespace
 
 std::string StreamingDetokenizer::Add(TokenId token) {
-  pending_ += tokenizer_.TokenBytes(token, show_special_);
+  const std::string_view bytes = tokenizer_.TokenBytes(token, show_special_);
+  const size_t num_held = pending_.size();
+  pending_ += bytes;
   std::string text;
   std::string_view rest = pending_;
+  // What was held back is a character of its own when this token does not go on with it.
+  const bool ends_held = num_held > 0 && !bytes.empty() && DecodeUtf8(rest).num_bytes == num_held;
+  last_begin_ = num_given_ + (ends_held ? 1 : 0);
   while (!rest.empty()) {
     const size_t num_valid = ValidUtf8Prefix(rest);
     text += rest.substr(0, num_valid);
@@ -27,11 +32,14 @@ std::string StreamingDetokenizer::Add(TokenId token) {
     rest.remove_prefix(unit.num_bytes);
   }
   pending_ = std::string(rest);
+  num_given_ += NumCodePoints(text);
   return text;
 }
 
 std::string StreamingDetokenizer::Flush() {
-  return std::exchange(pending_, {}).empty() ? std::string() : std::string(kReplacement);
+  if (std::exchange(pending_, {}).empty()) return {};
+  ++num_given_;
+  return std::string(kReplacement);
 }
 
 }  // namespace thermocline

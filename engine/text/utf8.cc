@@ -1,5 +1,6 @@
 #include "engine/text/utf8.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -64,6 +65,12 @@ size_t ValidUtf8Prefix(std::string_view text) {
     pos += unit.num_bytes;
   }
   return pos;
+}
+
+size_t NumCodePoints(std::string_view text) {
+  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;  // not a continuation byte
+  }));
 }
 
 void AppendUtf8(char32_t code_point, std::string& out) {

@@ -26,6 +26,9 @@ Utf8Unit DecodeUtf8(std::string_view text);
 // Length of the longest prefix that is valid.
 size_t ValidUtf8Prefix(std::string_view text);
 
+// Of text that is valid.
+size_t NumCodePoints(std::string_view text);
+
 void AppendUtf8(char32_t code_point, std::string& out);
 
 }  // namespace thermocline

@@ -113,6 +113,23 @@ TEST(Engine, ChoicesAreGeneratedEach) {
   EXPECT_EQ(submitted.recording->usage().completion_tokens, 18);
 }
 
+// However the prompt is cut into chunks and however many read it.
+TEST(Engine, WhatIsAskedAboutAPromptIsGivenOnce) {
+  for (const int num_choices : {1, 2, 3}) {
+    const Rig rig;
+    const auto prompt = Counting(40);
+    Request request = MakeRequest(prompt, 6, num_choices);
+    request.num_prompt_logprobs = 0;
+    const auto submitted = rig.Submit(std::move(request));
+    ASSERT_TRUE(submitted.recording->Wait().ok());
+    std::vector<TokenId> tokens;
+    for (const TokenLogprobs& logprobs : submitted.recording->prompt_logprobs()) {
+      tokens.push_back(logprobs.token);
+    }
+    EXPECT_EQ(tokens, Counting(39, 1)) << num_choices << " choices";
+  }
+}
+
 TEST(Engine, RefusesWhatCanNeverFit) {
   const Rig rig;
   EXPECT_EQ(rig.Submit(MakeRequest({}, 1)).id.status().code(), StatusCode::kInvalidArgument);

@@ -98,6 +98,30 @@ TEST(ChoiceOutput, StopTokenIdNamesItself) {
   EXPECT_EQ(outcome.stop_reason, "7");
 }
 
+// Where each token begins, as deltas tell it.
+std::vector<size_t> Offsets(StopParams stop, const std::vector<TokenId>& tokens) {
+  const FakeTokenizer tokenizer(kTexts);
+  ChoiceOutput choice(MakeRequest(std::move(stop)), 0, tokenizer, 100);
+  std::vector<size_t> offsets;
+  for (const TokenId token : tokens) {
+    if (choice.finished()) break;
+    const OutputDelta delta = choice.Add(std::vector{token}, std::vector{TokenLogprobs{token}});
+    offsets.insert(offsets.end(), delta.text_offsets.begin(), delta.text_offsets.end());
+  }
+  return offsets;
+}
+
+TEST(ChoiceOutput, OffsetsAreCodePointsOfTheText) {
+  using Tokens = std::vector<size_t>;
+  EXPECT_EQ(Offsets({.max_tokens = 4}, {1, 3, 2, 1}), (Tokens{0, 1, 3, 4}));
+  EXPECT_EQ(Offsets({.max_tokens = 5}, {1, 9, 10, 11, 2}), (Tokens{0, 1, 1, 1, 2}));
+  EXPECT_EQ(Offsets({.max_tokens = 9}, {1, 2, 0}), (Tokens{0, 1, 2}));  // the end
+  EXPECT_EQ(Offsets({.max_tokens = 9}, {1, 9, 0}), (Tokens{0, 1, 2}));  // behind U+FFFD
+  EXPECT_EQ(Offsets({.max_tokens = 9, .stop_token_ids = {3}}, {1, 3}), (Tokens{0, 1}));
+  EXPECT_EQ(Offsets({.max_tokens = 9, .ignore_eos = true}, {1, 0, 2, 0, 1, 1, 1, 1, 1}),
+            (Tokens{0, 1, 1, 2, 2, 3, 4, 5, 6}));
+}
+
 TEST(ChoiceOutput, CharacterComesWholeOrNotAtAll) {
   const FakeTokenizer tokenizer(kTexts);
   ChoiceOutput choice(MakeRequest({.max_tokens = 9}), 0, tokenizer, 100);

@@ -78,6 +78,13 @@ TEST(Sampler, TopPKeepsTheSmallestSetThatReachesIt) {
   EXPECT_EQ(Frequencies(kLogits, {.top_p = 0.81F}, 500).size(), 3U);
 }
 
+TEST(Sampler, TopPOfNothingIsGreedy) {
+  const std::vector<float> close = {1, std::nextafter(1.0F, 2.0F), 1};
+  for (const uint64_t seed : {1, 2, 3, 4, 5}) {
+    EXPECT_EQ(Sample(close, MakeSequence({.temperature = 100, .top_p = 0, .seed = seed})), 1);
+  }
+}
+
 TEST(Sampler, MinPIsRelativeToTheBest) {
   EXPECT_EQ(Frequencies(kLogits, {.min_p = 0.4F}, 500).size(), 2U);  // 0.2 and more
 }

@@ -78,6 +78,19 @@ std::vector<TokenId> FakeRunner::ExpectedOutput(std::span<const TokenId> prompt,
   return output;
 }
 
+// As Batch asks the model: every prompt token but the first, of the first choice alone. -1 each.
+static void AddPromptLogprobs(const ScheduledSequence& scheduled,
+                              std::vector<TokenLogprobs>& logprobs) {
+  const Sequence& sequence = *scheduled.sequence;
+  if (sequence.request->num_prompt_logprobs < 0 || sequence.choice != 0) {
+    return;
+  }
+  const int end = std::min(sequence.num_computed + scheduled.num_tokens, sequence.num_prompt() - 1);
+  for (int position = sequence.num_computed; position < end; ++position) {
+    logprobs.push_back({sequence.tokens[static_cast<size_t>(position) + 1], -1, {}});
+  }
+}
+
 Result<RunResult> FakeRunner::Run(const StepPlan& plan) {
   ++num_runs_;
   max_sequences_ = std::max(max_sequences_, plan.sequences.size());
@@ -96,6 +109,7 @@ Result<RunResult> FakeRunner::Run(const StepPlan& plan) {
   for (size_t i = 0; i < count; ++i) {
     const ScheduledSequence& scheduled = plan.sequences[i];
     num_tokens += scheduled.num_tokens;
+    AddPromptLogprobs(scheduled, result.prompt_logprobs[i]);
     const TokenId next = Compute(scheduled);
     if (fails && fails(*scheduled.sequence)) {
       result.errors[i] = Internal("this sequence failed");

@@ -26,6 +26,11 @@ class Recording {
     const std::lock_guard lock(mutex_);
     return logprobs_;
   }
+  // All that came, with whatever delta.
+  std::vector<TokenLogprobs> prompt_logprobs() const {
+    const std::lock_guard lock(mutex_);
+    return prompt_logprobs_;
+  }
   bool done() const {
     const std::lock_guard lock(mutex_);
     return num_done_ > 0;
@@ -56,6 +61,7 @@ class Recording {
   // Guarded by mutex_:
   std::vector<std::vector<TokenId>> tokens_;  // by choice
   std::vector<TokenLogprobs> logprobs_;       // of choice 0
+  std::vector<TokenLogprobs> prompt_logprobs_;
   Status status_;
   Usage usage_;
   int num_done_ = 0;
@@ -76,6 +82,8 @@ class RecordingSink : public OutputSink {
       recording_->logprobs_.insert(recording_->logprobs_.end(), delta.logprobs.begin(),
                                    delta.logprobs.end());
     }
+    recording_->prompt_logprobs_.insert(recording_->prompt_logprobs_.end(),
+                                        delta.prompt_logprobs.begin(), delta.prompt_logprobs.end());
     recording_->changed_.notify_all();
   }
   void OnDone(const Status& status, const Usage& usage) override {

@@ -54,6 +54,35 @@ TEST_F(StreamingDetokenizerTest, HiddenTokensDoNotBreakACharacter) {
   EXPECT_EQ(detokenizer.Add(0xa9), "\xc3\xa9");
 }
 
+TEST_F(StreamingDetokenizerTest, ATokenBeginsAtTheCharacterOfItsFirstByte) {
+  const auto begins = [this](std::string_view bytes) {
+    StreamingDetokenizer detokenizer(*tokenizer_, false);
+    std::vector<size_t> result;
+    for (char byte : bytes) {
+      (void)detokenizer.Add(static_cast<uint8_t>(byte));
+      result.push_back(detokenizer.last_begin());
+    }
+    return result;
+  };
+  using Begins = std::vector<size_t>;
+  EXPECT_EQ(begins("abc"), (Begins{0, 1, 2}));
+  EXPECT_EQ(begins("a\xf0\x9f\x99\x82z"), (Begins{0, 1, 1, 1, 1, 2}));
+  EXPECT_EQ(begins("\xff\x80z"), (Begins{0, 1, 2}));  // one U+FFFD each
+  EXPECT_EQ(begins("\xe4\xb8x"), (Begins{0, 0, 1}));  // one for both
+  EXPECT_EQ(begins("\xe4\xe4\xb8\xad."), (Begins{0, 1, 1, 1, 2}));
+  EXPECT_EQ(begins("\xed\xa0z"), (Begins{0, 1, 2}));  // the second is none of the first's
+}
+
+TEST_F(StreamingDetokenizerTest, AHiddenTokenHasNoWidth) {
+  StreamingDetokenizer detokenizer(*tokenizer_, false);
+  std::vector<size_t> begins;
+  for (const TokenId token : std::vector<TokenId>{264, 'a', 264, 264, 'b', 264}) {
+    (void)detokenizer.Add(token);
+    begins.push_back(detokenizer.last_begin());
+  }
+  EXPECT_EQ(begins, (std::vector<size_t>{0, 0, 1, 1, 1, 2}));
+}
+
 TEST_F(StreamingDetokenizerTest, FlushLeavesNothingBehind) {
   StreamingDetokenizer detokenizer(*tokenizer_, false);
   EXPECT_EQ(detokenizer.Add(0xc3), "");
