@@ -25,15 +25,26 @@ struct ApiContext {
   double kv_budget = 0;
 };
 
+// A prompt as its answer shows it.
+struct EchoedPrompt {
+  std::string text;
+  bool hides_first = false;  // the first token is the bos that we added: not of the text
+};
+
 // A chat or completion request, checked and tokenised.
 struct ApiRequest {
   bool chat = false;
   bool stream = false;
   bool include_usage = false;     // in the stream's last chunk
   bool continuous_usage = false;  // in all of the stream's chunks
-  bool prompt_logprobs = false;   // as a field of its own; echo needs them too
-  std::vector<Request> prompts;   // one for a chat; each gives num_choices choices
-  std::vector<std::string> echo;  // what comes before each prompt's output; empty: nothing
+  int num_prompt_logprobs = -1;   // asked for as a field of its own; echo needs them too
+  bool return_token_ids = false;
+  bool tokens_as_ids = false;    // logprobs name tokens `token_id:17`
+  std::vector<Request> prompts;  // one for a chat; each gives num_choices choices
+  // What comes before each prompt's output, or empty: nothing does.
+  std::vector<EchoedPrompt> echo;
+  // What was not done as it was asked; the answer says so.
+  std::vector<std::string> warnings;
 };
 
 // One request's caps: what a small body may ask for.
@@ -44,6 +55,7 @@ inline constexpr int kMaxStops = 16;     // strings
 inline constexpr int kMaxStopIds = 128;
 inline constexpr int kMaxLogitBias = 1024;
 inline constexpr size_t kMaxStopBytes = 1024;
+inline constexpr size_t kMaxCacheSaltBytes = 256;
 
 // Body to request. Runs the template and the tokenizer: not on the engine's thread.
 std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_view body,

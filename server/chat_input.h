@@ -13,9 +13,8 @@ namespace thermocline {
 // `messages` and what goes with them, checked and brought to the one form that templates know:
 // content is a string (text parts are joined by newlines), arguments of tool calls are objects.
 //
-// `tools` are given to the template unless tool_choice is `none`; the answer is plain content
-// either way: calls that a model writes are not parsed. A tool_choice that forces a call is
-// refused.
+// `tools` are given to the template unless tool_choice is `none`. A tool_choice that forces a call
+// is refused. Whether calls can be answered is for the endpoint to say.
 ChatTemplateInput ReadChatInput(FieldReader& fields, std::optional<ApiError>& error);
 
 // Renders and tokenises. What a message spells stays text: it cannot forge a turn. No bos is added

@@ -1,16 +1,14 @@
 #include <fmt/format.h>
 
-#include <limits>
 #include <utility>
 
 #include "server/api_request.h"
 #include "server/chat_input.h"
+#include "server/refused_fields.h"
 #include "server/request_fields.h"
 
 namespace thermocline {
 namespace {
-
-constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
 
 int ReadChatLogprobs(FieldReader& fields) {
   const bool logprobs = fields.Bool("logprobs", false);
@@ -34,6 +32,19 @@ void CheckModalities(FieldReader& fields) {
   }
 }
 
+// Nothing here finds the calls in what a model writes: who offers tools would wait for a call that
+// comes as plain text. As vLLM without a parser.
+void RefuseTools(FieldReader& fields) {
+  const Json* tools = fields.Find("tools");
+  const Json* choice = fields.Find("tool_choice");
+  if (tools != nullptr && tools->is_array() && !tools->empty() &&
+      (choice == nullptr || *choice != "none")) {
+    fields.Fail("tools",
+                "the calls that a model writes are not parsed: send `tool_choice` `none`, "
+                "or describe the tools in a message");
+  }
+}
+
 }  // namespace
 
 std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_view body,
@@ -45,30 +56,25 @@ std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_
   request.chat = true;
   CheckModel(context, fields, error);
   ReadStream(fields, error, request);
-  RefuseUnsupported(fields, error);
   CheckModalities(fields);
-  if (fields.Bool("echo", false)) {
-    fields.Fail("echo", "is not supported for chats");
-  }
 
   Request prompt;
-  prompt.num_choices = static_cast<int>(fields.Int("n", 1, 1, kMaxChoices));
+  ReadAnswerForm(fields, error, request, prompt);
   prompt.sampling = ReadSampling(fields, error, vocab_size);
   prompt.sampling.num_logprobs = ReadChatLogprobs(fields);
   prompt.stop = ReadStop(fields, vocab_size);
   prompt.kv_fidelity = ReadKvFidelity(context, fields);
-  prompt.session_id = ReadSessionId(fields);
-  prompt.num_prompt_logprobs = ReadPromptLogprobs(fields, request.stream);
-  request.prompt_logprobs = prompt.num_prompt_logprobs >= 0;
-  const int64_t max_tokens =
-      fields.Int("max_completion_tokens", fields.Int("max_tokens", -1, 1, kMaxInt), 1, kMaxInt);
+  ReadCacheScope(fields, prompt);
+  const int64_t max_tokens = ReadMaxTokens(fields, -1, request.num_prompt_logprobs >= 0);
   const ChatTemplateInput input = ReadChatInput(fields, error);
+  RefuseTools(fields);
   const bool add_bos = fields.Bool("add_special_tokens", false);
+  RefuseUnread(fields, FieldScope::kAll);
   if (!error) {
     prompt.prompt = EncodeChat(context, input, add_bos, error);
   }
   if (!error) {
-    FitLength(context, fields, "messages", max_tokens, prompt);
+    FitLength(context, fields, "messages", max_tokens, prompt, request.warnings);
   }
   if (error && error->param == "messages" && error->code.empty() && !prompt.prompt.empty()) {
     error->code = "context_length_exceeded";

@@ -36,11 +36,29 @@ std::optional<int64_t> ToInt(const Json& value, int64_t min, int64_t max) {
 std::string_view KindOf(const Json& value) { return value.type_name(); }
 
 FieldReader::FieldReader(const Json& object, std::string path, std::optional<ApiError>& error)
-    : object_(object), path_(std::move(path)), error_(error) {}
+    : object_(object), path_(std::move(path)), error_(error), read_(object.size()) {}
 
-const Json* FieldReader::Find(std::string_view name) const {
-  const auto found = object_.find(name);
-  return found == object_.end() || found->is_null() ? nullptr : &*found;
+const Json* FieldReader::Find(std::string_view name) {
+  size_t i = 0;
+  for (const auto& [key, value] : object_.get_ref<const Json::object_t&>()) {
+    if (key == name) {
+      read_[i] = true;
+      return value.is_null() ? nullptr : &value;
+    }
+    ++i;
+  }
+  return nullptr;
+}
+
+std::vector<std::string_view> FieldReader::Unread() const {
+  std::vector<std::string_view> names;
+  size_t i = 0;
+  for (const auto& [key, value] : object_.get_ref<const Json::object_t&>()) {
+    if (!read_[i++] && !value.is_null()) {
+      names.emplace_back(key);
+    }
+  }
+  return names;
 }
 
 std::string FieldReader::PathOf(std::string_view name) const {

@@ -5,6 +5,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "server/api_error.h"
 #include "server/json.h"
@@ -21,8 +22,11 @@ class FieldReader {
   FieldReader(const Json& object, std::string path, std::optional<ApiError>& error);
 
   // Null when the field is absent or null.
-  const Json* Find(std::string_view name) const;
-  bool Has(std::string_view name) const { return Find(name) != nullptr; }
+  const Json* Find(std::string_view name);
+  bool Has(std::string_view name) { return Find(name) != nullptr; }
+  // The fields that have a value and that nothing has asked for until now, by any function here.
+  // They borrow from the object.
+  std::vector<std::string_view> Unread() const;
 
   bool Bool(std::string_view name, bool fallback);
   // Whole numbers only; 3.0 is one, as for JavaScript clients.
@@ -42,6 +46,7 @@ class FieldReader {
   const Json& object_;
   std::string path_;
   std::optional<ApiError>& error_;
+  std::vector<bool> read_;  // by the field's place in the object
 };
 
 // A JSON number as a whole number in [min, max]; nothing if it is not one.

@@ -2,7 +2,10 @@
 
 #include <spdlog/spdlog.h>
 
+#include <limits>
 #include <utility>
+
+#include "engine/text/utf8.h"
 
 namespace thermocline {
 namespace {
@@ -30,6 +33,8 @@ class GenerationSink final : public OutputSink {
   const size_t prompt_;
 };
 
+constexpr size_t kEverywhere = std::numeric_limits<size_t>::max();
+
 template <typename T>
 void Append(std::vector<T>& to, std::vector<T>& from) {
   to.insert(to.end(), std::make_move_iterator(from.begin()), std::make_move_iterator(from.end()));
@@ -53,15 +58,14 @@ void Generation::Abort(const Status& reason) {
 
 Generation::Generation(const ApiContext& context, ApiRequest request, WriterPtr writer)
     : context_(context),
-      tokenizer_(context.service.tokenizer()),
       request_(std::move(request)),
+      names_(context.service.tokenizer(), request_.tokens_as_ids),
       writer_(std::move(writer)),
       id_((request_.chat ? "chatcmpl-" : "cmpl-") + context.new_id()),
       created_(context.unix_seconds()),
       choices_(request_.prompts.size() * num_choices()),
       prompt_logprobs_(request_.prompts.size()),
       num_open_(request_.prompts.size()) {
-  request_.echo.resize(request_.prompts.size());
   for (Request& prompt : request_.prompts) {
     prompt.label = id_;
   }
@@ -136,18 +140,19 @@ void Generation::OnDelta(size_t prompt, OutputDelta delta) {
 }
 
 void Generation::Collect(size_t prompt, Choice& choice, OutputDelta& delta) {
-  const bool first = !choice.started;
   const Request& request = request_.prompts[prompt];
-  if (!request_.chat && wants_logprobs()) {
-    if (first && !request_.echo[prompt].empty()) {
-      choice.token_logprobs.AddFirst(tokenizer_, request.prompt.front());
-      choice.token_logprobs.Add(tokenizer_, prompt_logprobs_[prompt]);
+  if (!choice.started && !request_.echo.empty()) {
+    const EchoedPrompt& echo = request_.echo[prompt];
+    if (wants_logprobs()) {
+      choice.token_logprobs.AddPrompt(names_, echo, request.prompt, prompt_logprobs_[prompt],
+                                      request.sampling.num_logprobs);
     }
-    choice.token_logprobs.Add(tokenizer_, delta.logprobs);
+    delta.text.insert(0, echo.text);
   }
-  if (first) {
-    delta.text.insert(0, request_.echo[prompt]);
+  if (!request_.chat && wants_logprobs()) {
+    choice.token_logprobs.Add(names_, delta.logprobs, delta.text_offsets);
   }
+  choice.num_shown += NumCodePoints(delta.text);
   if (delta.finish_reason) {
     choice.finish_reason = delta.finish_reason;
     choice.stop_reason = delta.stop_reason;
@@ -155,6 +160,9 @@ void Generation::Collect(size_t prompt, Choice& choice, OutputDelta& delta) {
   if (!request_.stream) {
     choice.started = true;
     choice.text += delta.text;
+    if (request_.return_token_ids) {
+      Append(choice.token_ids, delta.token_ids);
+    }
     if (request_.chat) {
       Append(choice.logprobs, delta.logprobs);
     }
@@ -174,15 +182,37 @@ Json Generation::Envelope() const {
   return envelope;
 }
 
+void Generation::AddOnce(Json& envelope) const {
+  if (request_.chat && request_.return_token_ids) {
+    envelope["prompt_token_ids"] = request_.prompts[0].prompt;
+  }
+  if (!request_.warnings.empty()) {
+    envelope["warnings"] = request_.warnings;
+  }
+}
+
+bool Generation::holds_logprobs() const {
+  const StopParams& stop = request_.prompts[0].stop;
+  return !stop.stop_strings.empty() && !stop.include_stop_string;
+}
+
 Json Generation::LogprobsOf(Choice& choice, std::span<const TokenLogprobs> chat_logprobs) const {
   if (!wants_logprobs()) {
     return nullptr;
   }
-  return request_.chat ? ChatLogprobs(tokenizer_, chat_logprobs) : choice.token_logprobs.Take();
+  if (request_.chat) {
+    return ChatLogprobs(names_, chat_logprobs);
+  }
+  const bool is_end = choice.finish_reason.has_value();
+  const bool takes_all = !is_end && !holds_logprobs();
+  return choice.token_logprobs.Take(takes_all ? kEverywhere : choice.num_shown, is_end);
 }
 
 void Generation::StreamChunk(Json choices, const Json& usage) {
   Json chunk = Envelope();
+  if (!std::exchange(has_streamed_, true)) {
+    AddOnce(chunk);
+  }
   chunk["choices"] = std::move(choices);
   if (request_.include_usage) {
     chunk["usage"] = usage;
@@ -190,16 +220,24 @@ void Generation::StreamChunk(Json choices, const Json& usage) {
   writer_->Write(SseEvent(DumpJson(chunk)));
 }
 
+void Generation::StreamRole(size_t index, const Json& usage) {
+  Json role = {{"index", index},
+               {"delta", {{"role", "assistant"}, {"content", ""}}},
+               {"logprobs", nullptr},
+               {"finish_reason", nullptr}};
+  StreamChunk(Json::array({std::move(role)}), usage);
+}
+
 void Generation::StreamDelta(size_t prompt, Choice& choice, size_t index, OutputDelta& delta) {
   const Json usage = request_.continuous_usage ? UsageJson(UsageSoFar()) : Json();
-  if (!std::exchange(choice.started, true) && request_.chat) {
-    Json role = {{"index", index},
-                 {"delta", {{"role", "assistant"}, {"content", ""}}},
-                 {"logprobs", nullptr},
-                 {"finish_reason", nullptr}};
-    StreamChunk(Json::array({std::move(role)}), usage);
+  const bool first = !std::exchange(choice.started, true);
+  if (first && request_.chat) {
+    StreamRole(index, usage);
   }
-  if (delta.text.empty() && !delta.finish_reason && !wants_logprobs()) {
+  Json logprobs = LogprobsOf(choice, delta.logprobs);
+  const bool has_logprobs = request_.chat ? wants_logprobs() && !delta.logprobs.empty()
+                                          : wants_logprobs() && !logprobs["tokens"].empty();
+  if (delta.text.empty() && !delta.finish_reason && !has_logprobs && !request_.return_token_ids) {
     return;  // the token is part of a character, or of what may become a stop string
   }
   Json entry = Json::object();
@@ -209,10 +247,16 @@ void Generation::StreamDelta(size_t prompt, Choice& choice, size_t index, Output
   } else if (entry["delta"] = Json::object(); !delta.text.empty()) {
     entry["delta"]["content"] = std::move(delta.text);
   }
-  entry["logprobs"] = LogprobsOf(choice, delta.logprobs);
+  entry["logprobs"] = std::move(logprobs);
   entry["finish_reason"] = FinishReasonJson(delta.finish_reason);
   if (delta.finish_reason) {
     entry["stop_reason"] = StopReasonJson(delta.stop_reason, request_.prompts[prompt].stop);
+  }
+  if (request_.return_token_ids) {
+    entry["token_ids"] = delta.token_ids;
+    if (first && !request_.chat) {
+      entry["prompt_token_ids"] = request_.prompts[prompt].prompt;
+    }
   }
   StreamChunk(Json::array({std::move(entry)}), usage);
 }
@@ -278,8 +322,15 @@ Json Generation::WholeChoice(size_t prompt, Choice& choice, size_t index) const 
   entry["logprobs"] = LogprobsOf(choice, choice.logprobs);
   entry["finish_reason"] = FinishReasonJson(choice.finish_reason);
   entry["stop_reason"] = StopReasonJson(choice.stop_reason, request_.prompts[prompt].stop);
-  if (request_.prompt_logprobs && !request_.chat) {
-    entry["prompt_logprobs"] = PromptLogprobs(tokenizer_, prompt_logprobs_[prompt]);
+  if (request_.return_token_ids) {
+    entry["token_ids"] = std::move(choice.token_ids);
+    if (!request_.chat) {
+      entry["prompt_token_ids"] = request_.prompts[prompt].prompt;
+    }
+  }
+  if (request_.num_prompt_logprobs >= 0 && !request_.chat) {
+    entry["prompt_logprobs"] =
+        PromptLogprobs(names_.tokenizer(), prompt_logprobs_[prompt], request_.num_prompt_logprobs);
   }
   return entry;
 }
@@ -292,8 +343,10 @@ void Generation::FinishWhole() {
   Json response = Envelope();
   response["choices"] = std::move(choices);
   response["usage"] = UsageJson(usage_);
-  if (request_.prompt_logprobs && request_.chat) {
-    response["prompt_logprobs"] = PromptLogprobs(tokenizer_, prompt_logprobs_[0]);
+  AddOnce(response);
+  if (request_.num_prompt_logprobs >= 0 && request_.chat) {
+    response["prompt_logprobs"] =
+        PromptLogprobs(names_.tokenizer(), prompt_logprobs_[0], request_.num_prompt_logprobs);
   }
   writer_->Respond(JsonResponse(DumpJson(response)));
 }

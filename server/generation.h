@@ -32,7 +32,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
  private:
   struct Choice {
-    std::string text;
+    std::string text;                     // not streamed
+    size_t num_shown = 0;                 // code points of text so far, streamed or not
+    std::vector<TokenId> token_ids;       // not streamed, when asked for
     std::vector<TokenLogprobs> logprobs;  // chat, not streamed
     CompletionLogprobs token_logprobs;    // completions
     std::optional<FinishReason> finish_reason;
@@ -46,20 +48,26 @@ class Generation : public std::enable_shared_from_this<Generation> {
   // Adds what the delta brings to its choice; what an echoed prompt brings comes first.
   void Collect(size_t prompt, Choice& choice, OutputDelta& delta);
   void StreamDelta(size_t prompt, Choice& choice, size_t index, OutputDelta& delta);
+  // The role comes before a chat's first text.
+  void StreamRole(size_t index, const Json& usage);
   void StreamChunk(Json choices, const Json& usage);
   void FinishStream();
   void FinishWhole();
 
   Json Envelope() const;
+  // What an answer says once, not with each choice.
+  void AddOnce(Json& envelope) const;
   Json LogprobsOf(Choice& choice, std::span<const TokenLogprobs> chat_logprobs) const;
   Json WholeChoice(size_t prompt, Choice& choice, size_t index) const;
   Usage UsageSoFar() const;
+  // What may yet be cut off behind a stop string is held back with its text.
+  bool holds_logprobs() const;
   bool wants_logprobs() const { return request_.prompts[0].sampling.num_logprobs >= 0; }
   size_t num_choices() const { return static_cast<size_t>(request_.prompts[0].num_choices); }
 
   const ApiContext& context_;
-  const Tokenizer& tokenizer_;
   ApiRequest request_;
+  const TokenNames names_;
   WriterPtr writer_;
   std::string id_;
   int64_t created_;
@@ -69,6 +77,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   std::vector<std::vector<TokenLogprobs>> prompt_logprobs_;  // by prompt
   Usage usage_;                                              // of the prompts that are done
   int num_streamed_tokens_ = 0;
+  bool has_streamed_ = false;
   size_t num_open_;
   bool ended_ = false;  // answered, failed or the client has gone
 };

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <charconv>
+#include <initializer_list>
 #include <limits>
 #include <utility>
 
@@ -18,6 +18,24 @@ constexpr double kMaxTemperature = 100;
 constexpr double kMaxPenalty = 2;
 constexpr double kMaxRepetitionPenalty = 100;
 constexpr double kMaxLogitBiasValue = 100;
+constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+
+// Of one field's several names the one that the request uses, or the first. Two that say different
+// things are an error.
+std::string_view GivenName(FieldReader& fields, std::initializer_list<std::string_view> names) {
+  std::string_view given;
+  const Json* value = nullptr;
+  for (const std::string_view name : names) {
+    const Json* other = fields.Find(name);
+    if (other != nullptr && value != nullptr && *other != *value) {
+      fields.Fail(name, fmt::format("is another name of `{}`, which has another value", given));
+    } else if (other != nullptr && value == nullptr) {
+      given = name;
+      value = other;
+    }
+  }
+  return value == nullptr ? *names.begin() : given;
+}
 
 std::optional<TokenId> ParseTokenId(std::string_view text, int vocab_size) {
   TokenId token = 0;
@@ -52,10 +70,11 @@ void ReadLogitBias(FieldReader& fields, std::optional<ApiError>& error, int voca
   }
 }
 
-// OpenAI's seeds are signed, others send unsigned ones: all 64-bit numbers are accepted.
+// OpenAI's seeds are signed, others send unsigned ones: all 64-bit numbers are accepted. -1 is a
+// random one, as for vLLM and llama.cpp.
 std::optional<uint64_t> ReadSeed(FieldReader& fields) {
   const Json* seed = fields.Find("seed");
-  if (seed == nullptr) {
+  if (seed == nullptr || *seed == -1) {
     return std::nullopt;
   }
   if (seed->is_number_unsigned()) {
@@ -123,30 +142,35 @@ void ReadStream(FieldReader& fields, std::optional<ApiError>& error, ApiRequest&
   if (options == nullptr) {
     return;
   }
-  if (!request.stream) {
-    fields.Fail("stream_options", "is only allowed when `stream` is true");
-    return;
-  }
   FieldReader stream_options(*options, "stream_options", error);
   request.continuous_usage = stream_options.Bool("continuous_usage_stats", false);
   request.include_usage = stream_options.Bool("include_usage", false) || request.continuous_usage;
+  if (!request.stream && request.include_usage) {
+    fields.Fail("stream_options", "is only allowed when `stream` is true");
+  }
 }
 
 SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error, int vocab_size) {
-  constexpr double kTiny = std::numeric_limits<float>::min();
   SamplingParams sampling;
   sampling.temperature = static_cast<float>(fields.Number("temperature", 1, 0, kMaxTemperature));
   // -1 and 0 are both "all"; so is more than there are.
-  const int64_t top_k = fields.Int("top_k", 0, -1, std::numeric_limits<int32_t>::max());
+  const int64_t top_k = fields.Int("top_k", 0, -1, kMaxInt);
   sampling.top_k = top_k >= vocab_size ? 0 : static_cast<int>(std::max<int64_t>(top_k, 0));
-  sampling.top_p = static_cast<float>(fields.Number("top_p", 1, kTiny, 1));
+  sampling.top_p = static_cast<float>(fields.Number("top_p", 1, 0, 1));
   sampling.min_p = static_cast<float>(fields.Number("min_p", 0, 0, 1));
-  sampling.repetition_penalty = static_cast<float>(
-      fields.Number("repetition_penalty", 1, 1 / kMaxRepetitionPenalty, kMaxRepetitionPenalty));
+  sampling.repetition_penalty =
+      static_cast<float>(fields.Number(GivenName(fields, {"repetition_penalty", "repeat_penalty"}),
+                                       1, 1 / kMaxRepetitionPenalty, kMaxRepetitionPenalty));
   sampling.presence_penalty =
       static_cast<float>(fields.Number("presence_penalty", 0, -kMaxPenalty, kMaxPenalty));
   sampling.frequency_penalty =
       static_cast<float>(fields.Number("frequency_penalty", 0, -kMaxPenalty, kMaxPenalty));
+  // llama.cpp's: over how many tokens penalties look back. Ours look at all.
+  const bool has_penalty = sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 ||
+                           sampling.frequency_penalty != 0;
+  if (fields.Int("repeat_last_n", -1, -1, kMaxInt) >= 0 && has_penalty) {
+    fields.Fail("repeat_last_n", "must be -1: penalties are over all tokens");
+  }
   sampling.seed = ReadSeed(fields);
   ReadLogitBias(fields, error, vocab_size, sampling);
   return sampling;
@@ -158,8 +182,8 @@ StopParams ReadStop(FieldReader& fields, int vocab_size) {
   if (const Json* ids = fields.Array("stop_token_ids", kMaxStopIds); ids != nullptr) {
     stop.stop_token_ids = ReadTokens(*ids, "stop_token_ids", vocab_size, fields);
   }
-  stop.min_tokens =
-      static_cast<int>(fields.Int("min_tokens", 0, 0, std::numeric_limits<int32_t>::max()));
+  stop.min_tokens = static_cast<int>(
+      fields.Int(GivenName(fields, {"min_tokens", "min_new_tokens"}), 0, 0, kMaxInt));
   stop.ignore_eos = fields.Bool("ignore_eos", false);
   stop.include_stop_string = fields.Bool("include_stop_str_in_output", false);
   return stop;
@@ -178,52 +202,55 @@ KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields) {
   return fidelity.value_or(context.kv_fidelity);
 }
 
-std::string ReadSessionId(FieldReader& fields) {
-  std::string id = fields.String("session_id", "", 128);
-  if (!id.empty() && !ValidSessionId(id)) {
+void ReadCacheScope(FieldReader& fields, Request& request) {
+  request.session_id = fields.String("session_id", "", 128);
+  if (!request.session_id.empty() && !ValidSessionId(request.session_id)) {
     fields.Fail("session_id", "must be 1 to 128 letters, digits, dots, underscores and dashes");
   }
-  return id;
+  if (!fields.Has("cache_salt")) {
+    return;
+  }
+  const std::string salt = fields.String("cache_salt", "", kMaxCacheSaltBytes);
+  if (salt.empty()) {
+    fields.Fail("cache_salt", "must be a string that is not empty");
+  } else if (!request.session_id.empty()) {
+    fields.Fail("cache_salt", "excludes `session_id`: what is saved by name is restored by name");
+  }
+  request.tenant += '\0' + salt;  // no tenant's own name has the byte
 }
 
-int ReadPromptLogprobs(FieldReader& fields, bool stream) {
-  const int count = static_cast<int>(fields.Int("prompt_logprobs", -1, 0, kMaxLogprobs));
-  if (count >= 0 && stream) {
+void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request,
+                    Request& prompt) {
+  prompt.num_choices = static_cast<int>(fields.Int("n", 1, 1, kMaxChoices));
+  if (fields.Int("best_of", prompt.num_choices, 1, kMaxInt) != prompt.num_choices) {
+    fields.Fail("best_of", "must equal `n`: choices are not ranked");
+  }
+  prompt.num_prompt_logprobs = static_cast<int>(fields.Int("prompt_logprobs", -1, 0, kMaxLogprobs));
+  if (prompt.num_prompt_logprobs >= 0 && request.stream) {
     fields.Fail("prompt_logprobs", "is not available when `stream` is true");
   }
-  return count;
-}
-
-void RefuseUnsupported(FieldReader& fields, std::optional<ApiError>& error) {
-  // Harmless when empty or false; otherwise they ask for another answer.
-  constexpr std::array<std::string_view, 26> kUnsupported = {
-      "audio",          "bad_words",         "allowed_token_ids",
-      "chat_template",  "documents",         "dry_multiplier",
-      "functions",      "grammar",           "guided_choice",
-      "guided_grammar", "guided_json",       "guided_regex",
-      "json_schema",    "length_penalty",    "logits_processors",
-      "lora",           "mirostat",          "mm_processor_kwargs",
-      "prediction",     "prompt_embeds",     "structured_outputs",
-      "suffix",         "use_beam_search",   "truncate_prompt_tokens",
-      "typical_p",      "web_search_options"};
-  for (const std::string_view name : kUnsupported) {
-    const Json* value = fields.Find(name);
-    const bool harmless =
-        value == nullptr || *value == false || value->empty() ||
-        (value->is_string() && value->get_ref<const std::string&>().empty()) ||
-        (value->is_number() &&
-         (*value == 0 || (*value == 1 && (name == "typical_p" || name == "length_penalty"))));
-    if (!harmless) {
-      fields.Fail(name, "is not supported");
-      return;
-    }
-  }
+  request.num_prompt_logprobs = prompt.num_prompt_logprobs;
+  request.return_token_ids = fields.Bool("return_token_ids", false);
+  request.tokens_as_ids = fields.Bool("return_tokens_as_token_ids", false);
+  prompt.skip_special_tokens = fields.Bool("skip_special_tokens", true);
   if (const Json* format = fields.Object("response_format"); format != nullptr) {
     FieldReader format_fields(*format, "response_format", error);
-    if (format_fields.String("type", "text", 64) != "text") {
+    if (!format->empty() && format_fields.String("type", "", 64) != "text") {
       format_fields.Fail("type", "only `text` is supported");
     }
   }
+}
+
+int64_t ReadMaxTokens(FieldReader& fields, int64_t fallback, bool zero_allowed) {
+  const std::string_view name =
+      GivenName(fields, {"max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict"});
+  const int64_t max_tokens = fields.Int(name, fallback, -1, kMaxInt);
+  if (max_tokens == 0 && !zero_allowed) {
+    fields.Fail(name,
+                "may be 0 only where the answer is about the prompt: with `echo` or "
+                "`prompt_logprobs`");
+  }
+  return max_tokens;
 }
 
 std::vector<TokenId> ReadTokens(const Json& array, std::string_view name, int vocab_size,
@@ -243,27 +270,34 @@ std::vector<TokenId> ReadTokens(const Json& array, std::string_view name, int vo
 }
 
 void FitLength(const ApiContext& context, FieldReader& fields, std::string_view prompt_field,
-               int64_t max_tokens, Request& request) {
+               int64_t max_tokens, Request& request, std::vector<std::string>& warnings) {
   const int64_t limit = context.service.max_model_len();
   const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
+  const int64_t room = limit - prompt_tokens;
   if (prompt_tokens == 0) {
     fields.Fail(prompt_field, "is empty: there is nothing to continue");
-  } else if (prompt_tokens > limit || (prompt_tokens == limit && max_tokens != 0)) {
+    return;
+  }
+  if (room < 0 || (room == 0 && max_tokens != 0)) {
     fields.Fail(prompt_field,
                 fmt::format("has {} tokens; this model's maximum context length is {} tokens, and "
                             "at least one of them must be left for the answer",
                             prompt_tokens, limit));
-  } else if (max_tokens > limit - prompt_tokens) {
-    fields.Fail(prompt_field,
-                fmt::format("has {} tokens and {} more are asked for, {} in all; this model's "
-                            "maximum context length is {} tokens",
-                            prompt_tokens, max_tokens, prompt_tokens + max_tokens, limit));
-  } else {
-    request.stop.max_tokens = static_cast<int>(max_tokens < 0 ? limit - prompt_tokens : max_tokens);
-    if (request.stop.min_tokens > request.stop.max_tokens) {
-      fields.Fail("min_tokens", fmt::format("is more than the {} tokens that may be generated",
-                                            request.stop.max_tokens));
-    }
+    return;
+  }
+  request.stop.max_tokens = static_cast<int>(max_tokens < 0 ? room : std::min(max_tokens, room));
+  int& min_tokens = request.stop.min_tokens;
+  if (max_tokens > room) {
+    warnings.push_back(fmt::format(
+        "max_tokens: a prompt of {} tokens leaves room for {} of the {} that were asked "
+        "for; this model's maximum context length is {} tokens",
+        prompt_tokens, room, max_tokens, limit));
+    min_tokens =
+        min_tokens <= max_tokens ? std::min(min_tokens, request.stop.max_tokens) : min_tokens;
+  }
+  if (min_tokens > request.stop.max_tokens) {
+    fields.Fail("min_tokens", fmt::format("is more than the {} tokens that may be generated",
+                                          request.stop.max_tokens));
   }
 }
 

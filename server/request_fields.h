@@ -23,18 +23,22 @@ SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error,
 StopParams ReadStop(FieldReader& fields, int vocab_size);
 // `kv_fidelity`: exact, high, balanced or max; the server's own when absent.
 KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields);
-// `session_id`: the name under which the conversation can be saved; empty when absent.
-std::string ReadSessionId(FieldReader& fields);
-// -1 when absent.
-int ReadPromptLogprobs(FieldReader& fields, bool stream);
-// Fields that change what the answer means and that are not supported: better an error than another
-// answer than the one that was asked for.
-void RefuseUnsupported(FieldReader& fields, std::optional<ApiError>& error);
+// `session_id` and `cache_salt`. A salt parts the prefix cache: only requests with the same one
+// share pages. It goes into the request's tenant. Sessions are restored by name, without a salt, so
+// that nobody gets both.
+void ReadCacheScope(FieldReader& fields, Request& request);
+// What the answer is to hold: `n`, `return_token_ids`, `prompt_logprobs`...
+void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request,
+                    Request& prompt);
+// `max_tokens` under any of its names; -1: all the room there is. 0 is refused unless
+// `zero_allowed`.
+int64_t ReadMaxTokens(FieldReader& fields, int64_t fallback, bool zero_allowed);
 // Token ids of one array, each within the vocabulary.
 std::vector<TokenId> ReadTokens(const Json& array, std::string_view name, int vocab_size,
                                 FieldReader& fields);
-// Holds prompt and output to the model's length. `max_tokens` < 0: all the room there is.
+// Holds prompt and output to the model's length. `max_tokens` < 0: all the room there is. More than
+// that is cut, with a warning. A prompt that leaves no room is fine where nothing is generated.
 void FitLength(const ApiContext& context, FieldReader& fields, std::string_view prompt_field,
-               int64_t max_tokens, Request& request);
+               int64_t max_tokens, Request& request, std::vector<std::string>& warnings);
 
 }  // namespace thermocline

@@ -7,7 +7,9 @@
 #include <cstdint>
 #include <utility>
 
+#include "engine/text/detokenizer.h"
 #include "engine/text/utf8.h"
+#include "kernels/base/check.h"
 #include "server/kv_names.h"
 
 namespace thermocline {
@@ -20,26 +22,36 @@ double Finite(float logprob) {
   return std::isfinite(logprob) ? std::max(static_cast<double>(logprob), kNever) : kNever;
 }
 
-size_t NumCharacters(std::string_view text) {
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) {
-    return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U;  // not a continuation byte
-  }));
-}
-
-Json ChatToken(const Tokenizer& tokenizer, TokenId token, float logprob) {
+Json ChatToken(const TokenNames& names, TokenId token, float logprob) {
   Json bytes = Json::array();
-  for (const char c : tokenizer.TokenBytes(token, /*show_special=*/true)) {
+  for (const char c : names.tokenizer().TokenBytes(token, /*show_special=*/true)) {
     bytes.push_back(static_cast<uint8_t>(c));
   }
-  return {{"token", TokenText(tokenizer, token)},
-          {"logprob", Finite(logprob)},
-          {"bytes", std::move(bytes)}};
+  return {{"token", names.Of(token)}, {"logprob", Finite(logprob)}, {"bytes", std::move(bytes)}};
+}
+
+std::span<const std::pair<TokenId, float>> TopOf(const TokenLogprobs& logprobs, int num_top) {
+  return std::span(logprobs.top).first(std::min(logprobs.top.size(), static_cast<size_t>(num_top)));
+}
+
+// The completions' form: by name. As OpenAI: the token itself is there even when it is none of the
+// most likely.
+Json NamedTop(const TokenNames& names, const TokenLogprobs& token, int num_top) {
+  Json top = Json::object();
+  for (const auto& [id, logprob] : TopOf(token, num_top)) {
+    top[names.Of(id)] = Finite(logprob);
+  }
+  top[names.Of(token.token)] = Finite(token.logprob);
+  return top;
 }
 
 }  // namespace
 
-std::string TokenText(const Tokenizer& tokenizer, TokenId token) {
-  const std::string_view bytes = tokenizer.TokenBytes(token, /*show_special=*/true);
+std::string TokenNames::Of(TokenId token) const {
+  if (by_id_) {
+    return fmt::format("token_id:{}", token);
+  }
+  const std::string_view bytes = tokenizer_.TokenBytes(token, /*show_special=*/true);
   if (ValidUtf8Prefix(bytes) == bytes.size()) {
     return std::string(bytes);
   }
@@ -50,13 +62,13 @@ std::string TokenText(const Tokenizer& tokenizer, TokenId token) {
   return text;
 }
 
-Json ChatLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs) {
+Json ChatLogprobs(const TokenNames& names, std::span<const TokenLogprobs> logprobs) {
   Json content = Json::array();
   for (const TokenLogprobs& token : logprobs) {
-    Json entry = ChatToken(tokenizer, token.token, token.logprob);
+    Json entry = ChatToken(names, token.token, token.logprob);
     Json top = Json::array();
     for (const auto& [id, logprob] : token.top) {
-      top.push_back(ChatToken(tokenizer, id, logprob));
+      top.push_back(ChatToken(names, id, logprob));
     }
     entry["top_logprobs"] = std::move(top);
     content.push_back(std::move(entry));
@@ -67,42 +79,64 @@ Json ChatLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> log
   return result;
 }
 
-void CompletionLogprobs::AddToken(const Tokenizer& tokenizer, TokenId token) {
-  tokens_.push_back(TokenText(tokenizer, token));
-  text_offset_.push_back(offset_);
-  offset_ += NumCharacters(tokenizer.TokenBytes(token, /*show_special=*/true));
-}
-
-void CompletionLogprobs::AddFirst(const Tokenizer& tokenizer, TokenId token) {
-  AddToken(tokenizer, token);
-  token_logprobs_.push_back(nullptr);
-  top_logprobs_.push_back(nullptr);
-}
-
-void CompletionLogprobs::Add(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs) {
-  for (const TokenLogprobs& token : logprobs) {
-    AddToken(tokenizer, token.token);
-    token_logprobs_.push_back(Finite(token.logprob));
-    Json top = Json::object();
-    for (const auto& [id, logprob] : token.top) {
-      top[TokenText(tokenizer, id)] = Finite(logprob);
+void CompletionLogprobs::AddPrompt(const TokenNames& names, const EchoedPrompt& echo,
+                                   std::span<const TokenId> prompt,
+                                   std::span<const TokenLogprobs> logprobs, int num_top) {
+  // A normalised prompt may be shorter or longer in tokens than in the text that came.
+  num_echoed_ = NumCodePoints(echo.text);
+  StreamingDetokenizer detokenizer(names.tokenizer(), /*show_special=*/true);
+  for (size_t i = 0; i < prompt.size(); ++i) {
+    if (i > 0 || !echo.hides_first) {
+      (void)detokenizer.Add(prompt[i]);
     }
-    // As OpenAI: the chosen token is there even when it is none of the most likely.
-    top[TokenText(tokenizer, token.token)] = Finite(token.logprob);
-    top_logprobs_.push_back(std::move(top));
+    Entry entry{.token = names.Of(prompt[i]),
+                .logprob = nullptr,
+                .top = nullptr,
+                .offset = std::min(detokenizer.last_begin(), num_echoed_)};
+    if (i > 0 && i <= logprobs.size()) {
+      entry.logprob = Finite(logprobs[i - 1].logprob);
+      entry.top = NamedTop(names, logprobs[i - 1], num_top);
+    }
+    entries_.push_back(std::move(entry));
   }
 }
 
-Json CompletionLogprobs::Take() {
+void CompletionLogprobs::Add(const TokenNames& names, std::span<const TokenLogprobs> logprobs,
+                             std::span<const size_t> offsets) {
+  CHECK(offsets.size() == logprobs.size());
+  for (size_t i = 0; i < logprobs.size(); ++i) {
+    entries_.push_back(
+        {.token = names.Of(logprobs[i].token),
+         .logprob = Finite(logprobs[i].logprob),
+         .top = NamedTop(names, logprobs[i], static_cast<int>(logprobs[i].top.size())),
+         .offset = num_echoed_ + offsets[i]});
+  }
+}
+
+Json CompletionLogprobs::Take(size_t num_shown, bool is_end) {
+  Json text_offset = Json::array();
+  Json token_logprobs = Json::array();
+  Json tokens = Json::array();
+  Json top_logprobs = Json::array();
+  while (!entries_.empty() && (is_end || entries_.front().offset < num_shown)) {
+    Entry& entry = entries_.front();
+    text_offset.push_back(std::min(entry.offset, num_shown));
+    token_logprobs.push_back(std::move(entry.logprob));
+    tokens.push_back(std::move(entry.token));
+    top_logprobs.push_back(std::move(entry.top));
+    entries_.pop_front();
+  }
   Json result = Json::object();
-  result["text_offset"] = std::exchange(text_offset_, Json::array());
-  result["token_logprobs"] = std::exchange(token_logprobs_, Json::array());
-  result["tokens"] = std::exchange(tokens_, Json::array());
-  result["top_logprobs"] = std::exchange(top_logprobs_, Json::array());
+  result["text_offset"] = std::move(text_offset);
+  result["token_logprobs"] = std::move(token_logprobs);
+  result["tokens"] = std::move(tokens);
+  result["top_logprobs"] = std::move(top_logprobs);
   return result;
 }
 
-Json PromptLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs) {
+Json PromptLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs,
+                    int num_top) {
+  const TokenNames names(tokenizer);
   Json result = Json::array();
   result.push_back(nullptr);
   for (const TokenLogprobs& token : logprobs) {
@@ -111,11 +145,12 @@ Json PromptLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> l
       Json& entry = position[std::to_string(id)];
       entry["logprob"] = Finite(logprob);
       entry["rank"] = std::move(rank);
-      entry["decoded_token"] = TokenText(tokenizer, id);
+      entry["decoded_token"] = names.Of(id);
     };
     add(token.token, token.logprob, nullptr);  // unless it is among the most likely
-    for (size_t i = 0; i < token.top.size(); ++i) {
-      add(token.top[i].first, token.top[i].second, i + 1);
+    int rank = 0;
+    for (const auto& [id, logprob] : TopOf(token, num_top)) {
+      add(id, logprob, ++rank);
     }
     result.push_back(std::move(position));
   }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <deque>
 #include <optional>
 #include <span>
 #include <string>
@@ -8,39 +9,64 @@
 #include "engine/runner.h"
 #include "engine/text/tokenizer.h"
 #include "scheduler/request.h"
+#include "server/api_request.h"
 #include "server/json.h"
 
 namespace thermocline {
 
 // The JSON forms of what an engine gives, as OpenAI and vLLM write them. Pure.
 
-// A token's text; of a piece of a character, `bytes:\xe2\x80`.
-std::string TokenText(const Tokenizer& tokenizer, TokenId token);
-
-// chat: {"content": [{token, logprob, bytes, top_logprobs}]}
-Json ChatLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs);
-
-// completions: {tokens, token_logprobs, top_logprobs, text_offset}, filled as output comes.
-class CompletionLogprobs {
+// How answers name tokens: by their text, a piece of a character as `bytes:\xe2\x80`, or every one
+// by its id, `token_id:17`, where the client asked for that. The tokenizer outlives it.
+class TokenNames {
  public:
-  // The first token of an echoed prompt: it follows nothing, so it has no probability.
-  void AddFirst(const Tokenizer& tokenizer, TokenId token);
-  void Add(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs);
-  // What was added since the last call.
-  Json Take();
+  explicit TokenNames(const Tokenizer& tokenizer, bool by_id = false)
+      : tokenizer_(tokenizer), by_id_(by_id) {}
+
+  std::string Of(TokenId token) const;
+  const Tokenizer& tokenizer() const { return tokenizer_; }
 
  private:
-  void AddToken(const Tokenizer& tokenizer, TokenId token);
+  const Tokenizer& tokenizer_;
+  bool by_id_;
+};
 
-  Json tokens_ = Json::array();
-  Json token_logprobs_ = Json::array();
-  Json top_logprobs_ = Json::array();
-  Json text_offset_ = Json::array();
-  size_t offset_ = 0;  // in characters, over all of the choice's text
+// chat: {"content": [{token, logprob, bytes, top_logprobs}]}
+Json ChatLogprobs(const TokenNames& names, std::span<const TokenLogprobs> logprobs);
+
+// completions: {tokens, token_logprobs, top_logprobs, text_offset}, filled as output comes. An
+// offset is the place in the choice's whole text, in code points, where the token's own text
+// begins; a token that the text does not show has no width.
+class CompletionLogprobs {
+ public:
+  // An echoed prompt, whose text comes first. Its first token follows nothing, so it has no
+  // probability; `logprobs` are of the others. At most `num_top` alternatives each.
+  void AddPrompt(const TokenNames& names, const EchoedPrompt& echo, std::span<const TokenId> prompt,
+                 std::span<const TokenLogprobs> logprobs, int num_top);
+  // `offsets`: OutputDelta's, of each.
+  void Add(const TokenNames& names, std::span<const TokenLogprobs> logprobs,
+           std::span<const size_t> offsets);
+  // What was added since the last call and begins before `num_shown`, the code points of the text
+  // so far; the others may yet be cut off with a stop string. `is_end`: the rest too, which is at
+  // the text's end then.
+  Json Take(size_t num_shown, bool is_end);
+  bool empty() const { return entries_.empty(); }
+
+ private:
+  struct Entry {
+    std::string token;
+    Json logprob;
+    Json top;
+    size_t offset;
+  };
+
+  std::deque<Entry> entries_;
+  size_t num_echoed_ = 0;  // code points
 };
 
 // vLLM's `prompt_logprobs`: null for the first token, then {id: {logprob, rank, decoded_token}}.
-Json PromptLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs);
+Json PromptLogprobs(const Tokenizer& tokenizer, std::span<const TokenLogprobs> logprobs,
+                    int num_top);
 
 // OpenAI's, and ours: `kv_tokens`, by the tier that they ended in, `reused_lossy_cache`, and of the
 // cached tokens the `restored_tokens`, which came from the store outside the arena.

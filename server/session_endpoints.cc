@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "server/json.h"
+#include "server/request_fields.h"
 
 namespace thermocline {
 namespace {
@@ -41,6 +43,20 @@ SessionCallback Answer(const WriterPtr& writer, std::string_view field) {
   };
 }
 
+// Whatever a client asks for beside the name in the path would be dropped.
+std::optional<ApiError> RefuseFields(std::string_view body) {
+  std::optional<ApiError> error;
+  if (body.empty()) {
+    return error;
+  }
+  const Json root = ParseBody(body, error);
+  FieldReader fields(root, "", error);
+  for (const std::string_view name : fields.Unread()) {
+    fields.Fail(name, "is not known here: the session's name is in the path");
+  }
+  return error;
+}
+
 void Post(const ApiContext& context, const HttpRequest& request, const WriterPtr& writer) {
   // A page of another site can post without asking, but then its browser names it, and it cannot
   // say that it sends JSON.
@@ -49,6 +65,10 @@ void Post(const ApiContext& context, const HttpRequest& request, const WriterPtr
     ApiError error = InvalidField("", "Content-Type must be application/json");
     error.http_status = 415;
     writer->Respond(ErrorResponse(error));
+    return;
+  }
+  if (const std::optional<ApiError> error = RefuseFields(request.body)) {
+    writer->Respond(ErrorResponse(*error));
     return;
   }
   std::string_view id = std::string_view(request.path).substr(kPath.size());

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "server/chat_input.h"
+#include "server/refused_fields.h"
 #include "server/request_fields.h"
 #include "server/response_json.h"
 
@@ -21,6 +22,7 @@ HttpResponse Tokenize(const ApiContext& context, std::string_view body) {
   std::vector<TokenId> tokens;
   if (chat) {
     const ChatTemplateInput input = ReadChatInput(fields, error);
+    RefuseUnread(fields, FieldScope::kPrompt);
     if (!error) {
       tokens = EncodeChat(context, input, add_bos, error);
     }
@@ -29,6 +31,7 @@ HttpResponse Tokenize(const ApiContext& context, std::string_view body) {
       fields.Fail("prompt", "is missing");
     }
     const std::string prompt = fields.String("prompt", "", std::string::npos);
+    RefuseUnread(fields, FieldScope::kPrompt);
     if (!error) {
       tokens = EncodePrompt(context, prompt, add_bos);
     }
@@ -42,9 +45,10 @@ HttpResponse Tokenize(const ApiContext& context, std::string_view body) {
   response["tokens"] = tokens;
   response["token_strs"] = nullptr;
   if (with_strings) {
+    const TokenNames names(context.service.tokenizer());
     Json strings = Json::array();
     for (const TokenId token : tokens) {
-      strings.push_back(TokenText(context.service.tokenizer(), token));
+      strings.push_back(names.Of(token));
     }
     response["token_strs"] = std::move(strings);
   }
@@ -57,6 +61,7 @@ HttpResponse Detokenize(const ApiContext& context, std::string_view body) {
   FieldReader fields(root, "", error);
   CheckModel(context, fields, error);
   const Tokenizer& tokenizer = context.service.tokenizer();
+  const bool skips_special = fields.Bool("skip_special_tokens", false);
   const Json* array = fields.Array("tokens", JsonLimits{}.max_values);
   if (array == nullptr) {
     fields.Fail("tokens", "is missing");
@@ -69,7 +74,7 @@ HttpResponse Detokenize(const ApiContext& context, std::string_view body) {
     return ErrorResponse(*error);
   }
   Json response = Json::object();
-  response["prompt"] = tokenizer.Decode(tokens, /*show_special=*/true);
+  response["prompt"] = tokenizer.Decode(tokens, /*show_special=*/!skips_special);
   return JsonResponse(DumpJson(response));
 }
 

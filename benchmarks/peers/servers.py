@@ -160,7 +160,7 @@ class Thermocline(Server):
 
     def body(self, prompt, num_tokens):
         return {"model": self.model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0,
-                "ignore_eos": True, "stream": True, "return_token_ids": True, "logprobs": 0}
+                "ignore_eos": True, "stream": True, "logprobs": 0}
 
     @staticmethod
     def count(event):

@@ -83,6 +83,90 @@ def test_echo_and_logprobs_score_the_prompt(client):
     )
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_what_belongs_to_the_prompt_is_given_once(client, n):
+    chat = client.chat.completions.create(
+        model="smol", messages=QUESTION, max_tokens=1, n=n, extra_body={"prompt_logprobs": 0, "return_token_ids": True})
+    assert len(chat.prompt_logprobs) == len(chat.prompt_token_ids) == chat.usage.prompt_tokens
+    assert [len(c.token_ids) for c in chat.choices] == [1] * n
+    prompts = ["The sky is blue", "Two plus two"]
+    common = dict(model="smol", prompt=prompts, echo=True, logprobs=1, max_tokens=2, n=n, seed=3)
+    answer = client.completions.create(**common, extra_body={"prompt_logprobs": 0})
+    assert len(answer.choices) == 2 * n
+    for i, choice in enumerate(answer.choices):
+        assert choice.text.startswith(prompts[i // n])
+        assert "".join(choice.logprobs.tokens).startswith(prompts[i // n])
+        assert len(choice.logprobs.tokens) == len(choice.prompt_logprobs) + 2
+        assert choice.prompt_logprobs == answer.choices[i // n * n].prompt_logprobs
+    offsets, texts = [[] for _ in answer.choices], [""] * len(answer.choices)
+    for chunk in client.completions.create(**common, stream=True):
+        choice = chunk.choices[0]
+        texts[choice.index] += choice.text
+        offsets[choice.index] += choice.logprobs.text_offset
+    assert texts == [c.text for c in answer.choices]
+    assert offsets == [c.logprobs.text_offset for c in answer.choices]
+
+
+def parts(choice):
+    """What the text has from each token's offset to the next one's."""
+    ends = choice.logprobs.text_offset[1:] + [len(choice.text)]
+    return [choice.text[begin:end] for begin, end in zip(choice.logprobs.text_offset, ends)]
+
+
+def test_offsets_are_places_in_the_text(client, server):
+    turn = "<|im_start|>user\nSay ok<|im_end|>\n<|im_start|>assistant\nok<|im_end|>\n"
+    common = dict(model="smol", prompt=turn, max_tokens=8, temperature=0, logprobs=0)
+    hidden = client.completions.create(**common, extra_body={"ignore_eos": True}).choices[0]
+    assert any(t.startswith("<|") for t in hidden.logprobs.tokens)  # or the case tells nothing
+    assert parts(hidden) == ["" if t.startswith("<|") else t for t in hidden.logprobs.tokens]
+    shown = client.completions.create(**common, extra_body={"ignore_eos": True, "skip_special_tokens": False}).choices[0]
+    assert parts(shown) == shown.logprobs.tokens
+    assert shown.text == "".join(hidden.logprobs.tokens)
+    echoed = client.completions.create(**{**common, "prompt": "naïve 🙂 北京 " + turn, "echo": True, "max_tokens": 1}).choices[0]
+    assert "".join(parts(echoed)) == echoed.text
+    for token, part in zip(echoed.logprobs.tokens, parts(echoed)):
+        assert part == token or token.startswith("bytes:") or token == "<|im_end|>"
+    ids = server.post("/tokenize", {"prompt": "🙂"}).json()["tokens"]
+    assert len(ids) > 1
+    hi = server.post("/tokenize", {"prompt": "hi"}).json()["tokens"]
+    cut = client.completions.create(model="smol", prompt=[*ids[:-1], *ids, *hi], echo=True, logprobs=0, max_tokens=0).choices[0]
+    assert cut.text == "\ufffd🙂hi"
+    assert cut.logprobs.text_offset == [0] * (len(ids) - 1) + [1] * len(ids) + [2]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_offsets_stay_in_a_text_that_a_stop_string_ends(client, stream):
+    answer = client.completions.create(
+        model="smol", prompt="1, 2, 3, 4, 5, 6, 7,", temperature=0, max_tokens=30, logprobs=0, stop=["0, 11"], stream=stream)
+    choices = [c.choices[0] for c in answer] if stream else [answer.choices[0]]
+    text = "".join(c.text for c in choices)
+    offsets = [o for c in choices for o in c.logprobs.text_offset]
+    tokens = [t for c in choices for t in c.logprobs.tokens]
+    assert text.endswith(" 1") and choices[-1].stop_reason == "0, 11"
+    assert offsets == sorted(offsets) and offsets[-1] == len(text) and len(tokens) == len(offsets)
+    for token, begin in zip(tokens, offsets):
+        assert token.startswith(text[begin:begin + len(token)])
+
+
+def test_a_cache_salt_parts_the_prefix_cache(client):
+    def cached(**salt):
+        return client.completions.create(
+            model="smol", prompt="Salt and pepper. " * 60, max_tokens=1, temperature=0, extra_body=salt
+        ).usage.prompt_tokens_details.cached_tokens
+    assert cached() == 0 and cached() > 0
+    assert cached(cache_salt="a") == 0 and cached(cache_salt="a") > 0
+    assert cached(cache_salt="b") == 0
+
+
+def test_other_names_and_greedy_values_are_honoured(client):
+    common = dict(model="smol", prompt="one two one two one two", max_tokens=12)
+    plain = client.completions.create(**common, temperature=0).choices[0].text
+    ours = client.completions.create(**common, temperature=0, extra_body={"repetition_penalty": 1.7}).choices[0].text
+    theirs = client.completions.create(**common, temperature=0, extra_body={"repeat_penalty": 1.7}).choices[0].text
+    assert ours == theirs != plain
+    assert client.completions.create(**common, temperature=2, top_p=0).choices[0].text == plain
+
+
 def test_chat_logprobs_name_the_alternatives(client):
     answer = client.chat.completions.create(
         model="smol", messages=QUESTION, temperature=0, max_tokens=4, logprobs=True, top_logprobs=3
@@ -248,6 +332,11 @@ def test_models_are_listed_and_retrieved(client):
         ({"logit_bias": {"49152": 1}}, "logit_bias.49152"),
         ({"response_format": {"type": "json_object"}}, "response_format.type"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"extra_body": {"regex": "a+"}}, "regex"),
+        ({"extra_body": {"xtc_probability": 0.5}}, "xtc_probability"),
+        ({"extra_body": {"repetition_penalty": 1.1, "repeat_penalty": 1.2}}, "repeat_penalty"),
         ({"extra_body": {"top_k": 2**63}}, "top_k"),
         ({"extra_body": {"stop_token_ids": [49152]}}, "stop_token_ids[0]"),
     ],
@@ -271,9 +360,17 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_counts(client):
         client.completions.create(model="smol", prompt=[1] * 2049, max_tokens=1)
     assert error.value.code == "context_length_exceeded"
     assert "2049" in error.value.message and "2048" in error.value.message
-    with pytest.raises(openai.BadRequestError) as error:
-        client.completions.create(model="smol", prompt=[1] * 2000, max_tokens=49)
-    assert "2049" in error.value.message and "2048" in error.value.message
+
+
+def test_max_tokens_beyond_the_room_is_cut_with_a_warning(client):
+    common = dict(model="smol", prompt=[1] * 2040, temperature=0, extra_body={"ignore_eos": True})
+    answer = client.completions.create(**common, max_tokens=49)
+    assert answer.usage.completion_tokens == 8
+    assert len(answer.warnings) == 1 and "8 of the 49" in answer.warnings[0]
+    whole = client.completions.create(**common, max_tokens=-1)
+    assert whole.choices[0].text == answer.choices[0].text and not hasattr(whole, "warnings")
+    chunks = list(client.completions.create(**common, max_tokens=49, stream=True))
+    assert chunks[0].warnings == answer.warnings
 
 
 def test_small_endpoints_answer(server):

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "server/json.h"
+#include "server/text_endpoints.h"
 #include "tests/server/fake_service.h"
 
 namespace thermocline {
@@ -64,7 +65,7 @@ TEST(ApiRequest, DefaultsAreOpenAis) {
 TEST(ApiRequest, EveryFieldReachesTheEngine) {
   const Parsed parsed = ParseChat(
       R"("temperature":0.5,"top_p":0.25,"top_k":7,"min_p":0.125,"repetition_penalty":1.5,)"
-      R"("presence_penalty":-2,"frequency_penalty":2,"seed":-1,"logit_bias":{"5":-100,"299":100},)"
+      R"("presence_penalty":-2,"frequency_penalty":2,"seed":-2,"logit_bias":{"5":-100,"299":100},)"
       R"("n":8,"max_completion_tokens":9,"min_tokens":3,"ignore_eos":true,"stop":["a","b"],)"
       R"("stop_token_ids":[1,299],"include_stop_str_in_output":true,"logprobs":true,)"
       R"("top_logprobs":20,"prompt_logprobs":0,"user":"u","metadata":{"a":"b"},"store":false,)"
@@ -79,7 +80,7 @@ TEST(ApiRequest, EveryFieldReachesTheEngine) {
   EXPECT_EQ(request.sampling.repetition_penalty, 1.5F);
   EXPECT_EQ(request.sampling.presence_penalty, -2);
   EXPECT_EQ(request.sampling.frequency_penalty, 2);
-  EXPECT_EQ(request.sampling.seed, ~uint64_t{0});
+  EXPECT_EQ(request.sampling.seed, ~uint64_t{1});
   EXPECT_EQ(request.sampling.logit_bias,
             (std::vector<std::pair<TokenId, float>>{{5, -100.0F}, {299, 100.0F}}));
   EXPECT_EQ(request.num_choices, 8);
@@ -157,7 +158,22 @@ INSTANTIATE_TEST_SUITE_P(
     Chat, BadFields,
     testing::Values(
         BadField{R"("n":0)", "n"}, BadField{R"("n":9)", "n"}, BadField{R"("n":1.5)", "n"},
-        BadField{R"("top_p":0)", "top_p"}, BadField{R"("max_tokens":0)", "max_tokens"},
+        BadField{R"("top_p":-0.1)", "top_p"}, BadField{R"("max_tokens":0)", "max_tokens"},
+        BadField{R"("max_tokens":-2)", "max_tokens"},
+        BadField{R"("max_tokens":5,"max_completion_tokens":6)", "max_completion_tokens"},
+        BadField{R"("n_predict":5,"max_tokens":6)", "n_predict"},
+        BadField{R"("repetition_penalty":1.1,"repeat_penalty":1.2)", "repeat_penalty"},
+        BadField{R"("repeat_penalty":1.2,"repeat_last_n":64)", "repeat_last_n"},
+        BadField{R"("min_tokens":1,"min_new_tokens":2)", "min_new_tokens"},
+        BadField{R"("logprobs":5)", "logprobs"}, BadField{R"("best_of":2)", "best_of"},
+        BadField{R"("cache_salt":"")", "cache_salt"}, BadField{R"("cache_salt":5)", "cache_salt"},
+        BadField{R"("cache_salt":"a","session_id":"b")", "cache_salt"},
+        BadField{R"("skip_special_tokens":0)", "skip_special_tokens"},
+        BadField{R"("return_token_ids":"yes")", "return_token_ids"},
+        BadField{R"("response_format":{"json_schema":{}})", "response_format.type"},
+        BadField{R"("tools":[{"type":"function","function":{"name":"f"}}])", "tools"},
+        BadField{R"("tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"auto")",
+                 "tools"},
         BadField{R"("top_logprobs":5)", "top_logprobs"},
         BadField{R"("logit_bias":{"300":1})", "logit_bias.300"},
         BadField{R"("logit_bias":{"-1":1})", "logit_bias.-1"},
@@ -220,14 +236,19 @@ TEST(ApiRequest, ATemplatesErrorIs400) {
             "messages | the template says no");
 }
 
-TEST(ApiRequest, ToolsReachTheTemplateUnlessTheChoiceIsNone) {
+// A chat that offers tools would wait for calls that nothing finds in the text.
+TEST(ApiRequest, ToolsAreGivenToTheTemplateByTokenizeAlone) {
+  FakeService service;
+  const ApiContext context = FakeContext(service);
   const std::string tools = R"("tools":[{"type":"function","function":{"name":"f"}}])";
-  const auto rendered = [](const std::string& fields) {
-    const Parsed parsed = ParseChat(fields);
-    return FakeTokenizer().Decode(parsed.request.prompts[0].prompt, true);
+  const auto count = [&](const std::string& fields) -> int {
+    return (*ParseJson(
+        Tokenize(context, R"({"messages":[{"role":"user","content":"hi"}],)" + fields + "}")
+            .body))["count"];
   };
-  EXPECT_NE(rendered(tools).find("\"name\":\"f\""), std::string::npos);
-  EXPECT_EQ(rendered(tools + R"(,"tool_choice":"none")").find("\"name\":\"f\""), std::string::npos);
+  EXPECT_GT(count(tools), count(tools + R"(,"tool_choice":"none")"));
+  EXPECT_FALSE(ParseChat(tools + R"(,"tool_choice":"none")").error);
+  EXPECT_FALSE(ParseChat(R"("tools":[],"tool_choice":"auto")").error);
 }
 
 TEST(ApiRequest, AChatHasNoBosButTheTemplatesOwn) {
@@ -268,6 +289,9 @@ TEST(ApiRequest, BadPromptsAreRefusedByPath) {
   EXPECT_EQ(param(R"({"prompt":"a","logprobs":21})"), "logprobs");
   EXPECT_EQ(param(R"({"prompt":"a","max_tokens":0})"), "max_tokens");
   EXPECT_EQ(param(R"({"prompt":"a","max_tokens":0,"echo":true})"), "no error");
+  EXPECT_EQ(param(R"({"prompt":"a","messages":[{"role":"user"}]})"), "messages");
+  EXPECT_EQ(param(R"({"prompt":"a","top_logprobs":2})"), "top_logprobs");
+  EXPECT_EQ(param(R"({"prompt":"a","tools":[{}]})"), "tools");
   std::string many = "\"a\"";
   for (int i = 0; i < 64; ++i) {
     many += ",\"a\"";
@@ -283,9 +307,79 @@ TEST(ApiRequest, ATooLongPromptIsRefusedWithTheCounts) {
   EXPECT_EQ(parsed.error->code, "context_length_exceeded");
   EXPECT_NE(parsed.error->message.find("5001 tokens"), std::string::npos);
   EXPECT_NE(parsed.error->message.find("4096 tokens"), std::string::npos);
-  const Parsed sum = ParseCompletion(R"({"prompt":"abc","max_tokens":4093})");
-  ASSERT_TRUE(sum.error);
-  EXPECT_NE(sum.error->message.find("4097 in all"), std::string::npos) << sum.error->message;
+}
+
+TEST(ApiRequest, MaxTokensBeyondTheRoomIsCutWithAWarning) {
+  const auto parse = [](const std::string& fields) {
+    return ParseCompletion(R"({"prompt":"abc",)" + fields + "}");
+  };
+  const Parsed cut = parse(R"("max_tokens":4093,"min_tokens":4093)");
+  ASSERT_FALSE(cut.error) << cut.error->message;
+  EXPECT_EQ(cut.request.prompts[0].stop.max_tokens, 4092);
+  EXPECT_EQ(cut.request.prompts[0].stop.min_tokens, 4092);
+  ASSERT_EQ(cut.request.warnings.size(), 1U);
+  EXPECT_NE(cut.request.warnings[0].find("4092 of the 4093"), std::string::npos);
+  EXPECT_TRUE(parse(R"("max_tokens":4092)").request.warnings.empty());
+  for (const std::string field : {"max_tokens", "max_completion_tokens", "n_predict"}) {
+    const Parsed all = parse(fmt::format("\"{}\":-1", field));
+    EXPECT_EQ(all.request.prompts[0].stop.max_tokens, 4092) << field;
+    EXPECT_TRUE(all.request.warnings.empty());
+  }
+  EXPECT_EQ(parse(R"("max_tokens":5000,"min_tokens":5001)").param(), "min_tokens");
+}
+
+TEST(ApiRequest, AFullContextMayBeScored) {
+  const auto parse = [](size_t num_tokens, const std::string& fields) {
+    return ParseCompletion(R"({"prompt":")" + std::string(num_tokens - 1, 'a') + "\"," + fields +
+                           "}");
+  };
+  EXPECT_FALSE(parse(4096, R"("max_tokens":0,"echo":true,"logprobs":0)").error);
+  EXPECT_FALSE(parse(4096, R"("max_tokens":0,"prompt_logprobs":0)").error);
+  EXPECT_EQ(parse(4096, R"("max_tokens":1)").param(), "prompt");
+  EXPECT_EQ(parse(4096, R"("max_tokens":-1)").param(), "prompt");
+  EXPECT_EQ(parse(4097, R"("max_tokens":0,"echo":true)").param(), "prompt");
+  EXPECT_FALSE(ParseChat(R"("max_tokens":0,"prompt_logprobs":0)").error);
+}
+
+TEST(ApiRequest, OtherNamesOfAFieldAreHonoured) {
+  const Parsed parsed = ParseChat(
+      R"("repeat_penalty":1.25,"repeat_last_n":-1,"max_new_tokens":7,"min_new_tokens":2,)"
+      R"("top_p":0,"seed":-1,"skip_special_tokens":false,"return_token_ids":true,"best_of":1,)"
+      R"("return_tokens_as_token_ids":true,"max_tokens":7.0,"stream_options":{})");
+  ASSERT_FALSE(parsed.error) << parsed.error->message;
+  const Request& request = parsed.request.prompts[0];
+  EXPECT_EQ(request.sampling.repetition_penalty, 1.25F);
+  EXPECT_EQ(request.stop.max_tokens, 7);
+  EXPECT_EQ(request.stop.min_tokens, 2);
+  EXPECT_EQ(request.sampling.top_p, 0);
+  EXPECT_FALSE(request.sampling.seed.has_value());  // drawn anew, as for others
+  EXPECT_FALSE(request.skip_special_tokens);
+  EXPECT_TRUE(parsed.request.return_token_ids);
+  EXPECT_TRUE(parsed.request.tokens_as_ids);
+}
+
+TEST(ApiRequest, ACacheSaltPartsThePrefixCache) {
+  const auto tenant = [](const std::string& fields) {
+    return ParseChat(fields).request.prompts[0].tenant;
+  };
+  EXPECT_EQ(tenant(""), "default");
+  EXPECT_EQ(tenant(R"("cache_salt":null)"), "default");
+  EXPECT_EQ(tenant(R"("cache_salt":"a")"), tenant(R"("cache_salt":"a")"));
+  EXPECT_NE(tenant(R"("cache_salt":"a")"), tenant(R"("cache_salt":"b")"));
+  EXPECT_NE(tenant(R"("cache_salt":"a")"), "default");
+  EXPECT_EQ(ParseChat(fmt::format(R"("cache_salt":"{}")", std::string(257, 'a'))).param(),
+            "cache_salt");
+}
+
+TEST(ApiRequest, LogprobsOfCompletionsMayBeTrueOrFalse) {
+  const auto num_logprobs = [](const std::string& value) {
+    return ParseCompletion(R"({"prompt":"a","logprobs":)" + value + "}")
+        .request.prompts[0]
+        .sampling.num_logprobs;
+  };
+  EXPECT_EQ(num_logprobs("true"), 1);
+  EXPECT_EQ(num_logprobs("false"), -1);
+  EXPECT_EQ(num_logprobs("0"), 0);
 }
 
 TEST(ApiRequest, ABodyMustBeAnObject) {

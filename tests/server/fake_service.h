@@ -173,31 +173,33 @@ class FakeService final : public InferenceService {
     session_calls.push_back(call + " " + tenant + " " + id);
     callback(session_error.ok() ? Result<SessionInfo>(kSession) : session_error);
   }
-  static OutputDelta Text(int choice, const std::string& text) {
+  // `begin`: where in the choice's text it is.
+  static OutputDelta Text(int choice, const std::string& text, size_t begin = 0) {
     OutputDelta delta;
     delta.choice = choice;
     delta.text = text;
     for (const char c : text) {
       delta.token_ids.push_back(c);
       delta.logprobs.push_back({c, -0.5F, {{c, -0.5F}, {'?', -1.5F}}});
+      delta.text_offsets.push_back(begin++);
     }
     return delta;
   }
   void Answer(const Request& request, OutputSink& sink) const {
-    OutputDelta prompt;
-    for (size_t i = 1; i < request.prompt.size(); ++i) {
-      prompt.prompt_logprobs.push_back({request.prompt[i], -1, {}});
-    }
-    if (request.num_prompt_logprobs >= 0) {
-      sink.OnDelta(std::move(prompt));
-    }
     for (int choice = 0; choice < request.num_choices; ++choice) {
-      sink.OnDelta(Text(choice, "Hel"));
+      OutputDelta first = Text(choice, "Hel");
+      for (size_t i = 1; i < request.prompt.size() && choice == 0; ++i) {
+        if (request.num_prompt_logprobs >= 0) {
+          first.prompt_logprobs.push_back(
+              {request.prompt[i], -1, {{request.prompt[i], -1.0F}, {'?', -2.0F}}});
+        }
+      }
+      sink.OnDelta(std::move(first));
       if (mode == FakeMode::kBreak) {
         sink.OnDone(Internal("the device is gone"), {});
         return;
       }
-      OutputDelta last = Text(choice, "lo");
+      OutputDelta last = Text(choice, "lo", 3);
       last.finish_reason = FinishReason::kStop;
       sink.OnDelta(std::move(last));
     }

@@ -1,8 +1,10 @@
 #include "server/generation.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -125,7 +127,7 @@ TEST_F(GenerationTest, EchoPutsThePromptAndItsLogprobsFirst) {
   EXPECT_TRUE(logprobs["token_logprobs"][0].is_null());
   EXPECT_EQ(logprobs["token_logprobs"][1], -1.0);
   EXPECT_EQ(logprobs["token_logprobs"][3], -0.5);
-  EXPECT_EQ(logprobs["text_offset"], Json::array({0, 3, 4, 5, 6, 7, 8, 9}));
+  EXPECT_EQ(logprobs["text_offset"], Json::array({0, 0, 1, 2, 3, 4, 5, 6}));  // `<s>` is not shown
   EXPECT_TRUE(logprobs["top_logprobs"][0].is_null());
   EXPECT_EQ(logprobs["top_logprobs"][3]["?"], -1.5);
 }
@@ -137,6 +139,100 @@ TEST_F(GenerationTest, PromptLogprobsStartWithNull) {
   EXPECT_TRUE(logprobs[0].is_null());
   EXPECT_EQ(logprobs[1]["97"]["decoded_token"], "a");
   EXPECT_EQ(logprobs[1]["97"]["logprob"], -1.0);
+}
+
+TEST_F(GenerationTest, WhatBelongsToThePromptIsGivenOnceWhateverN) {
+  for (const int n : {1, 2, 3}) {
+    const Json chat =
+        Body(*Run(true, fmt::format(R"({{"messages":[{{"role":"user","content":"a"}}],)"
+                                    R"("prompt_logprobs":0,"return_token_ids":true,"n":{}}})",
+                                    n)));
+    EXPECT_EQ(chat["prompt_logprobs"].size(), chat["usage"]["prompt_tokens"]);
+    EXPECT_EQ(chat["prompt_token_ids"].size(), chat["usage"]["prompt_tokens"]);
+    const Json body = Body(*Run(
+        false, fmt::format(R"({{"prompt":["ab","c"],"prompt_logprobs":2,"return_token_ids":true,)"
+                           R"("echo":true,"logprobs":0,"n":{}}})",
+                           n)));
+    ASSERT_EQ(body["choices"].size(), 2U * static_cast<size_t>(n));
+    for (size_t i = 0; i < body["choices"].size(); ++i) {
+      const Json& choice = body["choices"][i];
+      const size_t num_prompt = i < static_cast<size_t>(n) ? 3 : 2;
+      EXPECT_EQ(choice["prompt_logprobs"].size(), num_prompt);
+      EXPECT_EQ(choice["prompt_logprobs"][1].size(), 2U);
+      EXPECT_EQ(choice["prompt_token_ids"].size(), num_prompt);
+      EXPECT_EQ(choice["token_ids"], Json::array({72, 101, 108, 108, 111}));
+      EXPECT_EQ(choice["logprobs"]["tokens"].size(), num_prompt + 5);
+      EXPECT_EQ(choice["logprobs"]["top_logprobs"][1].size(), 1U);  // as many as `logprobs` asks
+    }
+  }
+}
+
+TEST_F(GenerationTest, AStreamGivesThePromptOnceToo) {
+  const auto completions =
+      Run(false, R"({"prompt":["ab","c"],"stream":true,"return_token_ids":true,)"
+                 R"("echo":true,"logprobs":0,"n":2})");
+  std::map<int, std::string> texts;
+  std::map<int, Json> offsets;
+  std::map<int, int> num_prompts;
+  std::map<int, Json> ids;
+  for (const Json& event : Events(completions->stream)) {
+    const Json& choice = event["choices"][0];
+    const int index = choice["index"];
+    texts[index] += choice["text"].get<std::string>();
+    num_prompts[index] += choice.contains("prompt_token_ids") ? 1 : 0;
+    for (const Json& id : choice["token_ids"]) {
+      ids[index].push_back(id);
+    }
+    for (const Json& offset : choice["logprobs"]["text_offset"]) {
+      offsets[index].push_back(offset);
+    }
+  }
+  EXPECT_EQ(texts, (std::map<int, std::string>{
+                       {0, "abHello"}, {1, "abHello"}, {2, "cHello"}, {3, "cHello"}}));
+  EXPECT_EQ(offsets[1], Json::array({0, 0, 1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(offsets[3], Json::array({0, 0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(num_prompts, (std::map<int, int>{{0, 1}, {1, 1}, {2, 1}, {3, 1}}));
+  EXPECT_EQ(ids[2].size(), 5U);
+
+  const auto chat = Run(true, R"({"messages":[{"role":"user","content":"a"}],"stream":true,)"
+                              R"("return_token_ids":true,"n":2})");
+  const std::vector<Json> events = Events(chat->stream);
+  EXPECT_TRUE(events[0].contains("prompt_token_ids"));
+  for (size_t i = 1; i < events.size(); ++i) {
+    EXPECT_FALSE(events[i].contains("prompt_token_ids"));
+  }
+  EXPECT_EQ(events[1]["choices"][0]["token_ids"], Json::array({72, 101, 108}));
+}
+
+TEST_F(GenerationTest, LogprobsNameTokensByIdWhenAsked) {
+  const Json body =
+      Body(*Run(false, R"({"prompt":"a","logprobs":1,"return_tokens_as_token_ids":true})"));
+  const Json& logprobs = body["choices"][0]["logprobs"];
+  EXPECT_EQ(logprobs["tokens"][0], "token_id:72");
+  EXPECT_EQ(logprobs["top_logprobs"][0]["token_id:63"], -1.5);
+  const Json chat = Body(*Run(true, R"({"messages":[{"role":"user","content":"a"}],)"
+                                    R"("logprobs":true,"return_tokens_as_token_ids":true})"));
+  const Json& token = chat["choices"][0]["logprobs"]["content"][0];
+  EXPECT_EQ(token["token"], "token_id:72");
+  EXPECT_EQ(token["bytes"], Json::array({72}));
+}
+
+TEST_F(GenerationTest, AnEchoOfLoneBytesHasOneCharacterForEach) {
+  const Json body = Body(*Run(false, R"({"prompt":[233,240,104,105],"echo":true,"logprobs":0})"));
+  const Json& choice = body["choices"][0];
+  EXPECT_EQ(choice["text"], "\xef\xbf\xbd\xef\xbf\xbdhiHello");
+  EXPECT_EQ(choice["logprobs"]["text_offset"], Json::array({0, 1, 2, 3, 4, 5, 6, 7, 8}));
+}
+
+TEST_F(GenerationTest, WhatWasCutIsSaidOnce) {
+  const std::string body = R"({"prompt":"abc","max_tokens":5000)";
+  const Json whole = Body(*Run(false, body + "}"));
+  ASSERT_EQ(whole["warnings"].size(), 1U);
+  EXPECT_NE(whole["warnings"][0].get<std::string>().find("4092 of the 5000"), std::string::npos);
+  const std::vector<Json> events = Events(Run(false, body + R"(,"stream":true})")->stream);
+  EXPECT_EQ(events[0]["warnings"], whole["warnings"]);
+  EXPECT_FALSE(events[1].contains("warnings"));
+  EXPECT_FALSE(Body(*Run(false, R"({"prompt":"abc"})")).contains("warnings"));
 }
 
 TEST_F(GenerationTest, AFullQueueIs503WithRetryAfterAndCancelsItsSiblings) {
@@ -177,14 +273,28 @@ TEST_F(GenerationTest, AnAbortAnswersTheClient) {
   EXPECT_EQ(service_.num_cancelled, 1);
 }
 
+TEST(ResponseJson, OffsetsOfWhatAStopStringCutAreAtTheTextsEnd) {
+  const FakeTokenizer tokenizer;
+  CompletionLogprobs logprobs;
+  logprobs.Add(TokenNames(tokenizer), std::vector<TokenLogprobs>{{'a'}, {'s'}, {'t'}},
+               std::vector<size_t>{0, 1, 2});
+  EXPECT_EQ(logprobs.Take(1, false)["text_offset"], Json::array({0}));  // `st` is held back
+  logprobs.Add(TokenNames(tokenizer), std::vector<TokenLogprobs>{{'o'}}, std::vector<size_t>{3});
+  const Json rest = logprobs.Take(1, true);  // the stop string was `sto`
+  EXPECT_EQ(rest["text_offset"], Json::array({1, 1, 1}));
+  EXPECT_EQ(rest["tokens"], Json::array({"s", "t", "o"}));
+}
+
 TEST(ResponseJson, AnImpossibleTokensLogprobIsFinite) {
   const FakeTokenizer tokenizer;
   const TokenLogprobs never{'a', -std::numeric_limits<float>::infinity(), {}};
-  EXPECT_EQ(ChatLogprobs(tokenizer, std::vector{never})["content"][0]["logprob"], -9999.0);
+  EXPECT_EQ(ChatLogprobs(TokenNames(tokenizer), std::vector{never})["content"][0]["logprob"],
+            -9999.0);
 }
 
 TEST(ResponseJson, APieceOfACharacterIsWrittenAsBytes) {
-  EXPECT_EQ(TokenText(FakeTokenizer(), 0xE2), "bytes:\\xe2");
+  const FakeTokenizer tokenizer;
+  EXPECT_EQ(TokenNames(tokenizer).Of(0xE2), "bytes:\\xe2");
 }
 
 TEST(ResponseJson, StopReasonsAreStringsOrNumbers) {

@@ -33,7 +33,8 @@ class KvEndpointsTest : public testing::Test {
   KvEndpointsTest() { service_.engine_stats = SomeStats(); }
 
   HttpResponse Get(const std::string& path) { return Send("GET", path); }
-  HttpResponse Send(const std::string& method, const std::string& path, HttpHeaders headers = {}) {
+  HttpResponse Send(const std::string& method, const std::string& path, HttpHeaders headers = {},
+                    std::string body = {}) {
     OpenAiApi api(context_, "1.2.3", 1);
     Router router({.allowed_origins = {}, .new_request_id = [] { return std::string("id"); }});
     api.AddRoutes(router);
@@ -41,6 +42,7 @@ class KvEndpointsTest : public testing::Test {
     request->method = method;
     request->path = path;
     request->headers = std::move(headers);
+    request->body = std::move(body);
     const auto writer = std::make_shared<RecordingWriter>();
     router.Handle(request, writer);
     return writer->response;
@@ -181,6 +183,19 @@ TEST_F(KvEndpointsTest, WhatIsNoCallOnASessionReachesNoEngine) {
   const HttpHeaders ours = {{"origin", "http://127.0.0.1:8000"},
                             {"content-type", "application/json"}};
   EXPECT_EQ(Send("POST", "/v1/kv/sessions/talk/save", ours).status, 200);
+}
+
+TEST_F(KvEndpointsTest, CallsOnSessionsTakeNoFields) {
+  const auto param = [&](const std::string& body) {
+    const HttpResponse response = Send("POST", "/v1/kv/sessions/talk/save", {}, body);
+    return response.status == 200 ? Json() : (*ParseJson(response.body))["error"]["param"];
+  };
+  EXPECT_TRUE(param("{}").is_null());
+  EXPECT_TRUE(param(R"({"cache_salt":null})").is_null());
+  EXPECT_EQ(service_.session_calls.size(), 2U);
+  EXPECT_EQ(param(R"({"filename":"x.bin"})"), "filename");
+  EXPECT_EQ(Send("POST", "/v1/kv/sessions/talk/restore", {}, "[").status, 400);
+  EXPECT_EQ(service_.session_calls.size(), 2U);
 }
 
 TEST_F(KvEndpointsTest, RequestsNameTheirSession) {
