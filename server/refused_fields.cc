@@ -266,7 +266,8 @@ const RefusedField* FindRefused(std::string_view name) {
 
 bool IsEmpty(const Json& value) {
   const auto is_null = [](const Json& item) { return item.is_null(); };
-  return value == false || value == "" || (value.is_array() && value.empty()) ||
+  return value == false || (value.is_array() && value.empty()) ||
+         (value.is_string() && value.get_ref<const std::string&>().empty()) ||
          (value.is_object() && std::all_of(value.begin(), value.end(), is_null));
 }
 

@@ -19,6 +19,8 @@ constexpr double kMaxPenalty = 2;
 constexpr double kMaxRepetitionPenalty = 100;
 constexpr double kMaxLogitBiasValue = 100;
 constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
+// Some clients' "no limit": the largest whole number of JavaScript's. It is cut to the room.
+constexpr int64_t kMaxMaxTokens = int64_t{1} << 53;
 
 // Of one field's several names the one that the request uses, or the first. Two that say different
 // things are an error.
@@ -244,7 +246,7 @@ void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequ
 int64_t ReadMaxTokens(FieldReader& fields, int64_t fallback, bool zero_allowed) {
   const std::string_view name =
       GivenName(fields, {"max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict"});
-  const int64_t max_tokens = fields.Int(name, fallback, -1, kMaxInt);
+  const int64_t max_tokens = fields.Int(name, fallback, -1, kMaxMaxTokens);
   if (max_tokens == 0 && !zero_allowed) {
     fields.Fail(name,
                 "may be 0 only where the answer is about the prompt: with `echo` or "

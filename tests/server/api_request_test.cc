@@ -325,6 +325,7 @@ TEST(ApiRequest, MaxTokensBeyondTheRoomIsCutWithAWarning) {
     EXPECT_EQ(all.request.prompts[0].stop.max_tokens, 4092) << field;
     EXPECT_TRUE(all.request.warnings.empty());
   }
+  EXPECT_EQ(parse(R"("max_tokens":9007199254740991)").request.prompts[0].stop.max_tokens, 4092);
   EXPECT_EQ(parse(R"("max_tokens":5000,"min_tokens":5001)").param(), "min_tokens");
 }
 
