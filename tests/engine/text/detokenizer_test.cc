@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <random>
 #include <string>
@@ -22,6 +23,14 @@ class StreamingDetokenizerTest : public testing::Test {
     for (char byte : bytes) parts.push_back(detokenizer.Add(static_cast<uint8_t>(byte)));
     parts.push_back(detokenizer.Flush());
     return parts;
+  }
+
+  // The text behind so many code points.
+  static std::string_view From(std::string_view text, size_t num_code_points) {
+    for (; num_code_points > 0; --num_code_points) {
+      text.remove_prefix(DecodeUtf8(text).num_bytes);
+    }
+    return text;
   }
 
   std::unique_ptr<Tokenizer> tokenizer_ = *LoadTokenizer(TestVocabulary());
@@ -102,12 +111,22 @@ TEST_F(StreamingDetokenizerTest, AnyTokensGiveValidPiecesThatJoinToTheWhole) {
     }
     StreamingDetokenizer detokenizer(*tokenizer_, true);
     std::string joined;
+    std::vector<size_t> begins;
     for (TokenId id : ids) {
       const std::string part = detokenizer.Add(id);
       ASSERT_EQ(ValidUtf8Prefix(part), part.size());
       joined += part;
+      begins.push_back(detokenizer.last_begin());
     }
     joined += detokenizer.Flush();
+    ASSERT_EQ(detokenizer.num_given(), NumCodePoints(joined));
+    ASSERT_TRUE(std::is_sorted(begins.begin(), begins.end()));
+    for (size_t k = 0; k < ids.size(); ++k) {
+      const std::string_view text = tokenizer_->TokenBytes(ids[k], true);
+      if (!text.empty() && ValidUtf8Prefix(text) == text.size()) {
+        ASSERT_TRUE(From(joined, begins[k]).starts_with(text));
+      }
+    }
     // The same from all bytes at once.
     std::string bytes;
     for (TokenId id : ids) bytes += tokenizer_->TokenBytes(id, true);
