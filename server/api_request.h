@@ -55,7 +55,7 @@ inline constexpr int kMaxStops = 16;     // strings
 inline constexpr int kMaxStopIds = 128;
 inline constexpr int kMaxLogitBias = 1024;
 inline constexpr size_t kMaxStopBytes = 1024;
-inline constexpr size_t kMaxCacheSaltBytes = 256;
+inline constexpr size_t kMaxCacheSaltBytes = 128;
 
 // Body to request. Runs the template and the tokenizer: not on the engine's thread.
 std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_view body,

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "engine/store/page_record.h"
 #include "engine/store/session_record.h"
 #include "server/kv_names.h"
 
@@ -218,7 +219,8 @@ void ReadCacheScope(FieldReader& fields, Request& request) {
   } else if (!request.session_id.empty()) {
     fields.Fail("cache_salt", "excludes `session_id`: what is saved by name is restored by name");
   }
-  request.tenant += '\0' + salt;  // no tenant's own name has the byte
+  static_assert(kMaxCacheSaltBytes <= kMaxTenantBytes / 2);  // the store keeps it with each page
+  request.tenant += '\0' + salt;                             // no tenant's own name has the byte
 }
 
 void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request,

@@ -158,6 +158,22 @@ def test_a_cache_salt_parts_the_prefix_cache(client):
     assert cached(cache_salt="b") == 0
 
 
+def test_a_cache_salt_parts_the_store_too(start_server, tmp_path):
+    flags = ("--kv-policy", "hot", "--kv-store-dir", str(tmp_path))
+    def restored(**salt):
+        return client.completions.create(
+            model="smol", prompt="Salt and pepper. " * 60, max_tokens=1, temperature=0, extra_body=salt
+        ).usage.prompt_tokens_details.restored_tokens
+    server = start_server(*flags)
+    client = server.client()
+    salt = "s" * 128  # the longest
+    assert restored(cache_salt=salt) == 0
+    assert server.stop() == 0
+    client = start_server(*flags).client()
+    assert restored() == 0 and restored(cache_salt="t" * 128) == 0
+    assert restored(cache_salt=salt) > 0
+
+
 def test_other_names_and_greedy_values_are_honoured(client):
     common = dict(model="smol", prompt="one two one two one two", max_tokens=12)
     plain = client.completions.create(**common, temperature=0).choices[0].text
