@@ -122,14 +122,21 @@ Status EngineCore::Step() {
   for (auto& [id, status] : failed) {
     End(active_.find(id), status);
   }
+  // A request that failed with another choice of it, in this very step, is gone.
+  std::erase_if(ended_choices,
+                [&](const EndedChoice& ended) { return !active_.contains(ended.id); });
+  // All that choices held first: when several end in one step, the first ends the request.
+  for (const EndedChoice& ended : ended_choices) {
+    ActiveRequest& active = active_.at(ended.id);
+    NoteHeld(active, ended, *run);
+    if (ended.sequence->choice == 0 && !active.request->session_id.empty()) {
+      active.session_tokens = ended.sequence->tokens;
+    }
+  }
   for (const EndedChoice& ended : ended_choices) {
     const auto it = active_.find(ended.id);
     if (it == active_.end()) {
-      continue;  // failed with another choice of it, in this very step
-    }
-    NoteHeld(it->second, ended, *run);
-    if (ended.sequence->choice == 0 && !it->second.request->session_id.empty()) {
-      it->second.session_tokens = ended.sequence->tokens;
+      continue;
     }
     scheduler_.Finish(ended.id, ended.sequence->choice);
     if (std::all_of(it->second.choices.begin(), it->second.choices.end(), IsFinished)) {
