@@ -24,7 +24,7 @@ ContentHash HashOf(uint64_t number) {
 }
 
 StoredPage PageOf(uint64_t number, size_t num_bytes) {
-  StoredPage page{.tier = Tier::kCold, .lossy = true, .tenant = "default"};
+  StoredPage page{.tier = Tier::kCold, .loss = Tier::kCold, .tenant = "default"};
   page.tokens.assign(64, static_cast<TokenId>(number));
   page.bytes.assign(num_bytes, static_cast<std::byte>(number));
   return page;

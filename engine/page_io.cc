@@ -1,5 +1,6 @@
 #include "engine/page_io.h"
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <utility>
@@ -15,7 +16,8 @@ PageIo::PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumT
 
 std::optional<PageFinder::Info> PageIo::Find(const ContentHash& hash) const {
   const std::optional<BackingStore::Info> info = store_.Find(hash);
-  return info.has_value() ? std::optional(Info{info->tier, info->lossy}) : std::nullopt;
+  return info.has_value() ? std::optional(Info{info->tier, std::max(info->loss, info->tier)})
+                          : std::nullopt;
 }
 
 void PageIo::SetPinned(const ContentHash& hash, bool pinned) { store_.SetPinned(hash, pinned); }
@@ -110,7 +112,7 @@ bool PageIo::Save(const PageTransfer& transfer) {
   const PageContent& content = transfer.content;
   return store_
       .Put(content.hash, {.tier = transfer.place.tier(),
-                          .lossy = content.lossy,
+                          .loss = content.loss,
                           .first_position = content.first_position,
                           .checksum = content.checksum,
                           .previous = content.previous,
@@ -135,7 +137,7 @@ bool PageIo::Load(PageTransfer& transfer) {
     return false;
   }
   std::memcpy(place.data(), page->bytes.data(), place.size());
-  content.lossy = page->lossy;
+  content.loss = page->loss;
   content.checksum = page->checksum;
   return true;
 }

@@ -82,10 +82,11 @@ void Scheduler::Admit(Sharing sharing, int& budget, StepPlan& plan) {
 bool Scheduler::TryAdmit(Entry& entry) {
   Sequence& sequence = entry.sequence;
   ContentHash chain;
+  entry.accepted = AcceptedLoss(FidelityOf(entry));
   const std::vector<PageId> shared = SharedPages(entry, chain);
   if (!HasRoomFor(entry, shared.size())) {
     for (auto page = shared.rbegin(); page != shared.rend(); ++page) {
-      pool_.Release(*page);
+      pool_.Release(*page, entry.accepted);
     }
     return false;
   }
@@ -93,9 +94,7 @@ bool Scheduler::TryAdmit(Entry& entry) {
     sequence.pages.Append(page);
   }
   entry.chain = chain;
-  entry.num_hashed = entry.num_full = shared.size();
-  sequence.reused_lossy |=
-      std::any_of(shared.begin(), shared.end(), [&](PageId page) { return pool_.is_lossy(page); });
+  entry.num_hashed = entry.num_full = entry.num_reused = shared.size();
   sequence.num_computed = static_cast<int>(shared.size()) * pool_.layout().page_tokens;
   if (!entry.was_admitted) {
     entry.was_admitted = true;
@@ -139,7 +138,7 @@ std::vector<PageId> Scheduler::SharedPages(const Entry& entry, ContentHash& chai
   std::vector<PageId> pages;
   if (config_.enable_prefix_caching) {
     pages = prefix_cache_.Match(sequence.request->tenant, sequence.tokens, max_pages,
-                                FidelityOf(entry), chain);
+                                entry.accepted, chain);
   }
   const auto leader =
       std::find_if(running_.begin(), running_.end(), [&](const std::unique_ptr<Entry>& other) {
@@ -149,8 +148,12 @@ std::vector<PageId> Scheduler::SharedPages(const Entry& entry, ContentHash& chai
     const size_t num_prompt = static_cast<size_t>(sequence.num_prompt());
     const size_t num_shared = std::min(max_pages, num_prompt / page_tokens);
     for (size_t i = pages.size(); i < num_shared; ++i) {
-      pages.push_back((*leader)->sequence.pages[i]);
-      pool_.AddRef(pages.back());
+      const PageId page = (*leader)->sequence.pages[i];
+      if (pool_.loss(page) > entry.accepted) {
+        break;  // one that has to stay hot reads less than its siblings
+      }
+      pages.push_back(page);
+      pool_.AddRef(page, entry.accepted);
       chain = prefix_cache_.Next(chain,
                                  std::span(sequence.tokens).subspan(i * page_tokens, page_tokens));
     }

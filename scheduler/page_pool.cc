@@ -60,7 +60,7 @@ uint64_t PagePool::PlacesHeldBack() const {
   return needed - std::min(needed, to_go);
 }
 
-std::optional<PageId> PagePool::Allocate() {
+std::optional<PageId> PagePool::Allocate(Tier accepted) {
   while (num_free() == 0) {
     if (oldest_ == kNone) {
       return std::nullopt;
@@ -69,37 +69,41 @@ std::optional<PageId> PagePool::Allocate() {
   }
   const std::optional<PageEntry> place = arena_.Allocate(Tier::kHot, num_reserved_superblocks_);
   CHECK(place.has_value());
-  return TakePlace(*place);
+  return TakePlace(*place, accepted);
 }
 
-std::optional<PageId> PagePool::AllocateFromReserve() {
+std::optional<PageId> PagePool::AllocateFromReserve(Tier accepted) {
   const uint64_t reserved = std::exchange(num_reserved_superblocks_, 0);
-  const std::optional<PageId> page = Allocate();
+  const std::optional<PageId> page = Allocate(accepted);
   num_reserved_superblocks_ = reserved;
   return page;
 }
 
-PageId PagePool::TakePlace(PageEntry place) {
+PageId PagePool::TakePlace(PageEntry place, Tier accepted) {
   const PageId page = free_ids_.back();
   free_ids_.pop_back();
   CHECK(!pages_[page].allocated);
   pages_[page] = Page{.refs = 1, .allocated = true};
+  pages_[page].readers[static_cast<size_t>(accepted)] = 1;
   page_map_[page] = place;
   page_at_[place.unit()] = page;
   return page;
 }
 
-void PagePool::AddRef(PageId page) {
+void PagePool::AddRef(PageId page, Tier accepted) {
   Page& state = pages_[page];
-  CHECK(state.allocated);
+  CHECK(state.allocated && state.loss <= accepted);
+  ++state.readers[static_cast<size_t>(accepted)];
   if (state.refs++ == 0) {
     RemoveFromLru(page);
   }
 }
 
-void PagePool::Release(PageId page) {
+void PagePool::Release(PageId page, Tier accepted) {
   Page& state = pages_[page];
-  CHECK(state.allocated && state.refs > 0);
+  int& readers = state.readers[static_cast<size_t>(accepted)];
+  CHECK(state.allocated && readers > 0);
+  --readers;
   if (--state.refs > 0) {
     return;
   }
@@ -110,10 +114,28 @@ void PagePool::Release(PageId page) {
   }
 }
 
-void PagePool::MarkFull(PageId page, bool lossy, int32_t first_position) {
+Tier PagePool::accepted(PageId page) const {
+  const std::array<int, kNumTiers>& readers = pages_[page].readers;
+  const auto* strictest =
+      std::find_if(readers.begin(), readers.end(), [](int count) { return count > 0; });
+  return strictest == readers.end() ? kAnyTier : static_cast<Tier>(strictest - readers.begin());
+}
+
+void PagePool::SetLoss(PageId page, Tier loss) {
+  CHECK(Accepts(page, loss));
+  num_loss_changes_ += pages_[page].loss != loss ? 1 : 0;
+  pages_[page].loss = loss;
+}
+
+void PagePool::NoteComputed(PageId page, Tier loss) {
+  Page& state = pages_[page];
+  CHECK(state.refs > 0 && !state.full && Accepts(page, loss));
+  state.loss = std::max(state.loss, loss);
+}
+
+void PagePool::MarkFull(PageId page, int32_t first_position) {
   CHECK(pages_[page].allocated && pages_[page].refs > 0);
   pages_[page].full = true;
-  pages_[page].lossy |= lossy;
   pages_[page].first_position = first_position;
 }
 

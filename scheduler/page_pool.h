@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -20,8 +21,11 @@ struct ContentHash {
   bool operator==(const ContentHash&) const = default;
 };
 
-// The one owner of page state: reference counts, tiers and places (the page map), content hashes,
-// last use. Not thread-safe: only the engine thread calls it.
+// Of a reader that reads pages whatever they have been through.
+inline constexpr Tier kAnyTier = Tier::kArchive;
+
+// The one owner of page state: readers, tiers and places (the page map), content hashes, last use.
+// Not thread-safe: only the engine thread calls it.
 //
 // A page is free (no place), referenced, or cached: without references but with a content hash, so
 // that a later prompt may find it. Cached pages are evicted, least recently used first, when no
@@ -30,10 +34,15 @@ struct ContentHash {
 // sequence's last page first makes leaves the older, so that they go before their parents.
 // A page moves between tiers in two calls: BeginMove reserves the new place, CommitMove switches
 // the page map (or AbortMove gives the new place back). In between the page is what it was to
-// everybody else; released or evicted, it only stays without an owner until the move ends. A page
-// that has left the hot tier is lossy for good, whatever tier it is in later. The same holds while
-// a page's bytes are read to be kept outside the arena (BeginSave) or come back from there
-// (BeginLoad); a page does one of the three at a time.
+// everybody else; released or evicted, it only stays without an owner until the move ends. The same
+// holds while a page's bytes are read to be kept outside the arena (BeginSave) or come back from
+// there (BeginLoad); a page does one of the three at a time.
+//
+// A page's loss is the coldest tier that its values have been through, or those of pages that they
+// were computed from when they were: kHot means exact. It never falls but when bytes of less loss
+// come back from a store. Each reference says the most loss that its reader accepts, and no page
+// ever has more than all its readers accept: a move that would give it more is not begun, and one
+// that a new reader refuses is aborted where it would have been committed.
 // Invariants: Audit().
 class PagePool {
  public:
@@ -43,30 +52,34 @@ class PagePool {
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
-  // A hot page with one reference; its bytes are undefined. Cached pages are evicted for it.
-  // Nothing when even then no hot place is free.
-  std::optional<PageId> Allocate();
+  // A hot page with one reference, whose reader accepts loss up to `accepted`; its bytes are
+  // undefined. Cached pages are evicted for it. Nothing when even then no hot place is free.
+  std::optional<PageId> Allocate(Tier accepted);
   // As many superblocks are left empty by Allocate, so that demotions find room: see
   // TierController.
   void set_reserved_superblocks(uint64_t count) { num_reserved_superblocks_ = count; }
   // Allocate, from the reserve too.
-  std::optional<PageId> AllocateFromReserve();
-  void AddRef(PageId page);
-  // At zero references a hashed page stays, cached; any other is freed.
-  void Release(PageId page);
+  std::optional<PageId> AllocateFromReserve(Tier accepted);
+  // Only for readers that accept the page's loss.
+  void AddRef(PageId page, Tier accepted);
+  // `accepted`: as the reference was taken. At zero references a hashed page stays, cached; any
+  // other is freed.
+  void Release(PageId page, Tier accepted);
 
+  // Says that a step computes positions of a referenced page from pages of this loss.
+  void NoteComputed(PageId page, Tier loss);
   // Says that all positions of a referenced page are written: from now on it may move.
-  // `lossy`: its values were computed from those of lossy pages. `first_position`: of the page's
-  // first token, the same in every sequence that will share it.
-  void MarkFull(PageId page, bool lossy, int32_t first_position);
+  // `first_position`: of the page's first token, the same in every sequence that will share it.
+  void MarkFull(PageId page, int32_t first_position);
   // Reserves a place in `to`, which may be the page's own tier, for a full page. Nothing when the
-  // arena has no room there, when the page is moving already, when it has failed to move before, or
-  // when a better tier is asked for: that would restore nothing. Never evicts, and leaves
-  // `keep_empty` superblocks empty.
+  // arena has no room there, when a reader refuses that tier, when the page is moving already, when
+  // it has failed to move before, or when a better tier is asked for: that would restore nothing.
+  // Never evicts, and leaves `keep_empty` superblocks empty.
   std::optional<PageMove> BeginMove(PageId page, Tier to, uint64_t keep_empty = 0);
   // To be called between steps, when the new place holds the page's bytes, whose checksum this is.
-  // The old place is free at once: no step that could read it may be in flight.
-  void CommitMove(const PageMove& move, uint64_t checksum);
+  // The old place is free at once: no step that could read it may be in flight. False when a reader
+  // that has come since refuses the new tier: the move is then aborted.
+  [[nodiscard]] bool CommitMove(const PageMove& move, uint64_t checksum);
   void AbortMove(const PageMove& move);
   // The page stays where it is, for good: its values cannot be coded.
   void Pin(PageId page) { pages_[page].pinned = true; }
@@ -83,16 +96,17 @@ class PagePool {
   // A page with one reference and a place in `tier` whose bytes are to come from such a store.
   // Nobody may read it until EndLoad. Cached pages are evicted for it; nothing when even then there
   // is no place.
-  std::optional<PageId> BeginLoad(Tier tier);
-  // `lossy`, `checksum`: of what was loaded; 0 for hot bytes.
-  void EndLoad(PageId page, bool lossy, uint64_t checksum);
+  std::optional<PageId> BeginLoad(Tier tier, Tier accepted);
+  // `loss`, `checksum`: of what was loaded; 0 for hot bytes. False when the reader refuses it, for
+  // it is not what the store had said: the load is then aborted.
+  [[nodiscard]] bool EndLoad(PageId page, Tier loss, uint64_t checksum);
   void AbortLoad(PageId page);  // its bytes are undefined; it is not full and must be released
   // Reserves a place in `tier` for an archived page whose bytes are to come back from such a store.
   // The page stays readable where it is until EndWake. Cached pages are evicted for it; nothing
   // when even then there is no place, or when the page does something else.
   std::optional<PageEntry> BeginWake(PageId page, Tier tier);
   // Between steps: as CommitMove.
-  void EndWake(PageId page, bool lossy, uint64_t checksum);
+  [[nodiscard]] bool EndWake(PageId page, Tier loss, uint64_t checksum);
   void AbortWake(PageId page);
   bool is_waking(PageId page) const { return pages_[page].work == Work::kWake; }
   // Whether a store outside the arena has the bytes of this page, in this tier or a better one.
@@ -104,7 +118,12 @@ class PagePool {
 
   bool is_full(PageId page) const { return pages_[page].full; }
   bool is_pinned(PageId page) const { return pages_[page].pinned; }
-  bool is_lossy(PageId page) const { return pages_[page].lossy; }
+  Tier loss(PageId page) const { return pages_[page].loss; }
+  bool is_lossy(PageId page) const { return pages_[page].loss > Tier::kHot; }
+  // The most loss that all its readers accept.
+  Tier accepted(PageId page) const;
+  // Of any page, other than by NoteComputed: who has looked at losses need not look again before.
+  uint64_t num_loss_changes() const { return num_loss_changes_; }
   Tier tier(PageId page) const { return page_map_[page].tier(); }
   // It moves, or is being saved, loaded or woken.
   bool is_moving(PageId page) const { return pages_[page].work != Work::kNone; }
@@ -160,13 +179,14 @@ class PagePool {
     bool hashed = false;
     bool full = false;
     bool pinned = false;
-    bool lossy = false;
     bool saved = false;
+    Tier loss = Tier::kHot;
     Work work = Work::kNone;
-    PageEntry move_to;           // reserved, while moving or waking
-    uint32_t generation = 0;     // moves ended since the page was allocated
-    uint64_t checksum = 0;       // of the bytes, once they are coded
-    int32_t first_position = 0;  // once full
+    std::array<int, kNumTiers> readers{};  // of refs, by the most loss that they accept
+    PageEntry move_to;                     // reserved, while moving or waking
+    uint32_t generation = 0;               // moves ended since the page was allocated
+    uint64_t checksum = 0;                 // of the bytes, once they are coded
+    int32_t first_position = 0;            // once full
     Heat heat;
     ContentHash hash;
     uint64_t last_use = 0;  // rises with each release to zero references
@@ -183,10 +203,12 @@ class PagePool {
 
   uint64_t PlacesHeldBack() const;
   void Free(PageId page);
-  PageId TakePlace(PageEntry place);
+  PageId TakePlace(PageEntry place, Tier accepted);
   std::optional<PageMove> StartMove(PageId page, Tier to, uint64_t keep_empty = 0);
   void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
   void EndTransfer(PageId page, Work work);
+  bool Accepts(PageId page, Tier loss) const { return loss <= accepted(page); }
+  void SetLoss(PageId page, Tier loss);
   std::optional<PageEntry> AllocateEvicting(Tier tier);
   void SwitchPlace(PageId page, PageEntry kept, PageEntry given_back);
   void Evict(PageId page);
@@ -211,6 +233,7 @@ class PagePool {
   size_t num_evictable_ = 0;
   size_t num_moving_ = 0;
   size_t num_transferring_ = 0;
+  uint64_t num_loss_changes_ = 1;
   uint64_t num_reserved_superblocks_ = 0;
   uint64_t clock_ = 0;
   uint64_t num_evictions_ = 0;

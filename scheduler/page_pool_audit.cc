@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "scheduler/page_pool.h"
@@ -31,6 +32,14 @@ Status PagePool::AuditPages() const {
     }
     if (state.refs < 0 || (!state.allocated && (state.refs > 0 || state.hashed))) {
       return Internal("page {} is free with {} references", page, state.refs);
+    }
+    if (std::accumulate(state.readers.begin(), state.readers.end(), 0) != state.refs) {
+      return Internal("page {} has {} references, and not as many readers", page, state.refs);
+    }
+    if (state.allocated && state.work != Work::kLoad &&
+        (state.loss < page_map_[page].tier() || !Accepts(static_cast<PageId>(page), state.loss))) {
+      return Internal("page {} has been in tier {}, which it hides or a reader refuses", page,
+                      static_cast<int>(state.loss));
     }
     if (state.allocated && state.refs == 0 && !state.hashed && state.work == Work::kNone) {
       return Internal("page {} has neither a reference nor a hash", page);

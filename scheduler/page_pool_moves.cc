@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/base/check.h"
 #include "scheduler/page_pool.h"
 
@@ -8,7 +10,7 @@ namespace thermocline {
 std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_empty) {
   Page& state = pages_[page];
   CHECK(state.allocated && state.full);
-  if ((state.pinned && to != tier(page)) || to < tier(page)) {
+  if ((state.pinned && to != tier(page)) || to < tier(page) || !Accepts(page, to)) {
     return std::nullopt;
   }
   return StartMove(page, to, keep_empty);
@@ -34,10 +36,16 @@ std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_
                   .first_position = state.first_position};
 }
 
-void PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
+bool PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
+  const Tier loss = std::max(pages_[move.page].loss, move.to.tier());
+  if (!Accepts(move.page, loss)) {
+    AbortMove(move);
+    return false;
+  }
+  SetLoss(move.page, loss);
   pages_[move.page].checksum = checksum;
-  pages_[move.page].lossy |= move.to.tier() != Tier::kHot;
   EndMove(move, move.to, move.from);
+  return true;
 }
 
 void PagePool::AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
@@ -82,7 +90,7 @@ std::optional<PageEntry> PagePool::AllocateEvicting(Tier tier) {
   }
 }
 
-std::optional<PageId> PagePool::BeginLoad(Tier tier) {
+std::optional<PageId> PagePool::BeginLoad(Tier tier, Tier accepted) {
   if (free_ids_.empty()) {
     return std::nullopt;
   }
@@ -90,17 +98,23 @@ std::optional<PageId> PagePool::BeginLoad(Tier tier) {
   if (!place.has_value()) {
     return std::nullopt;
   }
-  const PageId page = TakePlace(*place);
+  const PageId page = TakePlace(*place, accepted);
   pages_[page].work = Work::kLoad;
   ++num_transferring_;
   return page;
 }
 
-void PagePool::EndLoad(PageId page, bool lossy, uint64_t checksum) {
-  pages_[page].lossy = lossy;
+bool PagePool::EndLoad(PageId page, Tier loss, uint64_t checksum) {
+  const Tier worst = std::max(loss, tier(page));
+  if (!Accepts(page, worst)) {
+    AbortLoad(page);
+    return false;
+  }
+  SetLoss(page, worst);
   pages_[page].checksum = checksum;
   pages_[page].saved = true;
   EndTransfer(page, Work::kLoad);
+  return true;
 }
 
 void PagePool::AbortLoad(PageId page) { EndTransfer(page, Work::kLoad); }
@@ -115,6 +129,9 @@ std::optional<PageEntry> PagePool::BeginWake(PageId page, Tier tier) {
   const std::optional<PageEntry> place = AllocateEvicting(tier);
   if (!place.has_value()) {
     state.work = Work::kNone;
+    if (state.refs == 0 && !state.hashed) {
+      Free(page);  // it was evicted with the others
+    }
     return std::nullopt;
   }
   state.move_to = *place;
@@ -122,12 +139,18 @@ std::optional<PageEntry> PagePool::BeginWake(PageId page, Tier tier) {
   return place;
 }
 
-void PagePool::EndWake(PageId page, bool lossy, uint64_t checksum) {
+bool PagePool::EndWake(PageId page, Tier loss, uint64_t checksum) {
   Page& state = pages_[page];
-  state.lossy = lossy;
+  const Tier worst = std::max(loss, state.move_to.tier());
+  if (!Accepts(page, worst)) {
+    AbortWake(page);
+    return false;
+  }
+  SetLoss(page, worst);
   state.checksum = checksum;
   SwitchPlace(page, state.move_to, page_map_[page]);
   EndTransfer(page, Work::kWake);
+  return true;
 }
 
 void PagePool::AbortWake(PageId page) {

@@ -19,7 +19,7 @@ struct PageContent {
   ContentHash previous;  // of the page before it, or its tenant's root
   std::string tenant;
   std::vector<TokenId> tokens;
-  bool lossy = false;
+  Tier loss = Tier::kHot;  // see PagePool
   int32_t first_position = 0;
   uint64_t checksum = 0;  // of the bytes, in the tier that they are in; 0 while hot
 };
@@ -32,7 +32,7 @@ struct PageTransfer {
   Kind kind = Kind::kSave;
   PageId page = 0;
   PageEntry place;
-  PageContent content;  // lossy and checksum of a load or wake: what its end has found
+  PageContent content;  // loss and checksum of a load or wake: what its end has found
 };
 
 // `ok`: the store has the page, or its bytes are in the place. Otherwise nothing is lost: the page
@@ -48,7 +48,7 @@ class PageFinder {
  public:
   struct Info {
     Tier tier = Tier::kHot;
-    bool lossy = false;
+    Tier loss = Tier::kHot;  // not below `tier`
   };
 
   virtual ~PageFinder() = default;

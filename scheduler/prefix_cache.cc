@@ -30,7 +30,7 @@ ContentHash PrefixCache::Next(const ContentHash& previous,
 }
 
 std::vector<PageId> PrefixCache::Match(std::string_view tenant, std::span<const TokenId> tokens,
-                                       size_t max_pages, KvFidelity fidelity, ContentHash& chain) {
+                                       size_t max_pages, Tier accepted, ContentHash& chain) {
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
   std::vector<PageId> pages;
   chain = Root(tenant);
@@ -46,10 +46,10 @@ std::vector<PageId> PrefixCache::Match(std::string_view tenant, std::span<const 
         !std::equal(wanted.begin(), wanted.end(), content.tokens.begin(), content.tokens.end())) {
       break;  // a collision
     }
-    if (!MayReuse(fidelity, pool_.tier(*page), pool_.is_lossy(*page))) {
+    if (pool_.loss(*page) > accepted) {
       break;
     }
-    pool_.AddRef(*page);
+    pool_.AddRef(*page, accepted);
     pages.push_back(*page);
     chain = next;
   }
@@ -80,7 +80,7 @@ PageContent PrefixCache::ContentOf(PageId page) const {
           .previous = content.previous,
           .tenant = content.tenant,
           .tokens = content.tokens,
-          .lossy = pool_.is_lossy(page),
+          .loss = pool_.loss(page),
           .first_position = pool_.first_position(page),
           .checksum = pool_.checksum(page)};
 }

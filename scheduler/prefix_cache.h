@@ -10,7 +10,6 @@
 #include "kernels/base/token.h"
 #include "scheduler/page_pool.h"
 #include "scheduler/page_transfer.h"
-#include "scheduler/tier_policy.h"
 
 namespace thermocline {
 
@@ -33,9 +32,9 @@ class PrefixCache {
 
   // The longest run of known pages at the start of `tokens`, at most max_pages, with one reference
   // taken on each. `chain` becomes the hash of the last (of the root when there is none).
-  // Ends before a page that has cooled more than `fidelity` accepts.
+  // Ends before a page of more loss than `accepted`, which is what the references accept.
   std::vector<PageId> Match(std::string_view tenant, std::span<const TokenId> tokens,
-                            size_t max_pages, KvFidelity fidelity, ContentHash& chain);
+                            size_t max_pages, Tier accepted, ContentHash& chain);
 
   // Makes a full page known under `chain`, the hash that follows `previous`. `is_first`: the page
   // starts its sequence. Nothing happens when the same content is known already or the page before

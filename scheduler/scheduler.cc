@@ -212,7 +212,29 @@ bool Scheduler::ScheduleTokens(Entry& entry, int num_tokens, int& budget, StepPl
   }
   budget -= num_tokens;
   plan.sequences.push_back({&entry.sequence, num_tokens});
+  NoteRead(entry, num_tokens);
   return true;
+}
+
+// What a step computes has the greatest loss of what it reads then, whatever becomes of those pages
+// later: they may cool, and archived ones wake, before the page that is being written is full.
+void Scheduler::NoteRead(Entry& entry, int num_tokens) {
+  Sequence& sequence = entry.sequence;
+  if (entry.loss_seen != pool_.num_loss_changes()) {
+    entry.loss_seen = pool_.num_loss_changes();
+    for (size_t i = 0; i < sequence.pages.size(); ++i) {
+      const Tier loss = pool_.loss(sequence.pages[i]);
+      entry.loss = std::max(entry.loss, loss);
+      sequence.reused_lossy |= i < entry.num_reused && loss > Tier::kHot;
+    }
+  }
+  if (entry.loss > Tier::kHot) {
+    const size_t end = NumPagesFor(static_cast<size_t>(sequence.num_computed + num_tokens));
+    for (auto i = static_cast<size_t>(sequence.num_computed / pool_.layout().page_tokens); i < end;
+         ++i) {
+      pool_.NoteComputed(sequence.pages[i], entry.loss);
+    }
+  }
 }
 
 // Takes free pages for up to `num_tokens` more; how many of these have pages then.
@@ -220,7 +242,7 @@ int Scheduler::TakeFreePages(Entry& entry, int num_tokens) {
   Sequence& sequence = entry.sequence;
   const size_t num_pages = NumPagesFor(static_cast<size_t>(sequence.num_computed + num_tokens));
   while (sequence.pages.size() < num_pages) {
-    const std::optional<PageId> page = pool_.Allocate();
+    const std::optional<PageId> page = pool_.Allocate(entry.accepted);
     if (!page.has_value()) {
       break;
     }
@@ -232,7 +254,7 @@ int Scheduler::TakeFreePages(Entry& entry, int num_tokens) {
 
 bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan& plan) {
   while (entry.sequence.pages.size() < num_pages) {
-    if (const std::optional<PageId> page = pool_.Allocate()) {
+    if (const std::optional<PageId> page = pool_.Allocate(entry.accepted)) {
       entry.sequence.pages.Append(*page);
       continue;
     }
@@ -240,7 +262,7 @@ bool Scheduler::GrowPages(Entry& entry, size_t num_pages, int& budget, StepPlan&
     if (running_.size() == 1) {
       // Alone it has every page there is, and all hot these hold max_model_len. Some of them cold
       // may leave superblocks half empty.
-      if (const std::optional<PageId> last = pool_.AllocateFromReserve()) {
+      if (const std::optional<PageId> last = pool_.AllocateFromReserve(entry.accepted)) {
         entry.sequence.pages.Append(*last);
         continue;
       }
@@ -303,11 +325,8 @@ void Scheduler::MarkFullPages(Entry& entry) {
   const Sequence& sequence = entry.sequence;
   const auto num_full = static_cast<size_t>(sequence.num_computed / pool_.layout().page_tokens);
   for (size_t& i = entry.num_full; i < num_full; ++i) {
-    const std::span<const PageId> before = sequence.pages.ids().first(i);
     pool_.heat(sequence.pages[i]).peak_step = num_steps_;  // a new page is not an old cold one
-    const bool lossy = std::any_of(before.begin(), before.end(),
-                                   [&](PageId page) { return pool_.is_lossy(page); });
-    pool_.MarkFull(sequence.pages[i], lossy, static_cast<int32_t>(i) * pool_.layout().page_tokens);
+    pool_.MarkFull(sequence.pages[i], static_cast<int32_t>(i) * pool_.layout().page_tokens);
   }
 }
 
@@ -331,11 +350,13 @@ void Scheduler::HashFullPages(Entry& entry) {
 void Scheduler::ReleasePages(Entry& entry) {
   const std::span<const PageId> pages = entry.sequence.pages.ids();
   for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
-    pool_.Release(*page);
+    pool_.Release(*page, entry.accepted);
     SaveLater(*page);
   }
   entry.sequence.pages.Clear();
-  entry.num_hashed = entry.num_full = entry.num_loading = 0;
+  entry.num_hashed = entry.num_full = entry.num_loading = entry.num_reused = 0;
+  entry.loss = Tier::kHot;
+  entry.loss_seen = 0;
   entry.waits_to_wake = false;
 }
 

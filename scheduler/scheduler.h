@@ -70,6 +70,9 @@ struct SavedPrefix {
 // takes no part in steps until they have come. One that does not come is computed, with all after
 // it. Under kAdaptive a page whose copy the store has may be archived; the copy stays until the
 // page has woken, or is gone.
+//
+// A sequence takes references that accept as much loss as its request's fidelity does (see
+// PagePool), and what it computes has the greatest loss of what it reads in that step.
 class Scheduler {
  public:
   // The pool holds at least one sequence of max_model_len, so that a sequence alone can always go
@@ -139,9 +142,15 @@ class Scheduler {
 
   struct Entry {
     Sequence sequence;
-    ContentHash chain;           // of the last page that was offered to the prefix cache
-    size_t num_hashed = 0;       // pages offered
-    size_t num_full = 0;         // pages that the pool knows to be full
+    ContentHash chain;      // of the last page that was offered to the prefix cache
+    size_t num_hashed = 0;  // pages offered
+    size_t num_full = 0;    // pages that the pool knows to be full
+    size_t num_reused = 0;  // pages at the table's start that it has not computed
+    // Of the pages: what its references accept; their greatest loss in a step so far, and when that
+    // was looked for, in PagePool::num_loss_changes.
+    Tier accepted = kAnyTier;
+    Tier loss = Tier::kHot;
+    uint64_t loss_seen = 0;
     size_t num_loading = 0;      // pages at the table's end that come from the store
     bool waits_to_wake = false;  // pages of its prefix get their bytes back
     bool was_admitted = false;
@@ -197,6 +206,7 @@ class Scheduler {
   uint64_t ProjectedBytes(const Entry& entry) const;
   size_t HotPagesWanted() const;
   size_t NumPagesToBeHad() const;
+  void NoteRead(Entry& entry, int num_tokens);
   void MarkFullPages(Entry& entry);
   void HashFullPages(Entry& entry);
   void ReleasePages(Entry& entry);

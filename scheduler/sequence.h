@@ -22,7 +22,7 @@ struct Sequence {
       0;  // of the prompt, found in the prefix cache or in a sibling at first admission
   int num_restored = 0;  // of these, from the store outside the arena
   int num_preemptions = 0;
-  bool reused_lossy = false;  // it read pages of the prefix cache that had cooled
+  bool reused_lossy = false;  // a step of it read a page of the prefix cache that was lossy
   PageTable pages;
 
   int num_prompt() const { return static_cast<int>(request->prompt.size()); }

@@ -208,12 +208,15 @@ std::vector<PageId> TierController::End(std::span<const FinishedMove> finished, 
     const bool compaction = move.move.from.tier() == move.move.to.tier();
     switch (move.result.outcome) {
       case MoveResult::Outcome::kOk:
+        if (!pool_.CommitMove(move.move, move.result.checksum)) {
+          ++stats_.refused;
+          continue;
+        }
         if (!compaction) {
           pool_.heat(page).move_step = step;
         }
         ++stats_.moves[static_cast<size_t>(move.move.to.tier())];
         stats_.compactions += compaction ? 1 : 0;
-        pool_.CommitMove(move.move, move.result.checksum);
         continue;
       case MoveResult::Outcome::kNotFinite:
         ++stats_.not_finite;

@@ -35,6 +35,7 @@ struct TierStats {
   uint64_t not_finite = 0;                  // failed: by reason
   uint64_t corrupt = 0;
   uint64_t device_errors = 0;
+  uint64_t refused = 0;  // copied well, but a reader had come that the new tier is too cold for
 };
 
 // How many pages move and when; a TierPolicy says which. Under kAdaptive demotion starts when
@@ -52,8 +53,9 @@ class TierController {
     return config_.archives && pool_.arena().units_per_page(Tier::kArchive) > 0;
   }
   // Whether the policy lets a page that comes from outside be as it is.
-  bool MayHold(Tier tier, bool lossy) const {
-    return pool_.arena().units_per_page(tier) > 0 && tier <= Coldest() && (demotes() || !lossy);
+  bool MayHold(Tier tier, Tier loss) const {
+    return pool_.arena().units_per_page(tier) > 0 && tier <= Coldest() &&
+           (demotes() || loss == Tier::kHot);
   }
   // What a sequence of so many pages takes once all that may be demoted has been. The page being
   // written stays hot, and with `in_prompt` the page in which a chunk ends.

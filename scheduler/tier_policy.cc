@@ -30,13 +30,11 @@ class Candidates {
       for (size_t i = 0; i < sequence.pages.size(); ++i) {
         Candidate& candidate = Get(sequence.pages[i]);
         candidate.readers.push_back(s);
-        if (sequence.fidelity == KvFidelity::kExact) {
-          candidate.coldest = Tier::kHot;
-        } else if (i >= sequence.num_settled) {
+        if (i >= sequence.num_settled) {
           candidate.coldest = std::min(candidate.coldest, recent);
         } else if (i == 0) {
           candidate.coldest = std::min(candidate.coldest, Tier::kWarm);
-        } else if (sequence.in_prompt || sequence.fidelity == KvFidelity::kHigh) {
+        } else if (sequence.in_prompt) {
           candidate.coldest = std::min(candidate.coldest, Tier::kCold);
         }
       }
@@ -55,8 +53,9 @@ class Candidates {
     const auto [it, added] = index_.emplace(page, all_.size());
     if (added) {
       const bool fixed = !pool_.is_full(page) || pool_.is_moving(page) || pool_.is_pinned(page);
-      all_.push_back(
-          {.page = page, .coldest = fixed ? Tier::kHot : coldest_, .tier = pool_.tier(page)});
+      all_.push_back({.page = page,
+                      .coldest = fixed ? Tier::kHot : std::min(coldest_, pool_.accepted(page)),
+                      .tier = pool_.tier(page)});
     }
     return all_[it->second];
   }
@@ -254,14 +253,14 @@ double TierError(Tier tier) {
   }
 }
 
-bool MayReuse(KvFidelity fidelity, Tier tier, bool lossy) {
+Tier AcceptedLoss(KvFidelity fidelity) {
   switch (fidelity) {
     case KvFidelity::kExact:
-      return !lossy;
+      return Tier::kHot;
     case KvFidelity::kHigh:
-      return tier <= Tier::kWarm;
+      return Tier::kWarm;
     default:
-      return true;
+      return kAnyTier;
   }
 }
 

@@ -30,7 +30,9 @@ enum class KvPolicy : uint8_t {
 constexpr bool Evicts(KvPolicy policy) { return policy >= KvPolicy::kStreaming; }
 
 // How much error a client accepts for memory: the bound of the predicted relative error of the
-// attention output, see MaxError. kExact: no page of the request is ever lossy.
+// attention output, see MaxError. kExact: a request reads only pages that are exact, and kHigh only
+// such that have been warm at coldest, whoever has computed them and whenever they cool: see
+// PagePool for the loss of a page.
 enum class KvFidelity : uint8_t { kExact, kHigh, kBalanced, kMax };
 
 double MaxError(KvFidelity fidelity);
@@ -38,8 +40,8 @@ double MaxError(KvFidelity fidelity);
 // Relative mean squared error of what a tier keeps: measured, docs/design.md.
 double TierError(Tier tier);
 
-// Whether a request of this fidelity may read pages that others have computed and that have cooled.
-bool MayReuse(KvFidelity fidelity, Tier tier, bool lossy);
+// The most loss of a page that a request of this fidelity reads.
+Tier AcceptedLoss(KvFidelity fidelity);
 
 // The peak energy of a page halves in this many steps.
 inline constexpr uint64_t kHeatHalfLife = 256;
@@ -72,8 +74,8 @@ struct TierChange {
 };
 
 // Decides, never acts. Guards of every policy: page 0 of a sequence and the recent window are never
-// below warm, all pages of an exact sequence stay hot, and a page that several sequences read obeys
-// all of them.
+// below warm, a page that several sequences read obeys all of them, and none goes where a reader
+// refuses it (which the pool would not let it).
 class TierPolicy {
  public:
   virtual ~TierPolicy() = default;

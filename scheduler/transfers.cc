@@ -79,11 +79,11 @@ void Scheduler::BeginLoads(Entry& entry) {
     const auto tokens = std::span(sequence.tokens).subspan(i * page_tokens, page_tokens);
     const ContentHash next = prefix_cache_.Next(chain, tokens);
     const std::optional<PageFinder::Info> info = index_->Find(next);
-    if (!info.has_value() || !tiers_.MayHold(info->tier, info->lossy) ||
-        !MayReuse(FidelityOf(entry), info->tier, info->lossy)) {
+    if (!info.has_value() || !tiers_.MayHold(info->tier, info->loss) ||
+        info->loss > entry.accepted) {
       return;
     }
-    const std::optional<PageId> page = pool_.BeginLoad(info->tier);
+    const std::optional<PageId> page = pool_.BeginLoad(info->tier, entry.accepted);
     if (!page.has_value()) {
       return;
     }
@@ -132,13 +132,14 @@ void Scheduler::EndTransfers(std::span<const FinishedTransfer> finished) {
           return entry->num_loading > 0 && NextLoading(*entry) == page;
         });
     // Ended first: a page that was released meanwhile is free now.
-    if (end.ok) {
-      pool_.EndLoad(page, end.transfer.content.lossy, end.transfer.content.checksum);
+    bool ok = end.ok;
+    if (ok) {
+      ok = pool_.EndLoad(page, end.transfer.content.loss, end.transfer.content.checksum);
     } else {
       pool_.AbortLoad(page);
     }
     if (reader != running_.end()) {
-      EndLoad(**reader, end.ok);
+      EndLoad(**reader, ok);
     }
   }
 }
@@ -156,7 +157,7 @@ void Scheduler::EndLoad(Entry& entry, bool ok) {
   if (!ok) {
     // Without this page the ones behind it mean nothing: all are computed again.
     for (size_t i = sequence.pages.size(); i > index; --i) {
-      pool_.Release(sequence.pages[i - 1]);
+      pool_.Release(sequence.pages[i - 1], entry.accepted);
     }
     sequence.pages.Truncate(index);
     entry.num_loading = 0;
@@ -164,7 +165,7 @@ void Scheduler::EndLoad(Entry& entry, bool ok) {
   }
   --entry.num_loading;
   sequence.num_computed += page_tokens;
-  sequence.reused_lossy |= pool_.is_lossy(sequence.pages[index]);
+  ++entry.num_reused;
   if (sequence.num_preemptions == 0) {
     sequence.num_cached += page_tokens;
     sequence.num_restored += page_tokens;

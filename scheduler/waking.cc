@@ -137,9 +137,12 @@ void Scheduler::EndWake(const FinishedTransfer& end) {
     ++stats_.num_unwoken;
     return;
   }
+  if (!pool_.EndWake(page, end.transfer.content.loss, end.transfer.content.checksum)) {
+    ++stats_.num_unwoken;
+    return;
+  }
   pool_.heat(page).move_step = num_steps_;
   pool_.heat(page).num_jumps = 0;
-  pool_.EndWake(page, end.transfer.content.lossy, end.transfer.content.checksum);
   ++stats_.num_woken;
 }
 

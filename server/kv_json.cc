@@ -29,7 +29,8 @@ Json MovesJson(const EngineStats& stats) {
   moves["compactions"] = stats.tiers.compactions;
   moves["failed"] = {{"not_finite", stats.tiers.not_finite},
                      {"corrupt", stats.tiers.corrupt},
-                     {"device", stats.tiers.device_errors}};
+                     {"device", stats.tiers.device_errors},
+                     {"refused", stats.tiers.refused}};
   moves["in_flight"] = stats.num_moving;
   moves["seconds"] = stats.move_seconds;
   moves["share_of_step_time"] =

@@ -96,7 +96,8 @@ void AddKvCache(const EngineStats& stats, FamilyList& list) {
   list.Add(MetricType::Counter, "kv_move_failures_total", "Page moves that failed.", "reason",
            {{"not_finite", Count(stats.tiers.not_finite)},
             {"corrupt", Count(stats.tiers.corrupt)},
-            {"device", Count(stats.tiers.device_errors)}});
+            {"device", Count(stats.tiers.device_errors)},
+            {"refused", Count(stats.tiers.refused)}});
   list.Gauge("kv_moves_in_flight", "Page moves that have not ended.", Count(stats.num_moving));
   list.Counter("kv_move_seconds_total", "Seconds that copying pages took.", stats.move_seconds);
 }

@@ -6,7 +6,7 @@ namespace thermocline {
 namespace {
 
 bool IsBetter(const StoredPage& page, const PageIndex::Page& than) {
-  return page.lossy != than.lossy ? than.lossy : page.tier < than.tier;
+  return page.loss != than.loss ? page.loss < than.loss : page.tier < than.tier;
 }
 
 }  // namespace
@@ -62,7 +62,7 @@ std::optional<BackingStore::Info> BackingStore::Find(const ContentHash& hash) co
   if (page == nullptr) {
     return std::nullopt;
   }
-  return Info{.tier = page->tier, .lossy = page->lossy};
+  return Info{.tier = page->tier, .loss = page->loss};
 }
 
 Status BackingStore::Put(const ContentHash& hash, StoredPage page) {

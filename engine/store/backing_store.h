@@ -54,12 +54,12 @@ class BackingStore {
 
   struct Info {
     Tier tier = Tier::kHot;
-    bool lossy = false;
+    Tier loss = Tier::kHot;
   };
   // Does no I/O and does not count as use.
   std::optional<Info> Find(const ContentHash& hash) const;
 
-  // A better copy (exact before lossy, then the lower tier) replaces a worse one; any other is
+  // A better copy (of less loss, then of a lower tier) replaces a worse one; any other is
   // ignored, and that is fine. May wait for the writer. kResourceExhausted: no room in memory, for
   // all there is pinned or the page is too large; a page that was there stays. kInvalidArgument:
   // not within the limits.

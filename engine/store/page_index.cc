@@ -15,7 +15,7 @@ void PageIndex::Add(const ContentHash& hash, std::shared_ptr<const StoredPage> c
   Entry& entry = pages_[hash];
   DropContent(entry);
   entry.tier = content->tier;
-  entry.lossy = content->lossy;
+  entry.loss = content->loss;
   entry.generation = next_generation_++;
   entry.bytes = PageRecordBytes(*content);
   entry.content = std::move(content);
@@ -33,7 +33,7 @@ void PageIndex::Add(const ContentHash& hash, std::shared_ptr<const StoredPage> c
 void PageIndex::AddFile(const PageHead& head, uint64_t bytes) {
   Entry& entry = pages_[head.hash];
   entry.tier = head.tier;
-  entry.lossy = head.lossy;
+  entry.loss = head.loss;
   entry.generation = next_generation_++;
   entry.bytes = bytes;
   entry.on_disk = true;
@@ -103,7 +103,7 @@ std::optional<PageIndex::File> PageIndex::EvictFromDisk() {
   }
   const auto victim = TakeVictim(evictable_);
   const File file{
-      .head = {.hash = victim->first, .tier = victim->second.tier, .lossy = victim->second.lossy},
+      .head = {.hash = victim->first, .tier = victim->second.tier, .loss = victim->second.loss},
       .bytes = victim->second.bytes};
   Remove(victim);
   return file;

@@ -29,7 +29,7 @@ class PageIndex {
  public:
   struct Page {
     Tier tier = Tier::kHot;
-    bool lossy = false;
+    Tier loss = Tier::kHot;
     uint64_t generation = 0;  // of this content: no two that were ever added have the same
     uint64_t bytes = 0;       // of its record
     // Null: in its file alone. Shared because who reads or writes it does so without the lock,

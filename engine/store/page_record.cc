@@ -1,6 +1,7 @@
 #include "engine/store/page_record.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "engine/store/record.h"
@@ -9,6 +10,10 @@ namespace thermocline {
 namespace {
 
 constexpr RecordKind kPageKind{.magic = "THRMPAGE", .version = 1, .name = "page"};
+
+// By the byte that says it. Records of before there were others say 1 of every page that is not
+// exact.
+constexpr std::array<Tier, 4> kLosses = {Tier::kHot, Tier::kCold, Tier::kWarm, Tier::kArchive};
 
 struct Fields {
   PageHead head;
@@ -42,11 +47,10 @@ Result<Fields> TakeFields(RecordReader& reader, uint64_t record_bytes, const Pag
   fields.tenant_bytes = reader.Take<uint32_t>();
   fields.num_tokens = reader.Take<uint32_t>();
   const auto tier = reader.Take<uint8_t>();
-  const auto lossy = reader.Take<uint8_t>();
+  const auto loss = reader.Take<uint8_t>();
   const auto zeros = reader.Take<uint16_t>();
   fields.head.tier = static_cast<Tier>(tier);
-  fields.head.lossy = lossy != 0;
-  if (!reader.good() || tier >= kNumTiers || lossy > 1 || zeros != 0 ||
+  if (!reader.good() || tier >= kNumTiers || loss >= kLosses.size() || zeros != 0 ||
       fields.first_position > static_cast<uint32_t>(std::numeric_limits<int32_t>::max()) ||
       fields.tenant_bytes > kMaxTenantBytes || fields.num_tokens > limits.page_tokens ||
       !IsStoredSize(fields.head.tier, fields.num_bytes, limits) ||
@@ -54,6 +58,7 @@ Result<Fields> TakeFields(RecordReader& reader, uint64_t record_bytes, const Pag
     return DataLoss("a page record of {} bytes that is not one of this model's pages",
                     record_bytes);
   }
+  fields.head.loss = kLosses[loss];
   return fields;
 }
 
@@ -64,7 +69,7 @@ Status CheckPage(const StoredPage& page, const PageLimits& limits) {
     return InvalidArgument("a tenant's name has {} bytes, more than {}", page.tenant.size(),
                            kMaxTenantBytes);
   }
-  if (page.tokens.size() > limits.page_tokens || page.first_position < 0 ||
+  if (page.tokens.size() > limits.page_tokens || page.first_position < 0 || page.loss > kAnyTier ||
       !IsStoredSize(page.tier, page.bytes.size(), limits)) {
     return InvalidArgument("no page of this model: tier {}, {} bytes, {} tokens from {} on",
                            static_cast<int>(page.tier), page.bytes.size(), page.tokens.size(),
@@ -93,7 +98,8 @@ std::vector<std::byte> EncodePage(const ContentHash& identity, const ContentHash
   writer.Add(static_cast<uint32_t>(page.tenant.size()));
   writer.Add(static_cast<uint32_t>(page.tokens.size()));
   writer.Add(static_cast<uint8_t>(page.tier));
-  writer.Add(static_cast<uint8_t>(page.lossy));
+  const auto* loss = std::find(kLosses.begin(), kLosses.end(), page.loss);
+  writer.Add(static_cast<uint8_t>(loss - kLosses.begin()));
   writer.Add(uint16_t{0});
   writer.AddBytes(std::as_bytes(std::span(page.tenant)));
   writer.AddTokens(page.tokens);
@@ -116,7 +122,7 @@ Result<StoredPage> DecodePage(const ContentHash& identity, const ContentHash& ha
                     HexDigits(hash));
   }
   StoredPage page{.tier = fields->head.tier,
-                  .lossy = fields->head.lossy,
+                  .loss = fields->head.loss,
                   .first_position = static_cast<int32_t>(fields->first_position),
                   .checksum = fields->checksum,
                   .previous = fields->previous,

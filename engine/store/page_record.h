@@ -18,7 +18,7 @@ namespace thermocline {
 // back: whose it is, which tokens it holds and after what.
 struct StoredPage {
   Tier tier = Tier::kHot;
-  bool lossy = false;          // see PagePool::MarkFull
+  Tier loss = Tier::kHot;      // see PagePool
   int32_t first_position = 0;  // of its first token
   uint64_t checksum = 0;       // PageMove::checksum of `bytes`; 0 while hot
   ContentHash previous;        // of the page before it, or its tenant's root
@@ -60,7 +60,7 @@ Result<StoredPage> DecodePage(const ContentHash& identity, const ContentHash& ha
 struct PageHead {
   ContentHash hash;
   Tier tier = Tier::kHot;
-  bool lossy = false;
+  Tier loss = Tier::kHot;
 };
 // `record_bytes`: of the whole record, which must be what the head says. Errors as DecodePage's.
 Result<PageHead> DecodePageHead(const ContentHash& identity, std::span<const std::byte> head,

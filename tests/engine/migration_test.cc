@@ -54,12 +54,12 @@ class PageRig {
     return states;
   }
   PageId FillPage(uint64_t first, bool finite = true) {
-    const PageId page = pool->Allocate().value();
+    const PageId page = pool->Allocate(kAnyTier).value();
     const std::vector<uint64_t> states = States(first);
     for (int slot = 0; slot < kPageTokens; ++slot) {
       bytes.Write(page, slot, states[static_cast<size_t>(slot)], finite);
     }
-    pool->MarkFull(page, false, 0);
+    pool->MarkFull(page, 0);
     return page;
   }
   PageMove Start(PageId page, Tier to) {
@@ -73,7 +73,7 @@ class PageRig {
     EXPECT_EQ(finished.size(), 1U);
     const FinishedMove& move = finished.at(0);
     if (move.result.outcome == Outcome::kOk) {
-      pool->CommitMove(move.move, move.result.checksum);
+      EXPECT_TRUE(pool->CommitMove(move.move, move.result.checksum));
     } else {
       pool->AbortMove(move.move);
     }
@@ -171,7 +171,7 @@ TEST(Migration, PageGivenUpInTheMiddleOfItsCopyIsFreedAtItsEnd) {
       }
       rig.Start(page, Tier::kCold);
       copying.acquire();
-      rig.pool->Release(page);
+      rig.pool->Release(page, kAnyTier);
       if (cached) {
         rig.pool->Forget(page);  // as eviction does
       }
@@ -181,7 +181,7 @@ TEST(Migration, PageGivenUpInTheMiddleOfItsCopyIsFreedAtItsEnd) {
       go_on.release();
       EXPECT_EQ(rig.End(), fails ? Outcome::kDeviceError : Outcome::kOk);
       EXPECT_TRUE(rig.bytes.Holds(next, PageRig::States(2)));
-      rig.pool->Release(next);
+      rig.pool->Release(next, kAnyTier);
       EXPECT_EQ(rig.pool->arena().bytes_free(), 32 * kArenaUnitBytes);
     }
   }

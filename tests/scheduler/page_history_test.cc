@@ -1,10 +1,12 @@
 // A million random operations on a pool and on a model that a reader can check by eye: sequences
-// that grow, share, end and are cancelled, moves that end well, fail or find rubbish, and pages
-// that are saved elsewhere and loaded again.
+// that grow, share, end and are cancelled, each accepting pages of so much loss; moves that end
+// well, fail or find rubbish; and pages that are saved elsewhere and loaded again, or archived and
+// woken.
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <random>
@@ -24,34 +26,49 @@ constexpr uint64_t kNumHashes = 60;
 class PageHistory {
  public:
   PageHistory(int num_units, uint32_t seed)
-      : pool_(MakeTieredPool(num_units)),
+      : pool_(MakeArchivingPool(num_units)),
+        losses_(pool_->page_map().size(), Tier::kHot),
         bytes_(static_cast<size_t>(num_units) * kSlots, 0),
         random_(seed) {}
 
   void RunRandomOperation() {
     const uint32_t dice = random_() % 100;
-    if (dice < 60) {
+    if (dice < 50) {
       Append();
-    } else if (dice < 65) {
+    } else if (dice < 55) {
       Fork();
-    } else if (dice < 70) {
+    } else if (dice < 60) {
       FindAgain();
-    } else if (dice < 75) {
+    } else if (dice < 65) {
       Hash();
-    } else if (dice < 78) {
+    } else if (dice < 68) {
       Cancel();
-    } else if (dice < 84) {
+    } else if (dice < 79) {
       Begin();
-    } else if (dice < 86) {
+    } else if (dice < 81) {
       BeginSave();
-    } else if (dice < 88) {
+    } else if (dice < 83) {
       BeginLoad();
-    } else if (dice < 90) {
+    } else if (dice < 86) {
+      BeginWake();
+    } else if (dice < 89) {
       Compact();
     } else if (dice < 97) {
       End();
     } else {
       EndTransfer();
+    }
+  }
+
+  // Nobody sees a page that has lost more than he accepts, whether where it is or in what it was
+  // computed from, and the pool knows of every loss.
+  void ExpectNoReaderDeceived() const {
+    for (const Sequence& sequence : sequences_) {
+      for (const PageId page : sequence.pages) {
+        ASSERT_LE(pool_->tier(page), sequence.accepted) << "page " << page;
+        ASSERT_LE(losses_[page], sequence.accepted) << "page " << page;
+        ASSERT_EQ(pool_->loss(page), losses_[page]) << "page " << page;
+      }
     }
   }
 
@@ -65,11 +82,13 @@ class PageHistory {
     }
     for (const auto& [page, count] : refs) {
       ASSERT_EQ(pool_->num_refs(page), count);
+      ASSERT_EQ(pool_->accepted(page), Accepted(page));
       ExpectPage(page);
     }
     for (const auto& [hash, stamps] : stamps_of_hash_) {
       if (const auto page = pool_->Find({hash, hash})) {
         ASSERT_EQ(stamps_.at(*page), stamps);
+        ASSERT_EQ(pool_->loss(*page), losses_[*page]);
         ExpectPage(*page);
       }
     }
@@ -82,7 +101,7 @@ class PageHistory {
     while (!moves_.empty()) {
       End();
     }
-    while (!saves_.empty() || !loads_.empty()) {
+    while (!saves_.empty() || !loads_.empty() || !wakes_.empty()) {
       EndTransfer();
     }
     while (!sequences_.empty()) {
@@ -99,7 +118,9 @@ class PageHistory {
 
   struct Counts {
     uint64_t commits = 0, failures = 0, corrupt = 0, compactions = 0, shared = 0, cancelled = 0,
-             cancelled_in_move = 0, full_arenas = 0, saved = 0, loaded = 0, failed_loads = 0;
+             cancelled_in_move = 0, full_arenas = 0, saved = 0, loaded = 0, failed_loads = 0,
+             refused_begins = 0, refused_commits = 0, refused_loads = 0, woken = 0, woken_exact = 0,
+             computed_lossy = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -108,7 +129,30 @@ class PageHistory {
   struct Sequence {
     std::vector<PageId> pages;
     size_t num_in_last = 0;
+    Tier accepted = Tier::kHot;
   };
+
+  Tier AnyAccepted() {
+    constexpr std::array<Tier, 6> kAccepted = {Tier::kHot, Tier::kWarm, Tier::kCold,
+                                               kAnyTier,   kAnyTier,    kAnyTier};
+    return kAccepted[random_() % kAccepted.size()];
+  }
+
+  // By all who read it, or wait for it.
+  Tier Accepted(PageId page) const {
+    Tier accepted = kAnyTier;
+    for (const Sequence& sequence : sequences_) {
+      if (std::find(sequence.pages.begin(), sequence.pages.end(), page) != sequence.pages.end()) {
+        accepted = std::min(accepted, sequence.accepted);
+      }
+    }
+    for (const Load& load : loads_) {
+      if (load.page == page && !load.released) {
+        accepted = std::min(accepted, load.accepted);
+      }
+    }
+    return accepted;
+  }
 
   Sequence& AnySequence() { return sequences_[random_() % sequences_.size()]; }
 
@@ -130,11 +174,11 @@ class PageHistory {
   // One more position of a sequence, or a new sequence.
   void Append() {
     if (sequences_.empty() || (sequences_.size() < kMaxSequences && random_() % 8 == 0)) {
-      sequences_.emplace_back();
+      sequences_.push_back({.accepted = AnyAccepted()});
     }
     Sequence& sequence = AnySequence();
     if (sequence.pages.empty() || sequence.num_in_last == kSlots) {
-      const auto page = pool_->Allocate();
+      const auto page = pool_->Allocate(sequence.accepted);
       if (!page.has_value()) {
         ++counts_.full_arenas;
         Release(sequences_.size() - 1);  // preempts the newest
@@ -143,6 +187,7 @@ class PageHistory {
       sequence.pages.push_back(*page);
       sequence.num_in_last = 0;
       stamps_[*page].clear();
+      losses_[*page] = Tier::kHot;
       corrupt_.erase(*page);
     }
     const PageId page = sequence.pages.back();
@@ -150,11 +195,17 @@ class PageHistory {
       return;  // compaction moves what is being written, and no step runs meanwhile
     }
     ASSERT_EQ(pool_->tier(page), Tier::kHot);
+    // It is computed from all pages before it, as they are now.
+    for (const PageId read : sequence.pages) {
+      losses_[page] = std::max(losses_[page], losses_[read]);
+    }
+    counts_.computed_lossy += losses_[page] > Tier::kHot ? 1 : 0;
+    pool_->NoteComputed(page, losses_[page]);
     stamps_[page].push_back(++num_stamps_);
     ForEachUnit(pool_->page_map()[page],
                 [&](size_t begin) { bytes_[begin + sequence.num_in_last] = num_stamps_; });
     if (++sequence.num_in_last == kSlots) {
-      pool_->MarkFull(page, false, 0);
+      pool_->MarkFull(page, 0);
     }
   }
 
@@ -170,23 +221,25 @@ class PageHistory {
     const Sequence& from = AnySequence();
     if (const size_t num_full = NumFull(from); num_full > 0) {
       const size_t count = random_() % num_full + 1;
-      Sequence sequence{
-          .pages = {from.pages.begin(), from.pages.begin() + static_cast<std::ptrdiff_t>(count)},
-          .num_in_last = kSlots};
-      for (const PageId page : sequence.pages) {
-        pool_->AddRef(page);
+      Sequence sequence{.num_in_last = kSlots, .accepted = AnyAccepted()};
+      for (size_t i = 0; i < count && losses_[from.pages[i]] <= sequence.accepted; ++i) {
+        sequence.pages.push_back(from.pages[i]);
+        pool_->AddRef(from.pages[i], sequence.accepted);
+        ++counts_.shared;
       }
-      counts_.shared += count;
-      sequences_.push_back(std::move(sequence));
+      if (!sequence.pages.empty()) {
+        sequences_.push_back(std::move(sequence));
+      }
     }
   }
 
   void FindAgain() {
     const uint64_t hash = random_() % kNumHashes + 1;
     const auto page = pool_->Find({hash, hash});
-    if (page.has_value() && sequences_.size() < kMaxSequences) {
-      pool_->AddRef(*page);
-      sequences_.push_back({.pages = {*page}, .num_in_last = kSlots});
+    const Tier accepted = AnyAccepted();
+    if (page.has_value() && sequences_.size() < kMaxSequences && losses_[*page] <= accepted) {
+      pool_->AddRef(*page, accepted);
+      sequences_.push_back({.pages = {*page}, .num_in_last = kSlots, .accepted = accepted});
     }
   }
 
@@ -220,10 +273,11 @@ class PageHistory {
 
   void Release(size_t index) {
     const std::vector<PageId> pages = sequences_[index].pages;
+    const Tier accepted = sequences_[index].accepted;
     sequences_.erase(sequences_.begin() + static_cast<std::ptrdiff_t>(index));
     for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
       counts_.cancelled_in_move += pool_->is_moving(*page) ? 1 : 0;
-      pool_->Release(*page);
+      pool_->Release(*page, accepted);
     }
   }
 
@@ -234,14 +288,18 @@ class PageHistory {
     const Sequence& sequence = AnySequence();
     if (const size_t num_full = NumFull(sequence); num_full > 0) {
       const PageId page = sequence.pages[random_() % num_full];
-      if (const auto move = pool_->BeginMove(page, static_cast<Tier>(random_() % 3))) {
+      const auto to = static_cast<Tier>(random_() % 4);
+      const bool refused = Accepted(page) < to;
+      if (const auto move = pool_->BeginMove(page, to)) {
+        ASSERT_FALSE(refused);
         moves_.push_back(*move);
       }
+      counts_.refused_begins += refused ? 1 : 0;
     }
   }
 
   void Compact() {
-    const auto tier = static_cast<Tier>(random_() % 3);
+    const auto tier = static_cast<Tier>(random_() % 4);
     for (const PageMove& move : pool_->BeginCompaction(tier, random_() % 3 + 1)) {
       ASSERT_EQ(move.from.tier(), move.to.tier());
       ++counts_.compactions;
@@ -272,8 +330,11 @@ class PageHistory {
       std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(move.from.unit() * kSlots), kSlots,
                   bytes_.begin() + static_cast<std::ptrdiff_t>(begin));
     });
-    ++counts_.commits;
-    pool_->CommitMove(move, 0);
+    const Tier loss = std::max(losses_[move.page], move.to.tier());
+    const bool refused = Accepted(move.page) < loss;
+    ASSERT_EQ(pool_->CommitMove(move, 0), !refused);
+    ++(refused ? counts_.refused_commits : counts_.commits);
+    losses_[move.page] = refused ? losses_[move.page] : loss;
   }
 
   struct Save {
@@ -281,14 +342,22 @@ class PageHistory {
     PageEntry place;
     uint64_t hash;
     std::vector<uint64_t> stamps;
+    Tier loss;
   };
   struct Load {
     PageId page;
     uint64_t hash;
+    Tier accepted;
     bool released;
   };
   struct Saved {
     Tier tier;
+    std::vector<uint64_t> stamps;
+    Tier loss;
+  };
+  struct Wake {
+    PageId page;
+    PageEntry place;
     std::vector<uint64_t> stamps;
   };
 
@@ -296,7 +365,7 @@ class PageHistory {
     const uint64_t hash = random_() % kNumHashes + 1;
     const auto page = pool_->Find({hash, hash});
     if (page.has_value() && pool_->BeginSave(*page)) {
-      saves_.push_back({*page, pool_->page_map()[*page], hash, stamps_.at(*page)});
+      saves_.push_back({*page, pool_->page_map()[*page], hash, stamps_.at(*page), losses_[*page]});
     }
   }
 
@@ -305,19 +374,58 @@ class PageHistory {
     if (saved == saved_.end() || loads_.size() >= 3) {
       return;
     }
-    if (const auto page = pool_->BeginLoad(saved->second.tier)) {
+    const Tier accepted = std::max(AnyAccepted(), saved->second.loss);
+    if (const auto page = pool_->BeginLoad(saved->second.tier, accepted)) {
       ASSERT_EQ(pool_->tier(*page), saved->second.tier);
       stamps_[*page].clear();
-      loads_.push_back({*page, saved->first, false});
+      losses_[*page] = Tier::kHot;
+      loads_.push_back({*page, saved->first, accepted, false});
+    }
+  }
+
+  void BeginWake() {
+    const size_t num_pages = pool_->page_map().size();
+    auto page = static_cast<PageId>(random_() % num_pages);
+    for (size_t i = 0; i < num_pages && pool_->tier(page) != Tier::kArchive; ++i) {
+      page = static_cast<PageId>((page + 1) % num_pages);
+    }
+    if (pool_->tier(page) != Tier::kArchive || corrupt_.contains(page)) {
+      return;
+    }
+    if (const auto place = pool_->BeginWake(page, static_cast<Tier>(random_() % 3))) {
+      wakes_.push_back({page, *place, stamps_.at(page)});
     }
   }
 
   void EndTransfer() {
-    if (!saves_.empty() && (loads_.empty() || random_() % 2 == 0)) {
+    if (!wakes_.empty() && random_() % 3 == 0) {
+      EndWake();
+    } else if (!saves_.empty() && (loads_.empty() || random_() % 2 == 0)) {
       EndSave();
     } else if (!loads_.empty()) {
       EndLoad();
     }
+  }
+
+  // What comes back may have been computed from exact pages or not.
+  void EndWake() {
+    const Wake wake = wakes_.front();
+    wakes_.erase(wakes_.begin());
+    const bool fails = random_() % 4 == 0;
+    ForEachUnit(wake.place, [&](size_t begin) {
+      for (size_t slot = 0; slot < kSlots; ++slot) {
+        bytes_[begin + slot] = fails ? ~uint64_t{0} : wake.stamps[slot];
+      }
+    });
+    if (fails) {
+      pool_->AbortWake(wake.page);
+      return;
+    }
+    const Tier loss = random_() % 2 == 0 ? wake.place.tier() : AnyAccepted();
+    ASSERT_TRUE(pool_->EndWake(wake.page, loss, 0));  // who reads archived pages reads any
+    losses_[wake.page] = std::max(loss, wake.place.tier());
+    ++counts_.woken;
+    counts_.woken_exact += losses_[wake.page] == Tier::kHot ? 1 : 0;
   }
 
   // The bytes are read at the end, whatever has become of the page.
@@ -330,7 +438,7 @@ class PageHistory {
           ASSERT_EQ(bytes_[begin + slot], save.stamps[slot]);
         }
       });
-      saved_[save.hash] = {save.place.tier(), save.stamps};
+      saved_[save.hash] = {save.place.tier(), save.stamps, save.loss};
       ++counts_.saved;
     }
     pool_->EndSave(save.page, true);
@@ -341,11 +449,14 @@ class PageHistory {
     Load& load = loads_.front();
     if (!load.released && random_() % 4 == 0) {
       load.released = true;
-      pool_->Release(load.page);
+      pool_->Release(load.page, load.accepted);
       return;
     }
-    const bool fails = random_() % 4 == 0;
+    bool fails = random_() % 4 == 0;
     const PageEntry place = pool_->page_map()[load.page];
+    // The store may have another copy by now than it had said.
+    const Tier loss =
+        std::max(random_() % 4 == 0 ? AnyAccepted() : saved_.at(load.hash).loss, place.tier());
     const std::vector<uint64_t>& stamps = saved_.at(load.hash).stamps;
     ForEachUnit(place, [&](size_t begin) {
       for (size_t slot = 0; slot < kSlots; ++slot) {
@@ -356,15 +467,18 @@ class PageHistory {
       pool_->AbortLoad(load.page);
       ++counts_.failed_loads;
     } else {
-      pool_->EndLoad(load.page, place.tier() != Tier::kHot, 0);
-      ++counts_.loaded;
+      fails = !load.released && loss > load.accepted;
+      ASSERT_EQ(pool_->EndLoad(load.page, loss, 0), !fails);
+      ++(fails ? counts_.refused_loads : counts_.loaded);
     }
     if (!load.released && fails) {
-      pool_->Release(load.page);
+      pool_->Release(load.page, load.accepted);
     } else if (!load.released) {
-      pool_->MarkFull(load.page, false, 0);
+      pool_->MarkFull(load.page, 0);
       stamps_[load.page] = stamps;
-      sequences_.push_back({.pages = {load.page}, .num_in_last = kSlots});
+      losses_[load.page] = loss;
+      sequences_.push_back(
+          {.pages = {load.page}, .num_in_last = kSlots, .accepted = load.accepted});
     }
     loads_.erase(loads_.begin());
   }
@@ -385,6 +499,7 @@ class PageHistory {
   }
 
   std::unique_ptr<PagePool> pool_;
+  std::vector<Tier> losses_;     // by page, and right while somebody can read it
   std::vector<uint64_t> bytes_;  // [arena units, kSlots]
   std::mt19937 random_;
   std::vector<Sequence> sequences_;  // oldest first
@@ -393,18 +508,20 @@ class PageHistory {
   std::vector<PageMove> moves_;
   std::vector<Save> saves_;
   std::vector<Load> loads_;
+  std::vector<Wake> wakes_;
   std::map<uint64_t, Saved> saved_;  // by hash
   std::set<PageId> corrupt_;
   uint64_t num_stamps_ = 0;
   Counts counts_;
 };
 
-TEST(PageHistory, AMillionRandomOperationsKeepEveryByte) {
+TEST(PageHistory, AMillionRandomOperationsKeepEveryByteAndDeceiveNoReader) {
   PageHistory::Counts sum;
   for (uint32_t seed = 0; seed < 20; ++seed) {
-    PageHistory history(61 + static_cast<int>(seed % 4) * 20, seed);
+    PageHistory history(122 + static_cast<int>(seed % 4) * 40, seed);
     for (int i = 0; i < 50000; ++i) {
       history.RunRandomOperation();
+      history.ExpectNoReaderDeceived();
       if (i % 20 == 0) {
         history.ExpectContent();
       }
@@ -424,6 +541,12 @@ TEST(PageHistory, AMillionRandomOperationsKeepEveryByte) {
     sum.saved += counts.saved;
     sum.loaded += counts.loaded;
     sum.failed_loads += counts.failed_loads;
+    sum.refused_begins += counts.refused_begins;
+    sum.refused_commits += counts.refused_commits;
+    sum.refused_loads += counts.refused_loads;
+    sum.woken += counts.woken;
+    sum.woken_exact += counts.woken_exact;
+    sum.computed_lossy += counts.computed_lossy;
     history.EndAll();
   }
   // The histories do reach what they are for.
@@ -438,6 +561,12 @@ TEST(PageHistory, AMillionRandomOperationsKeepEveryByte) {
   EXPECT_GT(sum.saved, 1500U);
   EXPECT_GT(sum.loaded, 2000U);
   EXPECT_GT(sum.failed_loads, 500U);
+  EXPECT_GT(sum.refused_begins, 10000U);
+  EXPECT_GT(sum.refused_commits, 200U);
+  EXPECT_GT(sum.refused_loads, 100U);
+  EXPECT_GT(sum.woken, 500U);
+  EXPECT_GT(sum.woken_exact, 100U);
+  EXPECT_GT(sum.computed_lossy, 10000U);
 }
 
 }  // namespace

@@ -12,7 +12,7 @@
 namespace thermocline {
 namespace {
 
-PageId Take(PagePool& pool) { return pool.Allocate().value(); }
+PageId Take(PagePool& pool) { return pool.Allocate(kAnyTier).value(); }
 
 TEST(PagePool, HandsOutEachPageOnceThenNothing) {
   const auto pool = MakePool(3);
@@ -21,17 +21,17 @@ TEST(PagePool, HandsOutEachPageOnceThenNothing) {
     pages.insert(Take(*pool));
   }
   EXPECT_EQ(pages.size(), 3U);
-  EXPECT_FALSE(pool->Allocate().has_value());
+  EXPECT_FALSE(pool->Allocate(kAnyTier).has_value());
   EXPECT_TRUE(pool->Audit().ok());
 }
 
 TEST(PagePool, PageIsFreeAfterItsLastReferenceOnly) {
   const auto pool = MakePool(1);
   const PageId page = Take(*pool);
-  pool->AddRef(page);
-  pool->Release(page);
+  pool->AddRef(page, kAnyTier);
+  pool->Release(page, kAnyTier);
   EXPECT_EQ(pool->num_free(), 0U);
-  pool->Release(page);
+  pool->Release(page, kAnyTier);
   EXPECT_EQ(pool->num_free(), 1U);
   EXPECT_EQ(pool->page_map()[page].tier(), Tier::kBacked);  // it has no place any more
 }
@@ -40,7 +40,7 @@ TEST(PagePool, HashedPageStaysFindableUntilItsRoomIsNeeded) {
   const auto pool = MakePool(2);
   const PageId page = Take(*pool);
   EXPECT_TRUE(pool->SetHash(page, {1, 1}, std::nullopt));
-  pool->Release(page);
+  pool->Release(page, kAnyTier);
   EXPECT_EQ(pool->Find({1, 1}), page);
   EXPECT_EQ(pool->num_evictable(), 1U);
   Take(*pool);
@@ -66,10 +66,10 @@ TEST(PagePool, LeastRecentlyUsedIsEvictedFirst) {
   const PageId new_page = Take(*pool);
   pool->SetHash(old_page, {1, 1}, std::nullopt);
   pool->SetHash(new_page, {2, 2}, std::nullopt);
-  pool->Release(new_page);
-  pool->Release(old_page);
-  pool->AddRef(new_page);  // found again: now the most recent
-  pool->Release(new_page);
+  pool->Release(new_page, kAnyTier);
+  pool->Release(old_page, kAnyTier);
+  pool->AddRef(new_page, kAnyTier);  // found again: now the most recent
+  pool->Release(new_page, kAnyTier);
   Take(*pool);
   EXPECT_EQ(pool->Find({1, 1}), std::nullopt);
   EXPECT_EQ(pool->Find({2, 2}), new_page);
@@ -83,7 +83,7 @@ TEST(PagePool, PlacesAreHeldBackWhileTheReserveIsLent) {
   std::vector<PageId> pages;
   while (pool->num_free() > 0) {
     pages.push_back(Take(*pool));
-    pool->MarkFull(pages.back(), false, 0);
+    pool->MarkFull(pages.back(), 0);
   }
   ASSERT_EQ(pool->arena().num_empty_superblocks(), 1U);
   const uint64_t per_superblock = pool->arena().units_per_superblock() / 360;
@@ -91,16 +91,16 @@ TEST(PagePool, PlacesAreHeldBackWhileTheReserveIsLent) {
   for (uint64_t i = 0; i < per_superblock; ++i) {
     // One of each superblock, as far as there are so many.
     const PageId page = pages[i * per_superblock % pages.size()];
-    pool->CommitMove(pool->BeginMove(page, Tier::kWarm).value(), 0);
+    EXPECT_TRUE(pool->CommitMove(pool->BeginMove(page, Tier::kWarm).value(), 0));
     EXPECT_EQ(pool->num_free(), 0U);
-    EXPECT_FALSE(pool->Allocate().has_value());
+    EXPECT_FALSE(pool->Allocate(kAnyTier).has_value());
   }
   for (const PageMove& move : pool->BeginCompaction(Tier::kHot, 64)) {
-    pool->CommitMove(move, 0);
+    EXPECT_TRUE(pool->CommitMove(move, 0));
   }
   EXPECT_EQ(pool->arena().num_empty_superblocks(), 1U);
   EXPECT_EQ(pool->num_free(), 0U);  // nothing but the reserve
-  pool->CommitMove(pool->BeginMove(pages.back(), Tier::kWarm).value(), 0);
+  EXPECT_TRUE(pool->CommitMove(pool->BeginMove(pages.back(), Tier::kWarm).value(), 0));
   EXPECT_EQ(pool->num_free(), 1U);
 }
 
@@ -111,9 +111,9 @@ TEST(PagePool, NoPlaceIsHeldBackWhilePagesCanGoCold) {
   PageId page = 0;
   while (pool->num_free() > 0) {
     page = Take(*pool);
-    pool->MarkFull(page, false, 0);
+    pool->MarkFull(page, 0);
   }
-  pool->CommitMove(pool->BeginMove(page, Tier::kCold).value(), 0);
+  EXPECT_TRUE(pool->CommitMove(pool->BeginMove(page, Tier::kCold).value(), 0));
   EXPECT_EQ(pool->arena().num_empty_superblocks(), 0U);
   EXPECT_EQ(pool->num_free(), 1U);
 }
@@ -121,7 +121,7 @@ TEST(PagePool, NoPlaceIsHeldBackWhilePagesCanGoCold) {
 TEST(PagePool, AMoveLeavesSuperblocksEmptyThatItIsToldTo) {
   const auto pool = MakeTieredPool(256);
   const PageId page = Take(*pool);
-  pool->MarkFull(page, false, 0);
+  pool->MarkFull(page, 0);
   const uint64_t num_empty = pool->arena().num_empty_superblocks();
   EXPECT_FALSE(pool->BeginMove(page, Tier::kWarm, num_empty).has_value());
   EXPECT_TRUE(pool->BeginMove(page, Tier::kWarm, num_empty - 1).has_value());
@@ -133,8 +133,8 @@ TEST(PagePool, EvictionTakesWhatHangsBelow) {
   const PageId child = Take(*pool);
   pool->SetHash(parent, {1, 1}, std::nullopt);
   pool->SetHash(child, {2, 2}, parent);
-  pool->Release(parent);  // parent first, so that it is the older
-  pool->Release(child);
+  pool->Release(parent, kAnyTier);  // parent first, so that it is the older
+  pool->Release(child, kAnyTier);
   Take(*pool);
   Take(*pool);  // evicts the parent, and the child could never be found again
   EXPECT_EQ(pool->Find({1, 1}), std::nullopt);
@@ -163,7 +163,7 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
       switch (random() % 6) {
         case 0:
         case 1:
-          if (const auto page = pool->Allocate()) {
+          if (const auto page = pool->Allocate(kAnyTier)) {
             ASSERT_FALSE(model.refs.contains(*page));
             model.refs[*page] = 1;
           } else {
@@ -173,7 +173,7 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
         case 2:
           if (!model.refs.empty()) {
             const PageId page = any_page();
-            pool->Release(page);
+            pool->Release(page, kAnyTier);
             if (--model.refs[page] == 0) model.refs.erase(page);
           }
           break;
@@ -198,7 +198,7 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
             const auto found = pool->Find({it->first, it->first});
             if (found) {
               ASSERT_EQ(*found, it->second);
-              pool->AddRef(*found);
+              pool->AddRef(*found, kAnyTier);
               ++model.refs[*found];
             } else {
               ASSERT_GT(pool->num_evictions(), 0U);

@@ -15,20 +15,20 @@ std::vector<PageId> Fill(PagePool& pool, PrefixCache& cache, std::string_view te
   std::vector<PageId> pages;
   ContentHash chain = cache.Root(tenant);
   for (size_t i = 0; i < tokens.size(); i += 4) {
-    pages.push_back(pool.Allocate().value());
+    pages.push_back(pool.Allocate(kAnyTier).value());
     const auto page_tokens = std::span(tokens).subspan(i, 4);
     const ContentHash previous = chain;
     chain = cache.Next(previous, page_tokens);
     cache.Insert(pages.back(), tenant, page_tokens, previous, i == 0, chain);
   }
-  for (auto page = pages.rbegin(); page != pages.rend(); ++page) pool.Release(*page);
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) pool.Release(*page, kAnyTier);
   return pages;
 }
 
 std::vector<PageId> MatchAll(PrefixCache& cache, std::string_view tenant,
                              const std::vector<TokenId>& tokens) {
   ContentHash chain;
-  return cache.Match(tenant, tokens, tokens.size() / 4, KvFidelity::kBalanced, chain);
+  return cache.Match(tenant, tokens, tokens.size() / 4, kAnyTier, chain);
 }
 
 TEST(PrefixCache, FindsTheLongestRunOfKnownPages) {

@@ -30,19 +30,27 @@ class FakeStore : public PageFinder {
   struct Page {
     Tier tier = Tier::kHot;
     PageContent content;
-    std::vector<uint64_t> states;
+    FakeRunner::States states;
   };
 
   std::optional<Info> Find(const ContentHash& hash) const override {
     const auto found = pages.find(hash.low);
     return found == pages.end()
                ? std::nullopt
-               : std::optional(Info{found->second.tier, found->second.content.lossy});
+               : std::optional(Info{found->second.tier, found->second.content.loss});
   }
 
   void SetPinned(const ContentHash& hash, bool pinned) override {
     num_pins[hash.low] += pinned ? 1 : -1;
     ASSERT_GE(num_pins[hash.low], 0);
+  }
+  // As the store does: a better copy stays.
+  void Put(Page page) {
+    const auto [there, added] = pages.emplace(page.content.hash.low, page);
+    const auto rank = [](const Page& of) { return std::pair(of.content.loss, of.tier); };
+    if (!added && rank(page) < rank(there->second)) {
+      there->second = std::move(page);
+    }
   }
   // As a store that is full does.
   void EvictUnpinned() {
@@ -95,7 +103,7 @@ class TransferRig {
     for (int round = 0; round < 4; ++round) {
       const MovePlan moves = scheduler.ProposeMoves();
       runner.StartMoves(moves.moves);
-      scheduler.EndMoves(runner.FinishedMoves(true));
+      scheduler.EndMoves(runner.FinishedMoves(moves.wait || !late_moves));
     }
     const StepPlan plan = scheduler.Schedule();
     Take();
@@ -126,22 +134,26 @@ class TransferRig {
     }
   }
 
+  // What the store no longer has, or has in another tier by now, does not come.
   void EndOneTransfer(bool ok = true) {
     ASSERT_FALSE(transfers.empty());
+    if (transfers.front().kind != PageTransfer::Kind::kSave) {
+      const auto found = store_.Find(transfers.front().content.hash);
+      ok = ok && found.has_value() && found->tier == transfers.front().place.tier();
+    }
     FinishedTransfer end{.transfer = transfers.front(), .ok = ok};
     transfers.pop_front();
     PageContent& content = end.transfer.content;
     const PageEntry place = end.transfer.place;
     if (ok && end.transfer.kind == PageTransfer::Kind::kSave) {
-      store_.pages[content.hash.low] = {place.tier(), content, runner.StatesAt(place)};
+      store_.Put({place.tier(), content, runner.StatesAt(place)});
     } else if (ok) {
       const FakeStore::Page& page = store_.pages.at(content.hash.low);
-      ASSERT_EQ(page.tier, place.tier());
       ASSERT_EQ(page.content.tokens, content.tokens);
       ASSERT_EQ(page.content.first_position, content.first_position);
       ASSERT_TRUE(page.content.previous == content.previous);
       runner.SetStatesAt(place, page.states, content.first_position);
-      content.lossy = page.content.lossy;
+      content.loss = page.content.loss;
       content.checksum = page.content.checksum;
     }
     scheduler.EndTransfers(std::span(&end, 1));
@@ -180,6 +192,7 @@ class TransferRig {
   std::map<RequestId, std::vector<TokenId>> output;
   std::map<RequestId, int> cached;
   std::deque<PageTransfer> transfers;  // taken, in order
+  bool late_moves = false;             // those that no step waits for end some steps later
 
  private:
   FakeStore& store_;

@@ -24,7 +24,8 @@ EngineStats SomeStats() {
   stats.num_moving = 1;
   stats.move_seconds = 0.5;
   stats.step_seconds = 20;
-  stats.tiers = {.moves = {1, 8, 6, 2}, .compactions = 3, .not_finite = 7, .corrupt = 9};
+  stats.tiers = {
+      .moves = {1, 8, 6, 2}, .compactions = 3, .not_finite = 7, .corrupt = 9, .refused = 4};
   return stats;
 }
 
@@ -63,7 +64,8 @@ TEST_F(KvEndpointsTest, KvTellsTiersMovesAndEnergies) {
   EXPECT_EQ(kv["arena"]["free_bytes"], 320);
   EXPECT_EQ(kv["tiers"]["warm"], Json({{"pages", 3}, {"bytes", 160}, {"page_bytes", 52}}));
   EXPECT_EQ(kv["moves"]["ended"], Json({{"hot", 1}, {"warm", 8}, {"cold", 6}, {"archive", 2}}));
-  EXPECT_EQ(kv["moves"]["failed"], Json({{"not_finite", 7}, {"corrupt", 9}, {"device", 0}}));
+  EXPECT_EQ(kv["moves"]["failed"],
+            Json({{"not_finite", 7}, {"corrupt", 9}, {"device", 0}, {"refused", 4}}));
   EXPECT_EQ(kv["moves"]["in_flight"], 1);
   EXPECT_EQ(kv["moves"]["share_of_step_time"], 0.025);
   EXPECT_EQ(kv["preemptions"], 4);

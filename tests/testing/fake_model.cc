@@ -19,6 +19,7 @@ FakeRunner::FakeRunner(const PagePool& pool, int vocab_size)
     : pool_(pool),
       vocab_size_(vocab_size),
       cache_(pool.arena().num_units() * static_cast<size_t>(pool.layout().page_tokens)),
+      losses_(cache_.size(), Tier::kHot),
       first_positions_(pool.arena().num_units()) {}
 
 void FakeRunner::StartMoves(std::span<const PageMove> moves) {
@@ -39,6 +40,8 @@ std::vector<FinishedMove> FakeRunner::FinishedMoves(bool wait) {
     for (size_t i = 0; i < page_tokens; ++i) {
       cache_[move.move.to.unit() * page_tokens + i] =
           ok ? cache_[move.move.from.unit() * page_tokens + i] : ~uint64_t{0};
+      losses_[move.move.to.unit() * page_tokens + i] =
+          std::max(losses_[move.move.from.unit() * page_tokens + i], move.move.to.tier());
     }
     int32_t& first_position = first_positions_[move.move.from.unit()];
     CHECK(move.move.from.tier() == move.move.to.tier() ||
@@ -49,18 +52,19 @@ std::vector<FinishedMove> FakeRunner::FinishedMoves(bool wait) {
   return finished;
 }
 
-std::vector<uint64_t> FakeRunner::StatesAt(PageEntry place) const {
+FakeRunner::States FakeRunner::StatesAt(PageEntry place) const {
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
-  const uint64_t* states = cache_.data() + place.unit() * page_tokens;
-  return {states, states + page_tokens};
+  const uint64_t* values = cache_.data() + place.unit() * page_tokens;
+  const Tier* losses = losses_.data() + place.unit() * page_tokens;
+  return {.values = {values, values + page_tokens}, .losses = {losses, losses + page_tokens}};
 }
 
-void FakeRunner::SetStatesAt(PageEntry place, std::span<const uint64_t> states,
-                             int32_t first_position) {
+void FakeRunner::SetStatesAt(PageEntry place, const States& states, int32_t first_position) {
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
-  CHECK(states.size() == page_tokens);
-  std::copy(states.begin(), states.end(),
-            cache_.begin() + static_cast<std::ptrdiff_t>(place.unit() * page_tokens));
+  CHECK(states.values.size() == page_tokens && states.losses.size() == page_tokens);
+  const auto begin = static_cast<std::ptrdiff_t>(place.unit() * page_tokens);
+  std::copy(states.values.begin(), states.values.end(), cache_.begin() + begin);
+  std::copy(states.losses.begin(), states.losses.end(), losses_.begin() + begin);
   first_positions_[place.unit()] = first_position;
 }
 
@@ -132,26 +136,37 @@ Result<RunResult> FakeRunner::Run(const StepPlan& plan) {
 TokenId FakeRunner::Compute(const ScheduledSequence& scheduled) {
   const Sequence& sequence = *scheduled.sequence;
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
-  const auto slot = [&](size_t position) -> uint64_t& {
+  const auto index = [&](size_t position) {
     const PageId page = sequence.pages[position / page_tokens];
     CHECK(pool_.num_refs(page) > 0);
-    return cache_[pool_.page_map()[page].unit() * page_tokens + position % page_tokens];
+    return pool_.page_map()[page].unit() * page_tokens + position % page_tokens;
   };
+  const auto slot = [&](size_t position) -> uint64_t& { return cache_[index(position)]; };
   const auto begin = static_cast<size_t>(sequence.num_computed);
   const size_t end = begin + static_cast<size_t>(scheduled.num_tokens);
   // As attention does, every page is read: a page that has lost its bytes must not go unseen.
+  Tier loss = Tier::kHot;
   for (size_t i = 0; i < begin; ++i) {
+    const PageId page = sequence.pages[i / page_tokens];
+    CHECK(std::max(losses_[index(i)], pool_.tier(page)) <= pool_.loss(page));
+    loss = std::max({loss, losses_[index(i)], pool_.tier(page)});
     CHECK(slot(i) == NextState(i == 0 ? 0 : slot(i - 1), sequence.tokens[i]));
+  }
+  if (on_read) {
+    on_read(sequence, loss);
   }
   uint64_t state = begin == 0 ? 0 : slot(begin - 1);
   for (size_t i = begin; i < end; ++i) {
     state = NextState(state, sequence.tokens[i]);
     CHECK(pool_.tier(sequence.pages[i / page_tokens]) == Tier::kHot);
     slot(i) = state;
+    losses_[index(i)] = loss;
+    CHECK(loss <= pool_.loss(sequence.pages[i / page_tokens]));
     first_positions_[pool_.page_map()[sequence.pages[i / page_tokens]].unit()] =
         static_cast<int32_t>(i / page_tokens * page_tokens);
   }
-  return Predict(state, sequence.choice, vocab_size_);
+  const uint64_t shown = loss >= shows_loss_from ? Mix(state + static_cast<uint64_t>(loss)) : state;
+  return Predict(shown, sequence.choice, vocab_size_);
 }
 
 }  // namespace thermocline

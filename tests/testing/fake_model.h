@@ -17,6 +17,8 @@ namespace thermocline {
 // what came before from there. So a page that is shared, freed, overwritten or found wrongly gives
 // another output than ExpectedOutput. Moves copy what a page holds, in the order of StartMoves,
 // some of them only when a later step has run; each must say where in its sequence its page is.
+// It knows the loss of every position (see PagePool) from what it has copied and read itself, and
+// checks that the pool hides none.
 class FakeRunner : public Runner {
  public:
   // `pool` outlives it.
@@ -29,9 +31,13 @@ class FakeRunner : public Runner {
     return seconds_per_move * static_cast<double>(num_moves_);
   }
 
-  // The states that a page's place holds, and the way back, as a transfer copies bytes.
-  std::vector<uint64_t> StatesAt(PageEntry place) const;
-  void SetStatesAt(PageEntry place, std::span<const uint64_t> states, int32_t first_position);
+  // What a page's place holds, and the way back, as a transfer copies bytes.
+  struct States {
+    std::vector<uint64_t> values;
+    std::vector<Tier> losses;
+  };
+  States StatesAt(PageEntry place) const;
+  void SetStatesAt(PageEntry place, const States& states, int32_t first_position);
 
   // What a request with this prompt gives, whatever else runs.
   static std::vector<TokenId> ExpectedOutput(std::span<const TokenId> prompt, int choice,
@@ -48,6 +54,12 @@ class FakeRunner : public Runner {
   // When set, the energy of each page that a step reads, at the steps that ask for it.
   std::function<PageHeat(const Sequence&, size_t index)> heat;
 
+  // A token that is computed from positions of so much loss, or more, is another one than
+  // ExpectedOutput says.
+  Tier shows_loss_from = Tier::kBacked;
+  // When set, told of each sequence of a step and the greatest loss that it reads.
+  std::function<void(const Sequence&, Tier loss)> on_read;
+
   // When set, says how a move ends; one that does not end well leaves rubbish in the new place.
   std::function<MoveResult::Outcome(const PageMove&)> move_outcome;
 
@@ -62,6 +74,7 @@ class FakeRunner : public Runner {
   const PagePool& pool_;
   int vocab_size_;
   std::vector<uint64_t> cache_;  // [arena units, page_tokens], the state after each position
+  std::vector<Tier> losses_;     // as cache_: of each state
   std::vector<int32_t> first_positions_;  // [arena units], of what cache_ holds there
   std::deque<PageMove> moves_;            // started
   size_t num_moves_ = 0;                  // ended

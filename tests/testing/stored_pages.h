@@ -28,16 +28,16 @@ inline ContentHash TestHash(uint64_t number) {
   return {.low = Mix(number + 1), .high = Mix(number + 1000)};
 }
 
-// What is in it follows from number, tier and lossy alone.
-inline StoredPage TestPage(uint64_t number, Tier tier = Tier::kHot, bool lossy = false) {
+// What is in it follows from number, tier and loss alone.
+inline StoredPage TestPage(uint64_t number, Tier tier = Tier::kHot, Tier loss = Tier::kHot) {
   StoredPage page{.tier = tier,
-                  .lossy = lossy,
+                  .loss = loss,
                   .first_position = static_cast<int32_t>(number % 1000) * 4,
                   .checksum = tier == Tier::kHot ? 0 : Mix(number),
                   .previous = TestHash(number + 77),
                   .tenant = std::string(kMaxTenantBytes, 't'),
                   .tokens = {1, -2, static_cast<TokenId>(number), 4}};
-  uint64_t state = Mix(number * 16 + static_cast<uint64_t>(tier) * 2 + (lossy ? 1 : 0));
+  uint64_t state = Mix(number * 16 + static_cast<uint64_t>(tier) * 2 + (loss > Tier::kHot ? 1 : 0));
   for (uint32_t i = 0; i < kTestLimits.page_bytes[static_cast<size_t>(tier)]; ++i) {
     state = Mix(state + i);
     page.bytes.push_back(static_cast<std::byte>(state & 0xff));

@@ -32,8 +32,8 @@ class BackingStoreOnDisk : public testing::Test {
     return std::move(*store);
   }
   static void Put(BackingStore& store, uint64_t number, Tier tier = Tier::kHot,
-                  bool lossy = false) {
-    ASSERT_TRUE(store.Put(TestHash(number), TestPage(number, tier, lossy)).ok()) << number;
+                  Tier loss = Tier::kHot) {
+    ASSERT_TRUE(store.Put(TestHash(number), TestPage(number, tier, loss)).ok()) << number;
   }
   static void Flush(BackingStore& store) {
     const Status status = store.Flush();
@@ -64,9 +64,9 @@ class BackingStoreOnDisk : public testing::Test {
 TEST_F(BackingStoreOnDisk, ARestartFindsAllThatWasFlushed) {
   {
     const auto store = Opened();
-    Put(*store, 0, Tier::kHot, false);
-    Put(*store, 1, Tier::kWarm, true);
-    Put(*store, 2, Tier::kCold, true);
+    Put(*store, 0);
+    Put(*store, 1, Tier::kWarm, Tier::kCold);
+    Put(*store, 2, Tier::kCold, Tier::kCold);
     Flush(*store);
     EXPECT_EQ(store->usage().num_disk_pages, 3U);
   }
@@ -75,11 +75,11 @@ TEST_F(BackingStoreOnDisk, ARestartFindsAllThatWasFlushed) {
   EXPECT_EQ(store->usage().num_memory_pages, 0U);
   EXPECT_EQ(store->usage().num_damaged, 0U);
   EXPECT_EQ(store->Find(TestHash(1))->tier, Tier::kWarm);
-  EXPECT_TRUE(store->Find(TestHash(1))->lossy);
-  EXPECT_FALSE(store->Find(TestHash(0))->lossy);
+  EXPECT_EQ(store->Find(TestHash(1))->loss, Tier::kCold);
+  EXPECT_EQ(store->Find(TestHash(0))->loss, Tier::kHot);
   EXPECT_TRUE(store->Get(TestHash(0)).value() == TestPage(0));
-  EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1, Tier::kWarm, true));
-  EXPECT_TRUE(store->Get(TestHash(2)).value() == TestPage(2, Tier::kCold, true));
+  EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1, Tier::kWarm, Tier::kCold));
+  EXPECT_TRUE(store->Get(TestHash(2)).value() == TestPage(2, Tier::kCold, Tier::kCold));
 }
 
 TEST_F(BackingStoreOnDisk, FilesAreNamedByDigestsAndForTheirOwnerAlone) {
@@ -207,11 +207,11 @@ TEST_F(BackingStoreOnDisk, AnErasedPageIsErasedOnDisk) {
 
 TEST_F(BackingStoreOnDisk, ABetterCopyReplacesTheFile) {
   const auto store = Opened();
-  Put(*store, 0, Tier::kCold, true);
+  Put(*store, 0, Tier::kCold, Tier::kCold);
   Flush(*store);
-  Put(*store, 0, Tier::kHot, false);
+  Put(*store, 0);
   Flush(*store);
-  Put(*store, 0, Tier::kWarm, true);
+  Put(*store, 0, Tier::kWarm, Tier::kCold);
   Flush(*store);
   EXPECT_EQ(store->usage().disk_bytes, kTestPageBytes);
   EXPECT_EQ(ReadText(FileOf(0)).size(), kTestPageBytes);

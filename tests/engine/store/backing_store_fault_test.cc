@@ -27,8 +27,8 @@ class FailingDisk : public testing::Test {
     return std::move(*store);
   }
   static void Put(BackingStore& store, uint64_t number, Tier tier = Tier::kHot,
-                  bool lossy = false) {
-    ASSERT_TRUE(store.Put(TestHash(number), TestPage(number, tier, lossy)).ok()) << number;
+                  Tier loss = Tier::kHot) {
+    ASSERT_TRUE(store.Put(TestHash(number), TestPage(number, tier, loss)).ok()) << number;
   }
   void Leave(uint64_t num_pages) {
     const auto store = Opened();
@@ -242,7 +242,7 @@ class DuringAGet : public FailingDisk {
   }
   void LeaveCold() {
     const auto store = Opened();
-    Put(*store, 0, Tier::kCold, true);
+    Put(*store, 0, Tier::kCold, Tier::kCold);
     ASSERT_TRUE(store->Flush().ok());
   }
 };
@@ -313,7 +313,7 @@ TEST_F(DuringAWrite, ABetterCopyIsWrittenAfterIt) {
   std::unique_ptr<BackingStore> store;
   InTheMiddle([&] { Put(*store, 0, Tier::kHot); });
   store = Opened();
-  Put(*store, 0, Tier::kCold, true);
+  Put(*store, 0, Tier::kCold, Tier::kCold);
   ASSERT_TRUE(store->Flush().ok());
   ASSERT_TRUE(store->Flush().ok());
   EXPECT_EQ(store->usage().disk_bytes, kTestPageBytes);
@@ -338,7 +338,7 @@ TEST_F(FailingDisk, ManyThreadsOnFewPagesNeverSeeWrongBytes) {
       const uint64_t number = random() % kNumbers;
       const ContentHash hash = TestHash(number);
       const auto tier = static_cast<Tier>(random() % 3);
-      const bool lossy = random() % 2 == 0;
+      const Tier loss = random() % 2 == 0 ? Tier::kCold : Tier::kHot;
       switch (random() % 8) {
         case 0:
           store->Erase(hash);
@@ -351,11 +351,11 @@ TEST_F(FailingDisk, ManyThreadsOnFewPagesNeverSeeWrongBytes) {
         case 2:
         case 3:
         case 4:
-          ASSERT_TRUE(store->Put(hash, TestPage(number, tier, lossy)).ok());
+          ASSERT_TRUE(store->Put(hash, TestPage(number, tier, loss)).ok());
           break;
         default:
           if (const Result<StoredPage> page = store->Get(hash); page.ok()) {
-            ASSERT_TRUE(*page == TestPage(number, page->tier, page->lossy));
+            ASSERT_TRUE(*page == TestPage(number, page->tier, page->loss));
           } else {
             ASSERT_EQ(page.status().code(), StatusCode::kNotFound) << page.status().message();
           }

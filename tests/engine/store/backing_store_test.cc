@@ -43,11 +43,11 @@ using Numbers = std::vector<uint64_t>;
 
 TEST_F(BackingStoreInMemory, GivesBackWhatWasPut) {
   const auto store = NewStore(3);
-  ASSERT_TRUE(store->Put(TestHash(1), TestPage(1, Tier::kWarm, true)).ok());
+  ASSERT_TRUE(store->Put(TestHash(1), TestPage(1, Tier::kWarm, Tier::kCold)).ok());
   ASSERT_TRUE(store->Find(TestHash(1)).has_value());
   EXPECT_EQ(store->Find(TestHash(1))->tier, Tier::kWarm);
-  EXPECT_TRUE(store->Find(TestHash(1))->lossy);
-  EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1, Tier::kWarm, true));
+  EXPECT_EQ(store->Find(TestHash(1))->loss, Tier::kCold);
+  EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1, Tier::kWarm, Tier::kCold));
   EXPECT_EQ(store->Get(TestHash(2)).status().code(), StatusCode::kNotFound);
   EXPECT_FALSE(store->Find(TestHash(2)).has_value());
   const BackingStore::Usage usage = store->usage();
@@ -151,20 +151,22 @@ TEST_F(BackingStoreInMemory, UnpinningWhatIsNotPinnedIsABug) {
 TEST_F(BackingStoreInMemory, OnlyABetterCopyReplacesOne) {
   struct Copy {
     Tier tier;
-    bool lossy;
+    Tier loss;
   };
   // The best first.
-  const std::vector<Copy> copies = {{Tier::kHot, false}, {Tier::kWarm, false}, {Tier::kCold, false},
-                                    {Tier::kHot, true},  {Tier::kWarm, true},  {Tier::kCold, true}};
+  const std::vector<Copy> copies = {{Tier::kHot, Tier::kHot},     {Tier::kHot, Tier::kWarm},
+                                    {Tier::kWarm, Tier::kWarm},   {Tier::kHot, Tier::kCold},
+                                    {Tier::kWarm, Tier::kCold},   {Tier::kCold, Tier::kCold},
+                                    {Tier::kCold, Tier::kArchive}};
   for (size_t first = 0; first < copies.size(); ++first) {
     for (size_t second = 0; second < copies.size(); ++second) {
       const auto store = NewStore(1);
       ASSERT_TRUE(
-          store->Put(TestHash(1), TestPage(1, copies[first].tier, copies[first].lossy)).ok());
+          store->Put(TestHash(1), TestPage(1, copies[first].tier, copies[first].loss)).ok());
       ASSERT_TRUE(
-          store->Put(TestHash(1), TestPage(1, copies[second].tier, copies[second].lossy)).ok());
+          store->Put(TestHash(1), TestPage(1, copies[second].tier, copies[second].loss)).ok());
       const Copy& best = copies[std::min(first, second)];
-      EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1, best.tier, best.lossy));
+      EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1, best.tier, best.loss));
       EXPECT_EQ(store->Find(TestHash(1))->tier, best.tier);
       EXPECT_EQ(store->usage().memory_bytes, PageRecordBytes(TestPage(1, best.tier)));
     }

@@ -14,7 +14,7 @@ namespace {
 const ContentHash kHash = TestHash(7);
 
 StoredPage SmallPage() {
-  StoredPage page = TestPage(7, Tier::kWarm, true);
+  StoredPage page = TestPage(7, Tier::kWarm, Tier::kCold);
   page.tenant = "tenant";
   return page;
 }
@@ -40,8 +40,8 @@ std::vector<std::byte> Forged(size_t offset, T value) {
 
 TEST(PageRecord, GivesBackEveryFieldOfEveryTier) {
   for (const Tier tier : {Tier::kHot, Tier::kWarm, Tier::kCold}) {
-    for (const bool lossy : {false, true}) {
-      const StoredPage page = TestPage(7, tier, lossy);
+    for (const Tier loss : {Tier::kHot, Tier::kWarm, Tier::kCold, Tier::kArchive}) {
+      const StoredPage page = TestPage(7, tier, loss);
       const Result<StoredPage> decoded =
           DecodePage(kTestIdentity, kHash, Record(page), kTestLimits);
       ASSERT_TRUE(decoded.ok()) << decoded.status().message();
@@ -136,7 +136,7 @@ TEST(PageRecord, NumbersOutOfBoundsAreDamageEvenUnderARightChecksum) {
   for (const int tier : {0, 2, 3, 4, 5, 255}) {
     EXPECT_EQ(CodeOf(Forged(92, static_cast<uint8_t>(tier))), StatusCode::kDataLoss) << tier;
   }
-  EXPECT_EQ(CodeOf(Forged(93, uint8_t{2})), StatusCode::kDataLoss);
+  EXPECT_EQ(CodeOf(Forged(93, uint8_t{4})), StatusCode::kDataLoss);
   EXPECT_EQ(CodeOf(Forged(94, uint16_t{1})), StatusCode::kDataLoss);
 }
 
@@ -159,7 +159,7 @@ TEST(PageRecord, HeadTellsTierAndLossFromItsFirstBytesAndTheFilesSize) {
   ASSERT_TRUE(decoded.ok());
   EXPECT_TRUE(decoded->hash == kHash);
   EXPECT_EQ(decoded->tier, Tier::kWarm);
-  EXPECT_TRUE(decoded->lossy);
+  EXPECT_EQ(decoded->loss, Tier::kCold);
   EXPECT_EQ(DecodePageHead(kTestIdentity, head, record.size() - 1, kTestLimits).status().code(),
             StatusCode::kDataLoss);
   for (size_t size = 0; size < kPageHeadBytes; ++size) {

@@ -24,7 +24,7 @@ constexpr uint64_t kNumbers = 8;
 struct Copy {
   uint64_t number = 0;
   Tier tier = Tier::kHot;
-  bool lossy = false;
+  Tier loss = Tier::kHot;
 };
 
 // What the store that a crash left finds: right bytes of pages, and nothing else.
@@ -40,8 +40,8 @@ std::map<uint64_t, Copy> FoundAfterCrash(const std::string& directory) {
       continue;
     }
     const Result<StoredPage> page = (*store)->Get(TestHash(number));
-    EXPECT_TRUE(page.ok() && *page == TestPage(number, info->tier, info->lossy)) << number;
-    found[number] = {number, info->tier, info->lossy};
+    EXPECT_TRUE(page.ok() && *page == TestPage(number, info->tier, info->loss)) << number;
+    found[number] = {number, info->tier, info->loss};
   }
   EXPECT_EQ((*store)->usage().num_pages, found.size());
   return found;
@@ -56,28 +56,28 @@ std::set<uint64_t> RunUntilCut(const std::string& directory, FileIo& io) {
     return safe;
   }
   const auto put = [&](const Copy& copy) {
-    (void)(*store)->Put(TestHash(copy.number), TestPage(copy.number, copy.tier, copy.lossy));
+    (void)(*store)->Put(TestHash(copy.number), TestPage(copy.number, copy.tier, copy.loss));
     if ((*store)->Flush().ok()) {
       safe.insert(copy.number);
     }
   };
-  put({0, Tier::kCold, true});
-  put({1, Tier::kHot, false});
-  put({2, Tier::kHot, false});
+  put({0, Tier::kCold, Tier::kCold});
+  put({1, Tier::kHot, Tier::kHot});
+  put({2, Tier::kHot, Tier::kHot});
   (*store)->SetPinned(TestHash(2), true);
   safe.erase(0);  // its file is about to be replaced, which an error may cost
-  put({0, Tier::kHot, false});
+  put({0, Tier::kHot, Tier::kHot});
   safe.erase(1);
   (*store)->Erase(TestHash(1));
   (void)(*store)->Flush();
-  put({3, Tier::kHot, false});
+  put({3, Tier::kHot, Tier::kHot});
   safe.erase(0);  // may be evicted from here on
   safe.erase(3);
-  put({4, Tier::kHot, false});
-  put({5, Tier::kHot, false});
+  put({4, Tier::kHot, Tier::kHot});
+  put({5, Tier::kHot, Tier::kHot});
   safe.erase(4);
   safe.erase(5);
-  put({6, Tier::kHot, false});
+  put({6, Tier::kHot, Tier::kHot});
   return safe;
 }
 

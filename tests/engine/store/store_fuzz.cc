@@ -27,7 +27,7 @@ void DecodeAll(std::span<const std::byte> record) {
   const ContentHash hash = head.ok() ? head->hash : ContentHash{};
   if (const auto page = DecodePage(kTestIdentity, hash, record, kTestLimits); page.ok()) {
     CHECK(CheckPage(*page, kTestLimits).ok());
-    CHECK(head.ok() && head->tier == page->tier && head->lossy == page->lossy);
+    CHECK(head.ok() && head->tier == page->tier && head->loss == page->loss);
     CHECK(std::ranges::equal(EncodePage(kTestIdentity, hash, *page), record));
   }
   if (const auto session = DecodeSession(kTestIdentity, record, kSessionLimits); session.ok()) {

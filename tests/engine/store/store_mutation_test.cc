@@ -20,7 +20,7 @@ namespace {
 using Bytes = std::vector<uint8_t>;
 
 std::vector<Bytes> Seeds() {
-  StoredPage small = TestPage(3, Tier::kCold, true);
+  StoredPage small = TestPage(3, Tier::kCold, Tier::kCold);
   small.tenant = "t";
   const SavedSession session{.tenant = "t",
                              .id = "chat",
