@@ -32,7 +32,8 @@ StoredPage PageOf(uint64_t number, size_t num_bytes) {
 
 int Run(const std::string& directory, uint64_t num_pages, uint32_t num_bytes) {
   PosixFileIo io;
-  BackingStore::Config config{.directory = directory,
+  const Result<std::string> resolved = ResolveDirectory(directory);
+  BackingStore::Config config{.directory = resolved.ok() ? *resolved : directory,
                               .memory_bytes = uint64_t{64} << 20,
                               .disk_bytes = uint64_t{1} << 40,
                               .limits = {.page_tokens = 64},

@@ -1,17 +1,19 @@
 #include "engine/calibration_file.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <span>
 #include <type_traits>
 #include <vector>
+
+#include "engine/store/file_io.h"
+#include "engine/store/posix_file_io.h"
 
 namespace thermocline {
 namespace {
@@ -91,6 +93,18 @@ bool AllFinite(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
 }
 
+// Of whoever may read the directory: nobody's conversation is in there.
+constexpr PosixFileIo::Modes kModes{.file = 0666, .directory = 0777};
+
+// The directory may be a link, or lie behind one; the file is none.
+Result<std::string> Resolve(const std::string& path) {
+  const std::filesystem::path file(path);
+  Result<std::string> directory =
+      ResolveDirectory(file.has_parent_path() ? file.parent_path().string() : ".");
+  return directory.ok() ? Result<std::string>(*directory + "/" + file.filename().string())
+                        : directory;
+}
+
 // What readers and writers of pages rely on.
 bool IsSound(const Calibration& calibration, const KvLayout& layout) {
   const auto num_layers = static_cast<size_t>(layout.num_layers);
@@ -133,16 +147,17 @@ std::string CalibrationPath(const std::string& directory, const CalibrationKey& 
 
 Result<Calibration> ReadCalibration(const std::string& path, const CalibrationKey& key,
                                     const KvLayout& layout) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) {
+  const Result<std::string> place = Resolve(path);
+  const Result<std::vector<std::byte>> read =
+      place.ok() ? PosixFileIo(kModes).ReadFile(*place, kMaxFileBytes) : place.status();
+  if (read.status().code() == StatusCode::kNotFound) {
     return NotFound("there is no calibration at {}", path);
   }
-  std::ifstream file(path, std::ios::binary);
-  if (size > kMaxFileBytes || !file) {
+  if (!read.ok()) {
     return DataLoss("{} cannot be read as a calibration", path);
   }
-  const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  std::string bytes(read->size(), '\0');
+  std::memcpy(bytes.data(), read->data(), read->size());
   const size_t payload = bytes.size() < sizeof(uint64_t) ? 0 : bytes.size() - sizeof(uint64_t);
   Reader tail(std::string_view(bytes).substr(payload));
   if (tail.Take<uint64_t>() != XXH3_64bits(bytes.data(), payload) || !tail.good()) {
@@ -173,26 +188,20 @@ Result<Calibration> ReadCalibration(const std::string& path, const CalibrationKe
 
 Status WriteCalibration(const std::string& path, const CalibrationKey& key, const KvLayout& layout,
                         const Calibration& calibration) {
-  namespace fs = std::filesystem;
-  std::error_code error;
-  fs::create_directories(fs::path(path).parent_path(), error);
-  const std::string beside = fmt::format("{}.{}.tmp", path, getpid());
   std::string bytes = Payload(key, layout, calibration);
   Writer checksum;
   checksum.Add(static_cast<uint64_t>(XXH3_64bits(bytes.data(), bytes.size())));
   bytes += checksum.bytes;
-  std::ofstream file(beside, std::ios::binary | std::ios::trunc);
-  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-  file.close();
-  if (file) {
-    fs::rename(beside, path, error);
+  const Result<std::string> place = Resolve(path);
+  Status status = place.status();
+  if (place.ok()) {
+    PosixFileIo io(kModes);
+    status = io.MakeDirectories(std::filesystem::path(*place).parent_path().string());
+    if (status.ok()) {
+      status = WriteWholeFile(io, *place, std::as_bytes(std::span(bytes)));
+    }
   }
-  if (!file || error) {
-    std::error_code ignored;
-    fs::remove(beside, ignored);
-    return Unavailable("cannot write {}", path);
-  }
-  return {};
+  return status.ok() ? status : Unavailable("cannot write {}: {}", path, status.message());
 }
 
 }  // namespace thermocline

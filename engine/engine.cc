@@ -1,5 +1,8 @@
 #include "engine/engine.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -27,11 +30,35 @@ class RestoreSink : public OutputSink {
       : info_(std::move(info)), callback_(std::move(callback)) {}
   void OnDelta(OutputDelta /*delta*/) override {}
   void OnDone(const Status& status, const Usage& usage) override {
+    if (!status.ok()) {
+      callback_(status);
+      return;
+    }
     info_.num_restored_tokens = static_cast<uint64_t>(usage.cached_prompt_tokens);
-    callback_(status.ok() ? Result<SessionInfo>(std::move(info_)) : status);
+    if (info_.num_restored_tokens == 0) {
+      callback_(NothingRestored());
+      return;
+    }
+    if (info_.warning.empty() && info_.num_restored_tokens < info_.num_saved_tokens) {
+      info_.warning = fmt::format("{} of {} saved tokens could be restored",
+                                  info_.num_restored_tokens, info_.num_saved_tokens);
+    }
+    callback_(std::move(info_));
   }
 
  private:
+  Status NothingRestored() const {
+    if (info_.num_saved_tokens == 0) {
+      return FailedPrecondition(
+          "nothing of session {} can be restored: its first page is not in the page store any more",
+          info_.id);
+    }
+    return Unavailable(
+        "nothing of session {} was restored: its pages could not be read, are in other formats "
+        "than those in force, or found no room in the KV cache",
+        info_.id);
+  }
+
   SessionInfo info_;
   SessionCallback callback_;
 };
@@ -59,6 +86,13 @@ class Engine::Loop {
     std::string id;
     SessionCallback callback;
   };
+  // A save whose copies in the store have been verified.
+  struct VerifiedSave {
+    SaveCommand command;
+    std::vector<TokenId> tokens;
+    std::vector<ContentHash> prefix;  // its full pages, wherever they are
+    std::vector<ContentHash> held;    // names that are pinned while it lasts
+  };
 
   explicit Loop(EngineParts parts)
       : parts_(std::move(parts)),
@@ -82,6 +116,13 @@ class Engine::Loop {
     if (parts_.page_io != nullptr) {
       parts_.page_io->Stop();
     }
+    // Verified just as the thread ended.
+    for (Command& command : commands_) {
+      if (auto* save = std::get_if<VerifiedSave>(&command)) {
+        const std::vector<ContentHash> pages = StoredOf(save->prefix);
+        FinishSave(std::move(*save), pages);
+      }
+    }
   }
   Loop(const Loop&) = delete;
   Loop& operator=(const Loop&) = delete;
@@ -92,7 +133,8 @@ class Engine::Loop {
     if (num_prompt == 0) {
       return InvalidArgument("the prompt has no tokens");
     }
-    if (num_prompt >= max_model_len) {
+    const bool generates = !request.prefetch_only && request.stop.max_tokens > 0;
+    if (num_prompt > max_model_len || (num_prompt == max_model_len && generates)) {
       return InvalidArgument(
           "the prompt has {} tokens, but the model's context is {} tokens, one of them for output",
           num_prompt, max_model_len);
@@ -130,7 +172,12 @@ class Engine::Loop {
   }
 
   void SaveSession(SaveCommand command) {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    if (ended_) {
+      lock.unlock();
+      command.callback(Unavailable("the engine is shutting down"));
+      return;
+    }
     commands_.emplace_back(std::move(command));
     wake_.notify_one();
   }
@@ -158,8 +205,8 @@ class Engine::Loop {
     std::shared_ptr<const Request> request;
     std::unique_ptr<OutputSink> sink;
   };
-  using Command =
-      std::variant<Submission, RequestId, KvCallback, SaveCommand>;  // RequestId: cancel
+  // RequestId: cancel
+  using Command = std::variant<Submission, RequestId, KvCallback, SaveCommand, VerifiedSave>;
 
   void Run(const std::stop_token& stop) {
     while (TakeCommands(stop)) {
@@ -181,21 +228,61 @@ class Engine::Loop {
     }
   }
 
-  // The pages are copied by the thread that then writes them down, in this order.
+  // What the store says that it has is looked at first, on the thread that copies pages; what has
+  // gone since is then copied anew.
   void StartSave(SaveCommand command) {
     const std::vector<TokenId>* tokens = core_.FindSession(command.tenant, command.id);
     if (tokens == nullptr) {
       command.callback(NotFound("there is no session `{}`: no request has named it", command.id));
       return;
     }
-    // The last token has no K and V yet.
-    std::vector<ContentHash> pages =
-        core_.SavePrefix(command.tenant, std::span(*tokens).first(tokens->size() - 1));
-    parts_.page_io->Post(PageTransfer::Kind::kSave, [this, command = std::move(command),
-                                                     tokens = *tokens,
-                                                     pages = std::move(pages)]() mutable {
-      command.callback(parts_.sessions->Save(command.tenant, command.id, std::move(tokens), pages));
+    VerifiedSave save{.command = std::move(command), .tokens = *tokens};
+    save.prefix = core_.scheduler().PrefixOf(save.command.tenant, WithKv(save.tokens));
+    save.held = parts_.sessions->Hold(save.prefix);
+    // What it has not is copied now: it may leave the arena while the rest is looked at.
+    (void)core_.SavePrefix(save.command.tenant, WithKv(save.tokens));
+    parts_.page_io->Post(PageTransfer::Kind::kSave, [this, save = std::move(save)]() mutable {
+      parts_.sessions->Verify(save.prefix);
+      std::unique_lock lock(mutex_);
+      if (!ended_) {
+        commands_.emplace_back(std::move(save));
+        wake_.notify_one();
+        return;
+      }
+      lock.unlock();
+      // The arena's pages have all been saved, as far as the store takes them.
+      std::vector<ContentHash> pages = StoredOf(save.prefix);
+      FinishSave(std::move(save), pages);
     });
+  }
+
+  // The pages are copied by the thread that then writes them down, in this order.
+  void CopyPages(VerifiedSave save) {
+    std::vector<ContentHash> pages = core_.SavePrefix(save.command.tenant, WithKv(save.tokens));
+    parts_.page_io->Post(PageTransfer::Kind::kSave,
+                         [this, save = std::move(save), pages = std::move(pages)]() mutable {
+                           FinishSave(std::move(save), pages);
+                         });
+  }
+
+  void FinishSave(VerifiedSave save, const std::vector<ContentHash>& pages) {
+    Result<SessionInfo> saved =
+        parts_.sessions->Save(save.command.tenant, save.command.id, std::move(save.tokens), pages);
+    parts_.sessions->Release(save.held);
+    save.command.callback(std::move(saved));
+  }
+
+  std::vector<ContentHash> StoredOf(std::vector<ContentHash> pages) const {
+    const auto missing = std::find_if(pages.begin(), pages.end(), [this](const ContentHash& page) {
+      return !parts_.page_io->Find(page).has_value();
+    });
+    pages.erase(missing, pages.end());
+    return pages;
+  }
+
+  // The last token has no K and V yet.
+  static std::span<const TokenId> WithKv(const std::vector<TokenId>& tokens) {
+    return std::span(tokens).first(tokens.empty() ? 0 : tokens.size() - 1);
   }
 
   // Waits for something to do; false when the engine is to stop.
@@ -209,6 +296,7 @@ class Engine::Loop {
     // Nobody is there to take what comes now. What was accepted before and never seen by the core
     // is owed an end.
     accepting_ = false;
+    ended_ = true;
     lock.unlock();
     ObeyCommands();
     return false;
@@ -222,6 +310,8 @@ class Engine::Loop {
         kv_callbacks_.push_back(std::move(*callback));
       } else if (auto* save = std::get_if<SaveCommand>(&command)) {
         StartSave(std::move(*save));
+      } else if (auto* verified = std::get_if<VerifiedSave>(&command)) {
+        CopyPages(std::move(*verified));
       } else {
         core_.Cancel(std::get<RequestId>(command));
       }
@@ -266,6 +356,7 @@ class Engine::Loop {
   int num_queued_ = 0;  // submitted and not yet admitted
   int num_open_ = 0;    // submitted and not yet told that they ended
   bool accepting_ = true;
+  bool ended_ = false;  // the engine thread takes no more commands
   bool healthy_ = true;
   EngineStats stats_;
   std::condition_variable_any wake_;
@@ -320,10 +411,22 @@ void Engine::RestoreSession(const std::string& tenant, const std::string& id,
       return;
     }
     SessionInfo info = loop_->parts().sessions->Describe(InfoOf(*session));
+    // Whatever a later request's fidelity, it is that request's to refuse a page.
     Request request{.tenant = tenant,
                     .session_id = id,
                     .prompt = std::move(session->tokens),
+                    .kv_fidelity = KvFidelity::kMax,
                     .prefetch_only = true};
+    if (const auto max_tokens = static_cast<size_t>(loop_->parts().scheduler.max_model_len);
+        request.prompt.size() > max_tokens) {
+      // Saved under a longer --max-model-len. Without its name, or a save would cut what is saved.
+      info.warning = fmt::format(
+          "the session has {} tokens: its first {} are restored, as many as "
+          "--max-model-len allows",
+          request.prompt.size(), max_tokens);
+      request.prompt.resize(max_tokens);
+      request.session_id.clear();
+    }
     request.stop.max_tokens = 0;
     const Result<RequestId> submitted =
         loop_->Submit(std::move(request), std::make_unique<RestoreSink>(std::move(info), callback));

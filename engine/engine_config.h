@@ -40,6 +40,9 @@ struct EngineConfig {
 
   // Called on the loading thread with a phase's name and a fraction in [0, 1].
   std::function<void(std::string_view phase, double fraction)> on_progress;
+  // Called with what the operator should read in the log, whatever the answers say: on the loading
+  // thread, and later on threads of the engine's.
+  std::function<void(const std::string& message)> on_notice;
 };
 
 inline bool HasKvStore(const EngineConfig& config) {

@@ -27,6 +27,13 @@ double Average(double average, double value) {
 
 bool IsFinished(const ChoiceOutput& choice) { return choice.finished(); }
 
+// The prompt and what its client was given: a sequence has a token more where nothing was to be
+// generated.
+std::vector<TokenId> ConversationOf(const Sequence& sequence, const ChoiceOutput& choice) {
+  const auto size = static_cast<std::ptrdiff_t>(sequence.num_prompt() + choice.num_tokens());
+  return {sequence.tokens.begin(), sequence.tokens.begin() + size};
+}
+
 }  // namespace
 
 EngineCore::EngineCore(const SchedulerConfig& config, PagePool& pool, Runner& runner,
@@ -130,7 +137,7 @@ Status EngineCore::Step() {
     ActiveRequest& active = active_.at(ended.id);
     NoteHeld(active, ended, *run);
     if (ended.sequence->choice == 0 && !active.request->session_id.empty()) {
-      active.session_tokens = ended.sequence->tokens;
+      active.session_tokens = ConversationOf(*ended.sequence, active.choices.front());
     }
   }
   for (const EndedChoice& ended : ended_choices) {

@@ -52,7 +52,8 @@ class EngineCore {
   const std::vector<TokenId>* FindSession(const std::string& tenant, const std::string& id) const {
     return sessions_.Find(tenant, id);
   }
-  // Starts saving its pages; their names. Needs a store.
+  // Starts saving the full pages that tokens begin with; the names of those that are to be had.
+  // Needs a store.
   std::vector<ContentHash> SavePrefix(const std::string& tenant, std::span<const TokenId> tokens);
   // Waits until every cached page has been saved, as far as the store takes it; without a store
   // nothing happens. For when nothing runs any more.

@@ -184,16 +184,17 @@ Status LoadStore(const EngineConfig& config, const ContentHash& model_digest,
   }
   const KvLayout& layout = parts.pool->layout();
   const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
-  Result<KvStore> store = OpenKvStore(config, KvIdentity(model_digest, layout, formats), layout,
-                                      page_bytes, max_model_len, parts.scheduler.prefix_hash_key);
+  Result<KvStore> store = OpenKvStore(config, KvIdentity(model_digest, layout), layout, page_bytes,
+                                      max_model_len, parts.scheduler.prefix_hash_key);
   if (!store.ok()) {
     return store.status();
   }
   parts.store = std::make_unique<KvStore>(*std::move(store));
   parts.scheduler.prefix_hash_key = parts.store->pages->hash_key();
-  parts.sessions =
-      std::make_unique<KvSessions>(*parts.store, layout.page_tokens, page_bytes, UnixSeconds);
-  parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner.arena(), page_bytes);
+  const PageNames names(formats);
+  parts.sessions = std::make_unique<KvSessions>(*parts.store, layout.page_tokens, page_bytes,
+                                                UnixSeconds, names, config.on_notice);
+  parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner.arena(), page_bytes, names);
   return {};
 }
 

@@ -25,12 +25,13 @@ struct KvStore {
   std::unique_ptr<SessionStore> sessions;
 };
 
-// Names what a page's bytes mean: the model file, the codec of each layer, the mean keys that are
-// taken off, and the rotation. Pages of another identity are never read.
-ContentHash KvIdentity(const ContentHash& model_digest, const KvLayout& layout,
-                       const KvFormats& formats);
+// Names what hot bytes mean: the model file, the pages' shape and the rotation. Pages of another
+// identity are never read; what coded bytes mean beside that is in their names (PageNames).
+ContentHash KvIdentity(const ContentHash& model_digest, const KvLayout& layout);
 
-// As config says; the pages of saved sessions are pinned. Errors name the option or the directory.
+// As config says; the pages of saved sessions are pinned before room is made for others. What is
+// removed, or cannot be kept or restored, is told to config.on_notice, before it happens. Errors
+// name the option or the directory.
 Result<KvStore> OpenKvStore(const EngineConfig& config, const ContentHash& identity,
                             const KvLayout& layout,
                             const std::array<uint32_t, kNumTiers>& page_bytes, int max_model_len,

@@ -3,24 +3,29 @@
 #include <algorithm>
 #include <cstring>
 #include <span>
+#include <tuple>
 #include <utility>
 
 namespace thermocline {
 
-PageIo::PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumTiers> page_bytes)
+PageIo::PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumTiers> page_bytes,
+               const PageNames& names)
     : store_(store),
       arena_(arena),
       page_bytes_(page_bytes),
+      names_(names),
       saver_([this](const std::stop_token& stop) { Run(PageTransfer::Kind::kSave, stop); }),
       loader_([this](const std::stop_token& stop) { Run(PageTransfer::Kind::kLoad, stop); }) {}
 
 std::optional<PageFinder::Info> PageIo::Find(const ContentHash& hash) const {
-  const std::optional<BackingStore::Info> info = store_.Find(hash);
-  return info.has_value() ? std::optional(Info{info->tier, std::max(info->loss, info->tier)})
-                          : std::nullopt;
+  const std::optional<PageNames::Stored> found = names_.Find(store_, hash);
+  return found.has_value() ? std::optional(Info{found->info.tier, std::max(found->info.loss, found->info.tier)})
+                           : std::nullopt;
 }
 
-void PageIo::SetPinned(const ContentHash& hash, bool pinned) { store_.SetPinned(hash, pinned); }
+void PageIo::SetPinned(const ContentHash& hash, bool pinned) {
+  names_.SetPinned(store_, hash, pinned);
+}
 
 void PageIo::Stop() {
   for (std::jthread* thread : {&saver_, &loader_}) {
@@ -54,6 +59,15 @@ void PageIo::set_on_end(std::function<void()> on_end) {
   on_end_ = std::move(on_end);
 }
 
+void PageIo::WhileIdle(const std::function<void()>& change) {
+  std::unique_lock lock(mutex_);
+  ended_.wait(lock, [&] {
+    return std::all_of(lanes_.begin(), lanes_.end(),
+                       [](const Lane& lane) { return lane.queue.empty() && !lane.in_work; });
+  });
+  change();
+}
+
 std::vector<FinishedTransfer> PageIo::TakeFinished(bool wait) {
   std::unique_lock lock(mutex_);
   if (wait) {
@@ -70,14 +84,18 @@ void PageIo::Run(PageTransfer::Kind kind, const std::stop_token& stop) {
          !stop.stop_requested()) {
     Job job = std::move(from.queue.front());
     from.queue.pop_front();
+    from.in_work = true;
     lock.unlock();
     if (const auto* posted = std::get_if<std::function<void()>>(&job)) {
       (*posted)();
       lock.lock();
+      from.in_work = false;
+      ended_.notify_all();
       continue;
     }
     FinishedTransfer end = Copy(std::get<PageTransfer>(std::move(job)));
     lock.lock();
+    from.in_work = false;
     --num_unfinished_;
     finished_.push_back(std::move(end));
     num_finished_ = finished_.size();
@@ -110,22 +128,28 @@ std::span<std::byte> PageIo::BytesAt(PageEntry place) const {
 bool PageIo::Save(const PageTransfer& transfer) {
   const std::span<const std::byte> bytes = BytesAt(transfer.place);
   const PageContent& content = transfer.content;
+  const Tier tier = transfer.place.tier();
+  const std::optional<PageNames::Stored> found = names_.Find(store_, content.hash);
+  if (found.has_value() &&
+      std::tie(found->info.loss, found->info.tier) <= std::tie(content.loss, tier)) {
+    return true;  // as good a copy is there
+  }
   return store_
-      .Put(content.hash, {.tier = transfer.place.tier(),
-                          .loss = content.loss,
-                          .first_position = content.first_position,
-                          .checksum = content.checksum,
-                          .previous = content.previous,
-                          .tenant = content.tenant,
-                          .tokens = content.tokens,
-                          .bytes = {bytes.begin(), bytes.end()}})
+      .Put(names_.NameOf(content.hash, tier), {.tier = transfer.place.tier(),
+                                               .loss = content.loss,
+                                               .first_position = content.first_position,
+                                               .checksum = content.checksum,
+                                               .previous = content.previous,
+                                               .tenant = content.tenant,
+                                               .tokens = content.tokens,
+                                               .bytes = {bytes.begin(), bytes.end()}})
       .ok();
 }
 
 // A hash only says where to look: what is found has to be of this tenant, these tokens and this
 // place in the sequence.
 bool PageIo::Load(PageTransfer& transfer) {
-  Result<StoredPage> page = store_.Get(transfer.content.hash);
+  Result<StoredPage> page = store_.Get(names_.NameOf(transfer.content.hash, transfer.place.tier()));
   if (!page.ok()) {
     return false;
   }

@@ -14,6 +14,7 @@
 #include <variant>
 #include <vector>
 
+#include "engine/page_names.h"
 #include "engine/store/backing_store.h"
 #include "kernels/page_format.h"
 #include "scheduler/page_transfer.h"
@@ -27,7 +28,8 @@ namespace thermocline {
 class PageIo : public PageFinder {
  public:
   // `page_bytes`: of a page's place, by tier. `store` and `arena` outlive it.
-  PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumTiers> page_bytes);
+  PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumTiers> page_bytes,
+         const PageNames& names = {});
   // Waits for the copies in work; those not begun are dropped, jobs are run.
   ~PageIo() override { Stop(); }
   // The same, before its end; nothing is begun after it.
@@ -42,6 +44,15 @@ class PageIo : public PageFinder {
   // Runs `job` on the thread of this kind, after what was started on it before; once, whatever
   // happens, unless Stop was called before.
   void Post(PageTransfer::Kind kind, std::function<void()> job);
+  // Waits until nothing is queued or in work, and runs `change` while it stays so. No transfer may
+  // be under way.
+  void WhileIdle(const std::function<void()>& change);
+  // Other formats; in WhileIdle.
+  void SetFormats(const std::array<uint32_t, kNumTiers>& page_bytes, const PageNames& names) {
+    page_bytes_ = page_bytes;
+    names_ = names;
+  }
+  const PageNames& names() const { return names_; }
   // Those that have ended since the last call, loads in the order of Start. `wait`: at least one,
   // if any is under way.
   std::vector<FinishedTransfer> TakeFinished(bool wait);
@@ -56,6 +67,7 @@ class PageIo : public PageFinder {
   struct Lane {
     std::deque<Job> queue;
     std::condition_variable_any wake;
+    bool in_work = false;
   };
   Lane& lane(PageTransfer::Kind kind) { return lanes_[kind == PageTransfer::Kind::kSave ? 0 : 1]; }
   void Run(PageTransfer::Kind kind, const std::stop_token& stop);
@@ -66,7 +78,9 @@ class PageIo : public PageFinder {
 
   BackingStore& store_;
   std::byte* arena_;
+  // Changed by WhileIdle alone, which no copy sees:
   std::array<uint32_t, kNumTiers> page_bytes_;
+  PageNames names_;
 
   std::mutex mutex_;
   // Guarded by mutex_, down to finished_:

@@ -103,9 +103,10 @@ uint64_t Scheduler::HeldBytes(const Sequence& sequence) const {
 Status Scheduler::Add(const std::shared_ptr<const Request>& request) {
   const auto num_prompt = static_cast<int>(request->prompt.size());
   CHECK(num_prompt > 0 && request->num_choices > 0);
-  if (num_prompt >= config_.max_model_len) {
-    return InvalidArgument("the prompt has {} tokens, but at most {} fit beside one of output",
-                           num_prompt, config_.max_model_len - 1);
+  const bool generates = !request->prefetch_only && request->stop.max_tokens > 0;
+  const int max_prompt = config_.max_model_len - (generates ? 1 : 0);
+  if (num_prompt > max_prompt) {
+    return InvalidArgument("the prompt has {} tokens, but at most {} fit", num_prompt, max_prompt);
   }
   const auto num_queued =
       std::count_if(waiting_.begin(), waiting_.end(), [](const std::unique_ptr<Entry>& entry) {

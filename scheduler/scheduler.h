@@ -41,8 +41,8 @@ struct SchedulerStats {
   uint64_t num_unwoken = 0;          // times that this could not be: no place, or no copy
 };
 
-// The full pages that tokens begin with, by name, and what has to be done for the store to have as
-// many of them as can be.
+// The full pages that tokens begin with, by name, as far as the store or the arena has them; and
+// what has to be done for the store to have them all.
 struct SavedPrefix {
   std::vector<ContentHash> pages;
   std::vector<PageTransfer> transfers;
@@ -81,7 +81,7 @@ class Scheduler {
   Scheduler(const SchedulerConfig& config, PagePool& pool, PageFinder* index = nullptr);
 
   // kResourceExhausted when the queue is full, kInvalidArgument when the request can never fit
-  // (prompt + 1 over max_model_len or over the whole arena).
+  // (the prompt, and one token where it generates, over max_model_len or over the whole arena).
   Status Add(const std::shared_ptr<const Request>& request);
 
   // Ends one sequence, or all of a request's: its pages are released at once, or kept by the prefix
@@ -109,9 +109,11 @@ class Scheduler {
   // to end, and pages to save. Each has to come back to EndTransfers, between steps.
   std::vector<PageTransfer> TakeTransfers();
   void EndTransfers(std::span<const FinishedTransfer> finished);
-  // Now, however many transfers there are. Pages that are saved already, or just now, are not among
-  // them; nor are those that move: end moves first.
+  // Now, however many transfers there are. Pages that the store has, or is just given, are not
+  // among them; nor are those that move: end moves first.
   SavedPrefix SavePrefix(std::string_view tenant, std::span<const TokenId> tokens);
+  // The names of all full pages that tokens begin with, wherever they are.
+  std::vector<ContentHash> PrefixOf(std::string_view tenant, std::span<const TokenId> tokens) const;
   // All cached pages are to be saved: before the process ends.
   void SaveCachedPages();
   // Saves and loads that TakeTransfers has still to give, or that are in flight.
@@ -187,6 +189,8 @@ class Scheduler {
   PageId NextLoading(const Entry& entry) const;
   void EndLoad(Entry& entry, bool ok);
   void SaveLater(PageId page);
+  // As good a copy, and now: what was put there once may have been evicted since.
+  bool StoreHas(PageId page) const;
   static bool Computes(const Entry& entry) {
     return entry.num_loading == 0 && !entry.waits_to_wake && !entry.sequence.request->prefetch_only;
   }

@@ -10,22 +10,41 @@
 namespace thermocline {
 
 void Scheduler::SaveLater(PageId page) {
-  const bool is_known = pool_.is_saved(page) || pool_.is_saving(page) || awaits_save_[page];
-  if (index_ != nullptr && pool_.is_hashed(page) && !is_known) {
+  if (index_ != nullptr && pool_.is_hashed(page) && !pool_.is_saving(page) && !awaits_save_[page] &&
+      !StoreHas(page)) {
     awaits_save_[page] = true;
     to_save_.push_back(page);
   }
 }
 
-SavedPrefix Scheduler::SavePrefix(std::string_view tenant, std::span<const TokenId> tokens) {
-  SavedPrefix prefix;
+bool Scheduler::StoreHas(PageId page) const {
+  const std::optional<PageFinder::Info> info = index_->Find(pool_.hash(page));
+  return info.has_value() &&
+         std::pair(info->lossy, info->tier) <= std::pair(pool_.is_lossy(page), pool_.tier(page));
+}
+
+std::vector<ContentHash> Scheduler::PrefixOf(std::string_view tenant,
+                                             std::span<const TokenId> tokens) const {
+  std::vector<ContentHash> pages;
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
   ContentHash chain = prefix_cache_.Root(tenant);
   for (size_t begin = 0; begin + page_tokens <= tokens.size(); begin += page_tokens) {
     chain = prefix_cache_.Next(chain, tokens.subspan(begin, page_tokens));
-    prefix.pages.push_back(chain);
-    const std::optional<PageId> page = pool_.Find(chain);
-    if (page.has_value() && !pool_.is_saved(*page) && pool_.BeginSave(*page)) {
+    pages.push_back(chain);
+  }
+  return pages;
+}
+
+SavedPrefix Scheduler::SavePrefix(std::string_view tenant, std::span<const TokenId> tokens) {
+  SavedPrefix prefix;
+  for (const ContentHash& hash : PrefixOf(tenant, tokens)) {
+    const bool is_stored = index_->Find(hash).has_value();
+    const std::optional<PageId> page = pool_.Find(hash);
+    if (!is_stored && !page.has_value()) {
+      break;  // what follows it could never be read
+    }
+    prefix.pages.push_back(hash);
+    if (page.has_value() && !StoreHas(*page) && pool_.BeginSave(*page)) {
       prefix.transfers.push_back(SaveOf(*page));
     }
   }
@@ -53,7 +72,7 @@ std::vector<PageTransfer> Scheduler::TakeTransfers() {
     to_save_.pop_front();
     awaits_save_[page] = false;
     // Evicted since, perhaps another page by now: whatever it is, it is saved if it can be found.
-    if (!pool_.is_hashed(page) || pool_.is_saved(page) || pool_.is_saving(page)) {
+    if (!pool_.is_hashed(page) || pool_.is_saving(page) || StoreHas(page)) {
       continue;
     }
     if (!pool_.BeginSave(page)) {

@@ -114,7 +114,8 @@ Status RemoveIdentities(const KvOptions& options, const StoreSurvey& survey,
 Status RemoveSessions(const KvOptions& options, const StoreSurvey& survey, StoreRemoval& removal) {
   const std::vector<StoreSurvey::Session> sessions = FindSessions(options, survey);
   if (sessions.empty()) {
-    return NoSession(options);
+    const Status removed = removal.RemoveUnreadableSession(options.tenant, options.session);
+    return removed.code() == StatusCode::kNotFound ? NoSession(options) : removed;
   }
   for (const StoreSurvey::Session& session : sessions) {
     RETURN_IF_ERROR(removal.RemoveSession(session));
@@ -155,9 +156,12 @@ Status Remove(const KvOptions& options, FileIo& io) {
 
 }  // namespace
 
-int RunKv(const KvOptions& options, int64_t now_unix) {
+int RunKv(KvOptions options, int64_t now_unix) {
   PosixFileIo io;
   Status status;
+  if (Result<std::string> resolved = ResolveDirectory(options.directory); resolved.ok()) {
+    options.directory = *std::move(resolved);  // the directory itself may be a link
+  }
   switch (options.action) {
     case KvOptions::Action::kList:
       status = List(options, io, now_unix);

@@ -9,6 +9,6 @@ namespace thermocline {
 // `thermocline kv`: what a store's directory holds, whichever model it is of, and its removal. ls
 // and inspect may run beside a server; rm refuses to. `now_unix`: seconds. Returns the exit code: 1
 // when there is no such thing, or it failed.
-int RunKv(const KvOptions& options, int64_t now_unix);
+int RunKv(KvOptions options, int64_t now_unix);
 
 }  // namespace thermocline

@@ -49,6 +49,7 @@ Result<std::unique_ptr<Engine>> LoadEngine(EngineConfig config) {
   config.on_progress = [&progress](std::string_view phase, double fraction) {
     progress.Report(phase, fraction);
   };
+  config.on_notice = [](const std::string& message) { spdlog::warn("{}", message); };
   Result<std::unique_ptr<Engine>> engine = Engine::Create(config);
   progress.Finish();
   return engine;

@@ -70,6 +70,7 @@ int Main(int argc, const char* const* argv) {
   auto& line = std::get<CommandLine>(parsed);
   StartLog(line.log_level);
   std::signal(SIGPIPE, SIG_IGN);  // a client that has gone is an error code
+  std::signal(SIGXFSZ, SIG_IGN);  // and so is a file that may grow no more
   if (const auto* kv = std::get_if<KvOptions>(&line.command)) {
     return RunKv(*kv, std::time(nullptr));
   }

@@ -39,6 +39,9 @@ SessionCallback Answer(const WriterPtr& writer, std::string_view field) {
     } else if (field == "deleted") {
       json[field] = true;
     }
+    if (!session->warning.empty()) {
+      json["warning"] = session->warning;
+    }
     writer->Respond(JsonResponse(DumpJson(json)));
   };
 }

@@ -10,6 +10,7 @@ namespace thermocline {
 //   POST   /v1/kv/sessions/{id}/save        keeps its latest request's tokens and pages
 //   POST   /v1/kv/sessions/{id}/restore     brings its pages back into memory
 //   DELETE /v1/kv/sessions/{id}
+// What a save or restore did only in part is told in `warning`; where it did nothing, as an error.
 // `context` outlives the router.
 void AddSessionEndpoints(const ApiContext& context, Router& router);
 

@@ -1,5 +1,8 @@
 #include "engine/store/backing_store.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <utility>
 
 namespace thermocline {
@@ -21,8 +24,7 @@ Result<std::unique_ptr<BackingStore>> BackingStore::Create(Config config, FileIo
           page_bytes, config.memory_bytes, config.disk_bytes);
     }
     Result<PageDirectory> opened =
-        PageDirectory::Open(config.directory, config.identity, config.limits, config.fresh_key,
-                            config.disk_bytes / 2, io);
+        PageDirectory::Open(config.directory, config.identity, config.limits, config.fresh_key, io);
     if (!opened.ok()) {
       return opened.status();
     }
@@ -35,23 +37,53 @@ BackingStore::BackingStore(Config config, std::optional<PageDirectory> directory
     : config_(std::move(config)),
       directory_(std::move(directory)),
       hash_key_(directory_.has_value() ? directory_->hash_key() : config_.fresh_key),
-      max_disk_bytes_(directory_.has_value() ? config_.disk_bytes - directory_->found().other_bytes
-                                             : 0),
       index_(directory_.has_value()) {
+  for (const ContentHash& page : config_.pinned) {
+    index_.SetPinned(page, true);
+  }
   if (!directory_.has_value()) {
     return;
   }
-  for (const PageDirectory::File& file : directory_->found().files) {
-    index_.AddFile(file.head, file.bytes);
+  for (const PageDirectory::File& found : directory_->found().files) {
+    index_.AddFile(found.file);
+    if (config_.pins_found) {
+      index_.SetPinned(found.file.head.hash, true);
+    }
   }
   counts_.num_damaged = directory_->found().num_damaged;
+  MakeRoomAtStart();
+  writer_ = std::jthread([this](const std::stop_token& stop) { WriteLoop(stop); });
+}
+
+// The files may be of an earlier run with a higher cap, and of other models.
+void BackingStore::MakeRoomAtStart() {
+  const auto notice = [this](const std::string& message) {
+    if (config_.notice) {
+      config_.notice(message);
+    }
+  };
+  const uint64_t other_bytes = directory_->BoundOthers(config_.disk_bytes / 2, notice);
   std::unique_lock lock(mutex_);
-  // The files may be of an earlier run with a higher cap.
-  if (const Status status = MakeDiskRoom(lock, ContentHash{}, 0); !status.ok()) {
+  max_disk_bytes_ = config_.disk_bytes - std::min(config_.disk_bytes, other_bytes);
+  if (index_.disk_bytes() <= max_disk_bytes_) {
+    return;
+  }
+  if (index_.num_evictable() > 0) {
+    notice(fmt::format(
+        "the page store makes room: {} bytes are on disk and {} may be; the pages used longest "
+        "ago that no saved session needs are removed",
+        index_.disk_bytes(), max_disk_bytes_));
+  }
+  if (index_.pinned_disk_bytes() > max_disk_bytes_) {
+    notice(fmt::format(
+        "the pages of saved sessions take {} bytes on disk and {} may be used: they stay, and "
+        "nothing else is written until some are deleted or --kv-store-disk-bytes is raised",
+        index_.pinned_disk_bytes(), max_disk_bytes_));
+  }
+  if (const Status status = MakeDiskRoom(lock, ContentHash{}, 0);
+      !status.ok() && index_.num_evictable() > 0) {
     NoteError(status);
   }
-  lock.unlock();
-  writer_ = std::jthread([this](const std::stop_token& stop) { WriteLoop(stop); });
 }
 
 BackingStore::~BackingStore() = default;
@@ -59,7 +91,7 @@ BackingStore::~BackingStore() = default;
 std::optional<BackingStore::Info> BackingStore::Find(const ContentHash& hash) const {
   const std::scoped_lock lock(mutex_);
   const PageIndex::Page* page = index_.Find(hash);
-  if (page == nullptr) {
+  if (page == nullptr || page->unreadable) {
     return std::nullopt;
   }
   return Info{.tier = page->tier, .loss = page->loss};
@@ -77,7 +109,7 @@ Status BackingStore::Put(const ContentHash& hash, StoredPage page) {
   std::unique_lock lock(mutex_);
   for (;;) {
     const PageIndex::Page* there = index_.Find(hash);
-    if (there != nullptr && !IsBetter(*content, *there)) {
+    if (there != nullptr && !there->unreadable && !IsBetter(*content, *there)) {
       index_.Use(hash, /*hit=*/false);
       return {};
     }
@@ -96,26 +128,43 @@ Status BackingStore::Put(const ContentHash& hash, StoredPage page) {
   return {};
 }
 
-Result<StoredPage> BackingStore::Get(const ContentHash& hash) {
+Result<StoredPage> BackingStore::Get(const ContentHash& hash) { return Read(hash, /*use=*/true); }
+
+Status BackingStore::Verify(const ContentHash& hash) {
+  {
+    const std::scoped_lock lock(mutex_);
+    const PageIndex::Page* page = index_.Find(hash);
+    if (page != nullptr && !page->on_disk) {
+      return {};  // in memory
+    }
+  }
+  return Read(hash, /*use=*/false).status();
+}
+
+Result<StoredPage> BackingStore::Read(const ContentHash& hash, bool use) {
   std::unique_lock lock(mutex_);
   for (;;) {
     const PageIndex::Page* page = index_.Find(hash);
-    if (page == nullptr) {
-      ++counts_.num_misses;
+    if (page == nullptr || page->unreadable) {
+      counts_.num_misses += use ? 1 : 0;
       return NotFound("the page is not in the store");
     }
     const uint64_t generation = page->generation;
     const bool on_disk = page->on_disk;
-    const std::shared_ptr<const StoredPage> content = page->content;
+    // What is to be verified is what outlives memory.
+    const std::shared_ptr<const StoredPage> content =
+        use || !on_disk ? page->content : std::shared_ptr<const StoredPage>();
     lock.unlock();
     Result<StoredPage> read = content != nullptr ? *content : directory_->Read(hash);
-    if (read.ok() && on_disk) {
+    if (read.ok() && on_disk && use) {
       directory_->Touch(hash);
     }
     lock.lock();
     if (read.ok()) {
-      ++counts_.num_hits;
-      index_.Use(hash, /*hit=*/true);
+      counts_.num_hits += use ? 1 : 0;
+      if (use) {
+        index_.Use(hash, /*hit=*/true);
+      }
       return read;
     }
     page = index_.Find(hash);
@@ -126,9 +175,18 @@ Result<StoredPage> BackingStore::Get(const ContentHash& hash) {
     if (read.status().code() == StatusCode::kUnavailable) {
       return read;
     }
-    index_.Erase(hash);
-    work_.notify_one();
     ++counts_.num_damaged;
+    if (page->content != nullptr) {
+      index_.Rewrite(hash);  // memory still has it
+      work_.notify_one();
+      return *page->content;
+    }
+    if (read.status().code() == StatusCode::kInternal) {
+      index_.SetUnreadable(hash);
+    } else {
+      index_.Erase(hash);
+      work_.notify_one();
+    }
     return DataLoss("a stored page is lost: {}", read.status().message());
   }
 }
@@ -157,6 +215,27 @@ Status BackingStore::Flush() {
     return Unavailable("not all pages are on disk: {}", counts_.last_error);
   }
   return {};
+}
+
+Status BackingStore::Flush(const ContentHash& hash) {
+  std::unique_lock lock(mutex_);
+  const auto is_there = [&] {
+    const PageIndex::Page* page = index_.Find(hash);
+    return page != nullptr && !page->unreadable && (page->on_disk || !directory_.has_value());
+  };
+  if (!is_there() && directory_.has_value()) {
+    index_.RequeueUnwritten();
+    work_.notify_one();
+    const uint64_t num_jobs = index_.num_ever_queued();
+    progress_.wait(lock, [&] { return num_jobs_done_ >= num_jobs; });
+  }
+  if (is_there()) {
+    return {};
+  }
+  if (counts_.disk_failing) {
+    return Unavailable("a page is not on disk: {}", counts_.last_error);
+  }
+  return ResourceExhausted("the page store has no room for a page");
 }
 
 BackingStore::Usage BackingStore::usage() const {
@@ -207,20 +286,40 @@ void BackingStore::Settle(std::unique_lock<std::mutex>& lock, const ContentHash&
 void BackingStore::WritePage(std::unique_lock<std::mutex>& lock, const ContentHash& hash) {
   const PageIndex::Page* page = index_.Find(hash);
   const uint64_t generation = page->generation;
-  const uint64_t bytes = page->bytes;
+  const PageIndex::File file{.head = {.hash = hash, .tier = page->tier, .loss = page->loss},
+                             .bytes = page->bytes};
   const std::shared_ptr<const StoredPage> content = page->content;
-  Status status = MakeDiskRoom(lock, hash, bytes);
+  Status status = MakeDiskRoom(lock, hash, file.bytes);
   if (status.ok()) {
+    const bool replaces = index_.file_bytes(hash) > 0;
     lock.unlock();
     status = directory_->Write(hash, *content);
+    const std::optional<PageIndex::File> left = status.ok() ? file : WhatIsLeft(hash, replaces);
     lock.lock();
-    index_.NoteFile(hash, status.ok() ? bytes : 0);
+    index_.NoteFile(hash, left);
     counts_.disk_failing = !status.ok();
   }
   if (!status.ok()) {
     NoteError(status);
   }
   index_.NoteWritten(hash, generation, status.ok());
+}
+
+// After a write that failed. A new page that may not last is removed, and counts as unwritten; what
+// was there before stays.
+std::optional<PageIndex::File> BackingStore::WhatIsLeft(const ContentHash& hash, bool replaces) {
+  if (!replaces && directory_->Remove(hash).ok()) {
+    return std::nullopt;
+  }
+  const Result<PageIndex::File> left = directory_->Look(hash);
+  if (left.ok()) {
+    return *left;
+  }
+  if (left.status().code() == StatusCode::kNotFound) {
+    return std::nullopt;
+  }
+  const std::scoped_lock lock(mutex_);
+  return index_.file(hash);  // as far as anybody knows
 }
 
 Status BackingStore::MakeDiskRoom(std::unique_lock<std::mutex>& lock, const ContentHash& hash,
@@ -235,7 +334,7 @@ Status BackingStore::MakeDiskRoom(std::unique_lock<std::mutex>& lock, const Cont
     if (Status removed = RemoveFile(lock, victim->head.hash); !removed.ok()) {
       // A disk that takes nothing back may still be read. Unless it was put anew meanwhile.
       if (index_.Find(victim->head.hash) == nullptr) {
-        index_.AddFile(victim->head, victim->bytes);
+        index_.AddFile(*victim);
       }
       return removed;
     }
@@ -249,7 +348,7 @@ Status BackingStore::RemoveFile(std::unique_lock<std::mutex>& lock, const Conten
   Status status = directory_->Remove(hash);
   lock.lock();
   if (status.ok()) {
-    index_.NoteFile(hash, 0);
+    index_.NoteFile(hash, std::nullopt);
   }
   return status;
 }

@@ -2,11 +2,13 @@
 
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "engine/store/file_io.h"
 #include "engine/store/page_directory.h"
@@ -29,7 +31,8 @@ namespace thermocline {
 // having been got does not.
 //
 // A disk that is full or fails costs what it was to keep: the page stays in memory, where it may be
-// evicted like any other, and each later page is tried anew.
+// evicted like any other, and each later page is tried anew. A copy that was on disk before is
+// there until a better one has taken its place.
 class BackingStore {
  public:
   struct Config {
@@ -40,10 +43,19 @@ class BackingStore {
     ContentHash identity;     // see EncodePage
     PageLimits limits;
     uint64_t fresh_key = 0;  // random: hash_key() where the directory has none yet
+    // Pinned before any page is removed for room: those of saved sessions, each as often as it is
+    // named.
+    std::vector<ContentHash> pinned;
+    // So are all that are there: a session could not be read, and nobody knows what it needs.
+    bool pins_found = false;
+    // Told, in Create alone, what is about to be removed for room, and what has no room. May be
+    // empty.
+    std::function<void(const std::string&)> notice;
   };
   // Makes the directory, takes its lock for as long as the store lives, removes what a crash left
-  // half written and finds all whole pages of this identity. Folders of other identities keep half
-  // of disk_bytes at most, newest first, which is taken off this one's.
+  // half written and finds all pages of this identity. Of other identities the pages that their
+  // sessions need stay, and of the rest whole identities, newest first, up to half of disk_bytes;
+  // all that is taken off this one's.
   // kFailedPrecondition: another process has the directory. kInvalidArgument: there is a directory
   // but no room for one page in memory and two on disk. `io` must outlive the store.
   static Result<std::unique_ptr<BackingStore>> Create(Config config, FileIo& io);
@@ -66,8 +78,11 @@ class BackingStore {
   Status Put(const ContentHash& hash, StoredPage page);
 
   // The page as it was put. Counts as use. May read a file. kNotFound; kDataLoss once when the copy
-  // turns out damaged, which drops it; kUnavailable when it cannot be read now.
+  // turns out damaged, or the device fails to read it: it is not found any more, and stays on disk
+  // in the latter case. kUnavailable when it cannot be read now.
   Result<StoredPage> Get(const ContentHash& hash);
+  // As Get, but nothing is used: that Find knows the page only if it can be got.
+  Status Verify(const ContentHash& hash);
 
   // Nobody finds the page any more. Pins stay.
   void Erase(const ContentHash& hash);
@@ -79,9 +94,12 @@ class BackingStore {
   // Until all that was put before is on disk, with pages whose write failed tried once more.
   // kUnavailable: some are not. Fine without a directory.
   Status Flush();
+  // Until the page is on disk; in memory where there is no directory. kResourceExhausted: there is
+  // no room for it, or it is not there. kUnavailable: the disk fails.
+  Status Flush(const ContentHash& hash);
 
   struct Usage {
-    uint64_t num_pages = 0;  // that Find knows
+    uint64_t num_pages = 0;  // those that could not be read too
     uint64_t num_memory_pages = 0;
     uint64_t memory_bytes = 0;
     uint64_t num_disk_pages = 0;  // files, those about to be removed too
@@ -96,6 +114,10 @@ class BackingStore {
     std::string last_error;           // the latest failure's message; empty: there was none
   };
   Usage usage() const;
+  // Files and folders that could not be read at start.
+  size_t num_unreadable() const {
+    return directory_.has_value() ? directory_->found().num_unreadable : 0;
+  }
 
   // For PrefixCache: names mean the same in all processes that use this directory.
   uint64_t hash_key() const { return hash_key_; }
@@ -108,8 +130,11 @@ class BackingStore {
 
   // On the writer's thread. They hold the lock but for their I/O.
   void WriteLoop(const std::stop_token& stop);
+  Result<StoredPage> Read(const ContentHash& hash, bool use);
+  void MakeRoomAtStart();
   void Settle(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
   void WritePage(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
+  std::optional<PageIndex::File> WhatIsLeft(const ContentHash& hash, bool replaces);
   Status MakeDiskRoom(std::unique_lock<std::mutex>& lock, const ContentHash& hash, uint64_t bytes);
   Status RemoveFile(std::unique_lock<std::mutex>& lock, const ContentHash& hash);
   void NoteError(const Status& error);
@@ -117,7 +142,7 @@ class BackingStore {
   const Config config_;
   std::optional<PageDirectory> directory_;  // nothing: memory only
   const uint64_t hash_key_;
-  const uint64_t max_disk_bytes_;
+  uint64_t max_disk_bytes_ = 0;           // set before the writer starts
   mutable std::mutex mutex_;              // guards all below but writer_
   std::condition_variable_any work_;      // for the writer: something is queued
   std::condition_variable_any progress_;  // from the writer: a job ended

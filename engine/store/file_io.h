@@ -25,9 +25,10 @@ class FileLock {
 };
 
 // What the stores ask of a file system, one call each, so that tests can fail or stop any of them.
-// Thread-safe. Errors: kNotFound; kResourceExhausted when the disk or a quota is full; kDataLoss
-// when the device could not read or write (EIO) or a file is not what it must be; else
-// kUnavailable. A message names the path and the system's reason.
+// Thread-safe. Errors: kNotFound; kResourceExhausted when the disk, a quota or a limit on files is
+// full; kDataLoss when the device could not read or write (EIO) or a file is not what it must be;
+// else kUnavailable. A message names the path and the system's reason: it is for the log, never for
+// who asks over the network.
 class FileIo {
  public:
   struct Entry {
@@ -42,8 +43,9 @@ class FileIo {
   FileIo& operator=(const FileIo&) = delete;
   virtual ~FileIo() = default;
 
-  // A file of its own, readable by its owner alone, on the device when this returns. What is at
-  // `path` already is lost. After an error any part of the file may be there.
+  // A new file, readable by its owner alone, on the device when this returns. kAlreadyExists: there
+  // is something at `path`, whatever it is; it stays. After any other error any part of the file
+  // may be there.
   virtual Status WriteNewFile(const std::string& path, std::span<const std::byte> bytes) = 0;
   // In one step: at any time `to` is the old file or the new one.
   virtual Status Rename(const std::string& from, const std::string& to) = 0;
@@ -68,8 +70,9 @@ class FileIo {
 // What the name of a file that is being written ends in. Left behind, it may be removed.
 inline constexpr std::string_view kTemporarySuffix = ".tmp";
 
-// Writes `path` whole or not at all, and on the device when this returns: beside its place, then
-// renamed. Only one caller at a time may write one path.
+// Writes `path` whole or not at all, and on the device when this returns: beside its place, in a
+// file that nobody else has, then renamed. After an error what was at `path` is there as it was, or
+// the new file is, which may not outlive a crash.
 Status WriteWholeFile(FileIo& io, const std::string& path, std::span<const std::byte> bytes);
 
 }  // namespace thermocline

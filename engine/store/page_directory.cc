@@ -1,9 +1,11 @@
 #include "engine/store/page_directory.h"
 
 #include <algorithm>
+#include <optional>
 #include <string_view>
 #include <utility>
 
+#include "engine/store/other_identities.h"
 #include "engine/store/record.h"
 #include "engine/store/store_layout.h"
 
@@ -13,65 +15,13 @@ namespace {
 constexpr RecordKind kKeyKind{.magic = "THRMHKEY", .version = 1, .name = "hash key"};
 constexpr uint64_t kMaxKeyFileBytes = 256;
 
-// Damage, or a page that a newer program wrote here: either way it is in the way.
-bool IsNoPage(const Status& status) {
-  return status.code() == StatusCode::kDataLoss || status.code() == StatusCode::kUnimplemented ||
-         status.code() == StatusCode::kFailedPrecondition;
+std::vector<std::byte> HashKeyRecord(uint64_t key) {
+  RecordWriter writer(kKeyKind, ContentHash{}, sizeof(key));
+  writer.Add(key);
+  return std::move(writer).Seal();
 }
 
-// Only what the store itself writes: whatever else somebody put there stays, and its folder too.
-Status RemoveIdentity(FileIo& io, const std::string& path) {
-  const Result<std::vector<FileIo::Entry>> folders = io.List(path);
-  if (!folders.ok()) {
-    return folders.status();
-  }
-  for (const FileIo::Entry& folder : *folders) {
-    if (!IsPageFolder(folder)) {
-      continue;
-    }
-    const std::string folder_path = path + "/" + folder.name;
-    const Result<std::vector<FileIo::Entry>> files = io.List(folder_path);
-    if (!files.ok()) {
-      return files.status();
-    }
-    for (const FileIo::Entry& file : *files) {
-      if (IsPageFile(file) || IsTemporaryFile(file)) {
-        RETURN_IF_ERROR(io.Remove(folder_path + "/" + file.name));
-      }
-    }
-    (void)io.Remove(folder_path);  // fails when something else is in it
-  }
-  (void)io.Remove(path);
-  return {};
-}
-
-struct IdentitySize {
-  std::string path;
-  uint64_t bytes = 0;
-  int64_t modified_ns = 0;  // of its newest page
-};
-
-Result<IdentitySize> MeasureIdentity(FileIo& io, const std::string& path) {
-  const Result<std::vector<FileIo::Entry>> folders = io.List(path);
-  if (!folders.ok()) {
-    return folders.status();
-  }
-  IdentitySize size{.path = path};
-  for (const FileIo::Entry& folder : *folders) {
-    if (!IsPageFolder(folder)) {
-      continue;
-    }
-    const Result<std::vector<FileIo::Entry>> files = io.List(path + "/" + folder.name);
-    if (!files.ok()) {
-      return files.status();
-    }
-    for (const FileIo::Entry& file : *files) {
-      size.bytes += file.is_directory ? 0 : file.bytes;
-      size.modified_ns = std::max(size.modified_ns, file.modified_ns);
-    }
-  }
-  return size;
-}
+constexpr std::string_view kKeyFiles[] = {"hash.key", "hash.key.copy"};
 
 }  // namespace
 
@@ -85,7 +35,7 @@ PageDirectory::PageDirectory(std::string directory, const ContentHash& identity,
 
 Result<PageDirectory> PageDirectory::Open(const std::string& directory, const ContentHash& identity,
                                           const PageLimits& limits, uint64_t fresh_key,
-                                          uint64_t max_other_bytes, FileIo& io) {
+                                          FileIo& io) {
   PageDirectory opened(directory, identity, limits, io);
   RETURN_IF_ERROR(io.MakeDirectories(directory));
   Result<std::unique_ptr<FileLock>> lock = io.Lock(directory + "/" + std::string(kLockFile));
@@ -93,76 +43,83 @@ Result<PageDirectory> PageDirectory::Open(const std::string& directory, const Co
     return lock.status();
   }
   opened.lock_ = std::move(*lock);
+  opened.RemoveTornKeys();
   RETURN_IF_ERROR(opened.ReadHashKey(fresh_key));
-  RETURN_IF_ERROR(opened.BoundOthers(max_other_bytes));
   RETURN_IF_ERROR(opened.ScanIdentity());
   return opened;
 }
 
-Status PageDirectory::ReadHashKey(uint64_t fresh_key) {
-  const std::string path = root_ + "/hash.key";
-  const Result<std::vector<std::byte>> bytes = io_->ReadHead(path, kMaxKeyFileBytes);
-  if (bytes.ok()) {
-    Result<RecordReader> reader = OpenRecord(kKeyKind, ContentHash{}, *bytes);
-    if (reader.ok() && reader->num_left() == sizeof(hash_key_)) {
-      hash_key_ = reader->Take<uint64_t>();
-      return {};
-    }
-    if (reader.status().code() == StatusCode::kUnimplemented) {
-      return reader.status();  // a newer program's pages are not ours to throw away
-    }
-  } else if (bytes.status().code() != StatusCode::kNotFound) {
-    return bytes.status();
+// What a crash left of one that was being written. Other names are nobody's business here.
+void PageDirectory::RemoveTornKeys() {
+  const Result<std::vector<FileIo::Entry>> entries = io_->List(root_);
+  if (!entries.ok()) {
+    return;
   }
+  for (const FileIo::Entry& entry : *entries) {
+    if (IsTemporaryFile(entry) && entry.name.starts_with(kKeyFiles[0])) {
+      (void)io_->Remove(root_ + "/" + entry.name);
+    }
+  }
+}
+
+// Two files have it, for without it no page is ever found again. One that is good mends the other.
+Status PageDirectory::ReadHashKey(uint64_t fresh_key) {
+  std::optional<uint64_t> key;
+  Status unread;
+  std::vector<std::string> bad;
+  for (const std::string_view name : kKeyFiles) {
+    const std::string path = root_ + "/" + std::string(name);
+    const Result<std::vector<std::byte>> bytes = io_->ReadHead(path, kMaxKeyFileBytes);
+    Result<RecordReader> reader =
+        bytes.ok() ? OpenRecord(kKeyKind, ContentHash{}, *bytes) : bytes.status();
+    if (reader.ok() && reader->num_left() == sizeof(hash_key_)) {
+      const auto read = reader->Take<uint64_t>();
+      key = key.value_or(read);
+    } else if (reader.status().code() == StatusCode::kUnimplemented) {
+      return reader.status();  // a newer program's pages are not ours to throw away
+    } else if (!bytes.ok() && bytes.status().code() != StatusCode::kNotFound) {
+      unread = bytes.status();  // it may be good all the same
+    } else {
+      bad.push_back(path);
+    }
+  }
+  if (!key.has_value()) {
+    return unread.ok() ? MakeHashKey(fresh_key) : unread;
+  }
+  hash_key_ = *key;
+  for (const std::string& path : bad) {
+    (void)WriteWholeFile(*io_, path, HashKeyRecord(hash_key_));  // the other is good
+  }
+  return {};
+}
+
+Status PageDirectory::MakeHashKey(uint64_t fresh_key) {
   // Without the key that named them, no page can ever be found again. They go first: a crash in
   // between comes here again.
-  RETURN_IF_ERROR(RemoveAllIdentities());
+  RETURN_IF_ERROR(RemoveUnneededIdentities(*io_, root_));
   hash_key_ = fresh_key;
-  RecordWriter writer(kKeyKind, ContentHash{}, sizeof(hash_key_));
-  writer.Add(hash_key_);
-  return WriteWholeFile(*io_, path, std::move(writer).Seal());
+  for (const std::string_view name : kKeyFiles) {
+    RETURN_IF_ERROR(
+        WriteWholeFile(*io_, root_ + "/" + std::string(name), HashKeyRecord(hash_key_)));
+  }
+  return {};
 }
 
-Status PageDirectory::RemoveAllIdentities() {
-  const Result<std::vector<FileIo::Entry>> entries = io_->List(root_);
-  if (!entries.ok()) {
-    return entries.status();
-  }
-  for (const FileIo::Entry& entry : *entries) {
-    if (IsIdentityFolder(entry)) {
-      RETURN_IF_ERROR(RemoveIdentity(*io_, root_ + "/" + entry.name));
+// Somebody may have removed the whole directory while it was in use.
+Status PageDirectory::WriteMissingKeys() {
+  for (const std::string_view name : kKeyFiles) {
+    const std::string path = root_ + "/" + std::string(name);
+    const Result<std::vector<std::byte>> there = io_->ReadHead(path, kMaxKeyFileBytes);
+    if (there.status().code() == StatusCode::kNotFound) {
+      RETURN_IF_ERROR(WriteWholeFile(*io_, path, HashKeyRecord(hash_key_)));
     }
   }
   return {};
 }
 
-Status PageDirectory::BoundOthers(uint64_t max_bytes) {
-  const Result<std::vector<FileIo::Entry>> entries = io_->List(root_);
-  if (!entries.ok()) {
-    return entries.status();
-  }
-  std::vector<IdentitySize> others;
-  for (const FileIo::Entry& entry : *entries) {
-    const std::string path = root_ + "/" + entry.name;
-    if (IsIdentityFolder(entry) && path != folder_) {
-      const Result<IdentitySize> size = MeasureIdentity(*io_, path);
-      if (!size.ok()) {
-        return size.status();
-      }
-      others.push_back(*size);
-    }
-  }
-  std::sort(others.begin(), others.end(), [](const IdentitySize& a, const IdentitySize& b) {
-    return a.modified_ns > b.modified_ns;
-  });
-  for (const IdentitySize& other : others) {
-    if (found_.other_bytes + other.bytes <= max_bytes) {
-      found_.other_bytes += other.bytes;
-    } else {
-      RETURN_IF_ERROR(RemoveIdentity(*io_, other.path));
-    }
-  }
-  return {};
+uint64_t PageDirectory::BoundOthers(uint64_t max_bytes,
+                                    const std::function<void(const std::string&)>& notice) {
+  return BoundOtherIdentities(*io_, root_, identity_, max_bytes, notice);
 }
 
 Status PageDirectory::ScanIdentity() {
@@ -172,7 +129,7 @@ Status PageDirectory::ScanIdentity() {
   }
   for (const FileIo::Entry& folder : *folders) {
     if (IsPageFolder(folder)) {
-      RETURN_IF_ERROR(ScanFolder(folder.name));
+      ScanFolder(folder.name);
     }
   }
   std::sort(found_.files.begin(), found_.files.end(),
@@ -180,40 +137,54 @@ Status PageDirectory::ScanIdentity() {
   return {};
 }
 
-Status PageDirectory::ScanFolder(const std::string& digits) {
+void PageDirectory::ScanFolder(const std::string& digits) {
   const std::string folder = folder_ + "/" + digits;
   const Result<std::vector<FileIo::Entry>> entries = io_->List(folder);
   if (!entries.ok()) {
-    return entries.status();
+    ++found_.num_unreadable;
+    return;
   }
   for (const FileIo::Entry& entry : *entries) {
-    const std::string path = folder + "/" + entry.name;
     if (IsTemporaryFile(entry)) {
-      RETURN_IF_ERROR(io_->Remove(path));
-    }
-    if (!IsPageFile(entry)) {
-      continue;
-    }
-    const Result<PageHead> head = ReadPageHead(path, entry.bytes);
-    if (head.ok() && PathOf(head->hash) == path) {
-      found_.files.push_back(
-          {.head = *head, .bytes = entry.bytes, .modified_ns = entry.modified_ns});
-    } else if (head.ok() || IsNoPage(head.status())) {
-      ++found_.num_damaged;
-      RETURN_IF_ERROR(io_->Remove(path));
-    } else {
-      return head.status();
+      (void)io_->Remove(folder + "/" + entry.name);
+    } else if (IsPageFile(entry)) {
+      ScanFile(digits, entry);
     }
   }
-  return {};
 }
 
-Result<PageHead> PageDirectory::ReadPageHead(const std::string& path, uint64_t file_bytes) {
-  const Result<std::vector<std::byte>> head = io_->ReadHead(path, kPageHeadBytes);
-  if (!head.ok()) {
-    return head.status();
+// The checksum of the whole tells it from a damaged version.
+bool PageDirectory::IsOfALaterProgram(const ContentHash& hash, const Result<PageHead>& head,
+                                      uint64_t file_bytes) const {
+  constexpr uint64_t kLargest = uint64_t{1} << 30;
+  if (head.ok() || head.status().code() != StatusCode::kUnimplemented || file_bytes > kLargest) {
+    return false;
   }
-  return DecodePageHead(identity_, *head, file_bytes, limits_);
+  const Result<std::vector<std::byte>> record = io_->ReadFile(PathOf(hash), kLargest);
+  return !record.ok() || DecodePage(identity_, hash, *record, limits_).status().code() ==
+                             StatusCode::kUnimplemented;
+}
+
+void PageDirectory::ScanFile(const std::string& digits, const FileIo::Entry& entry) {
+  const std::string path = folder_ + "/" + digits + "/" + entry.name;
+  const ContentHash hash = HashOfPageFile(digits, entry.name).value();
+  const Result<std::vector<std::byte>> bytes = io_->ReadHead(path, kPageHeadBytes);
+  const Result<PageHead> head =
+      bytes.ok() ? DecodePageHead(identity_, *bytes, entry.bytes, limits_) : bytes.status();
+  PageIndex::File file{.head = {.hash = hash}, .bytes = entry.bytes};
+  if (head.ok() && head->hash == hash) {
+    file.head = *head;
+  } else if (!bytes.ok() || IsOfALaterProgram(hash, head, entry.bytes)) {
+    ++found_.num_unreadable;
+    file.unreadable = true;
+  } else if (io_->Remove(path).ok()) {  // damaged, or a page that belongs elsewhere
+    ++found_.num_damaged;
+    return;
+  } else {
+    ++found_.num_damaged;
+    file.unreadable = true;
+  }
+  found_.files.push_back({.file = file, .modified_ns = entry.modified_ns});
 }
 
 Status PageDirectory::Write(const ContentHash& hash, const StoredPage& page) {
@@ -222,23 +193,46 @@ Status PageDirectory::Write(const ContentHash& hash, const StoredPage& page) {
   Status status = WriteWholeFile(*io_, path, record);
   if (status.code() == StatusCode::kNotFound) {
     RETURN_IF_ERROR(io_->MakeDirectories(FolderOf(hash)));
+    RETURN_IF_ERROR(WriteMissingKeys());
     RETURN_IF_ERROR(io_->SyncDirectory(folder_));
     RETURN_IF_ERROR(io_->SyncDirectory(root_));
     status = WriteWholeFile(*io_, path, record);
-  }
-  if (!status.ok()) {
-    (void)io_->Remove(path);  // an older copy, or a new one that may not last
   }
   return status;
 }
 
 Result<StoredPage> PageDirectory::Read(const ContentHash& hash) const {
-  const std::string path = PathOf(hash);
-  const Result<std::vector<std::byte>> record = io_->ReadFile(path, MaxPageRecordBytes(limits_));
+  const Result<std::vector<std::byte>> record =
+      io_->ReadFile(PathOf(hash), MaxPageRecordBytes(limits_));
   if (!record.ok()) {
-    return record.status();
+    return record.status().code() == StatusCode::kDataLoss
+               ? Status(StatusCode::kInternal, record.status().message())
+               : record.status();
   }
   return DecodePage(identity_, hash, *record, limits_);
+}
+
+// Of the list, for that has the file's length, which its head has to fit.
+Result<PageIndex::File> PageDirectory::Look(const ContentHash& hash) const {
+  const std::string folder = FolderOf(hash);
+  const Result<std::vector<FileIo::Entry>> entries = ListIfThere(*io_, folder);
+  if (!entries.ok()) {
+    return entries.status();
+  }
+  const std::string path = PathOf(hash);
+  for (const FileIo::Entry& entry : *entries) {
+    if (folder + "/" + entry.name != path) {
+      continue;
+    }
+    const Result<std::vector<std::byte>> bytes = io_->ReadHead(path, kPageHeadBytes);
+    const Result<PageHead> head =
+        bytes.ok() ? DecodePageHead(identity_, *bytes, entry.bytes, limits_) : bytes.status();
+    if (!head.ok()) {
+      return head.status();
+    }
+    return PageIndex::File{.head = *head, .bytes = entry.bytes};
+  }
+  return NotFound("{} is not there", path);
 }
 
 void PageDirectory::Touch(const ContentHash& hash) const {

@@ -2,47 +2,58 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "engine/store/file_io.h"
+#include "engine/store/page_index.h"
 #include "engine/store/page_record.h"
 #include "kernels/base/status.h"
 
 namespace thermocline {
 
 // The files of a BackingStore, locked for as long as this lives:
-//   lock, hash.key
+//   lock, hash.key, hash.key.copy
 //   <identity>/<first 2 digits of the hash>/<other 30>.page
 // No name holds anything but hex digits of digests. Read and Touch may be called on any thread, all
 // else on one at a time.
+//
+// A file that cannot be read costs what is in it and nothing else, and stays: it may be read
+// another day. So do pages of a later program. Damaged ones are removed.
 class PageDirectory {
  public:
   struct File {
-    PageHead head;
-    uint64_t bytes = 0;
+    PageIndex::File file;
     int64_t modified_ns = 0;
   };
   // What was there.
   struct Found {
-    std::vector<File> files;   // the least recently used first
-    size_t num_damaged = 0;    // removed
-    uint64_t other_bytes = 0;  // of folders of other identities that were left
+    std::vector<File> files;    // the least recently used first
+    size_t num_damaged = 0;     // removed
+    size_t num_unreadable = 0;  // files, and folders that cannot be looked into
   };
-  // `max_other_bytes`: that folders of other identities may keep. For the rest see
-  // BackingStore::Create.
+  // For the rest see BackingStore::Create.
   static Result<PageDirectory> Open(const std::string& directory, const ContentHash& identity,
-                                    const PageLimits& limits, uint64_t fresh_key,
-                                    uint64_t max_other_bytes, FileIo& io);
+                                    const PageLimits& limits, uint64_t fresh_key, FileIo& io);
 
   const Found& found() const { return found_; }
   uint64_t hash_key() const { return hash_key_; }
 
-  // After an error there is no file of this hash.
+  // Removes pages of other identities that none of their sessions needs, of whole identities and
+  // the oldest first, until all that others have is within `max_bytes` or needed. Tells `notice`
+  // before. The bytes that others have then.
+  uint64_t BoundOthers(uint64_t max_bytes, const std::function<void(const std::string&)>& notice);
+
+  // After an error what was there is there as it was, or the new page is, which may not last: see
+  // Look.
   Status Write(const ContentHash& hash, const StoredPage& page);
-  // Errors of FileIo::ReadFile and DecodePage.
+  // kNotFound; kDataLoss: damaged; kInternal: the device fails to read it, or it is no regular
+  // file; else errors of FileIo::ReadFile and DecodePage.
   Result<StoredPage> Read(const ContentHash& hash) const;
+  // What is at a hash's place, by its head. kNotFound: nothing.
+  Result<PageIndex::File> Look(const ContentHash& hash) const;
   // Just used, for the order of found().
   void Touch(const ContentHash& hash) const;
   Status Remove(const ContentHash& hash);
@@ -50,12 +61,15 @@ class PageDirectory {
  private:
   PageDirectory(std::string directory, const ContentHash& identity, const PageLimits& limits,
                 FileIo& io);
+  void RemoveTornKeys();
   Status ReadHashKey(uint64_t fresh_key);
-  Status RemoveAllIdentities();
+  Status MakeHashKey(uint64_t fresh_key);
+  Status WriteMissingKeys();
   Status ScanIdentity();
-  Status ScanFolder(const std::string& digits);
-  Result<PageHead> ReadPageHead(const std::string& path, uint64_t file_bytes);
-  Status BoundOthers(uint64_t max_bytes);
+  void ScanFolder(const std::string& digits);
+  bool IsOfALaterProgram(const ContentHash& hash, const Result<PageHead>& head,
+                         uint64_t file_bytes) const;
+  void ScanFile(const std::string& digits, const FileIo::Entry& entry);
   std::string FolderOf(const ContentHash& hash) const;
   std::string PathOf(const ContentHash& hash) const;
 

@@ -16,6 +16,7 @@ void PageIndex::Add(const ContentHash& hash, std::shared_ptr<const StoredPage> c
   DropContent(entry);
   entry.tier = content->tier;
   entry.loss = content->loss;
+  entry.unreadable = false;
   entry.generation = next_generation_++;
   entry.bytes = PageRecordBytes(*content);
   entry.content = std::move(content);
@@ -30,15 +31,40 @@ void PageIndex::Add(const ContentHash& hash, std::shared_ptr<const StoredPage> c
   }
 }
 
-void PageIndex::AddFile(const PageHead& head, uint64_t bytes) {
-  Entry& entry = pages_[head.hash];
-  entry.tier = head.tier;
-  entry.loss = head.loss;
+void PageIndex::AddFile(const File& file) {
+  SetToFile(pages_[file.head.hash], file);
+  Sort(file.head.hash, pages_[file.head.hash]);
+  NoteFile(file.head.hash, file);
+}
+
+void PageIndex::SetToFile(Entry& entry, const File& file) {
+  DropContent(entry);
+  entry.tier = file.head.tier;
+  entry.loss = file.head.loss;
+  entry.unreadable = file.unreadable;
   entry.generation = next_generation_++;
-  entry.bytes = bytes;
+  entry.bytes = file.bytes;
   entry.on_disk = true;
-  Sort(head.hash, entry);
-  NoteFile(head.hash, bytes);
+  entry.pending = false;
+}
+
+void PageIndex::SetUnreadable(const ContentHash& hash) {
+  if (const auto found = pages_.find(hash); found != pages_.end() && found->second.on_disk) {
+    DropContent(found->second);
+    found->second.unreadable = true;
+    files_.at(hash).unreadable = true;
+    Sort(hash, found->second);
+  }
+}
+
+void PageIndex::Rewrite(const ContentHash& hash) {
+  Entry& entry = pages_.at(hash);
+  entry.on_disk = false;
+  entry.pending = has_files_;
+  Sort(hash, entry);
+  if (has_files_) {
+    Queue(hash);
+  }
 }
 
 void PageIndex::Erase(const ContentHash& hash) {
@@ -90,8 +116,13 @@ PageIndex::Freed PageIndex::FreeMemory() {
     return Freed::kCopy;
   }
   if (!unwritten_.empty()) {
-    const ContentHash hash = TakeVictim(unwritten_)->first;
-    Erase(hash);
+    const auto victim = TakeVictim(unwritten_);
+    if (const auto file = files_.find(victim->first); file != files_.end()) {
+      SetToFile(victim->second, file->second);
+      Sort(victim->first, victim->second);
+      return Freed::kCopy;
+    }
+    Erase(ContentHash(victim->first));
     return Freed::kPage;
   }
   return Freed::kNothing;
@@ -102,9 +133,7 @@ std::optional<PageIndex::File> PageIndex::EvictFromDisk() {
     return std::nullopt;
   }
   const auto victim = TakeVictim(evictable_);
-  const File file{
-      .head = {.hash = victim->first, .tier = victim->second.tier, .loss = victim->second.loss},
-      .bytes = victim->second.bytes};
+  const File file = files_.at(victim->first);
   Remove(victim);
   return file;
 }
@@ -138,18 +167,31 @@ void PageIndex::NoteWritten(const ContentHash& hash, uint64_t generation, bool o
   }
 }
 
-void PageIndex::NoteFile(const ContentHash& hash, uint64_t bytes) {
-  disk_bytes_ = disk_bytes_ - file_bytes(hash) + bytes;
-  if (bytes == 0) {
-    files_.erase(hash);
+void PageIndex::NoteFile(const ContentHash& hash, const std::optional<File>& file) {
+  disk_bytes_ = disk_bytes_ - file_bytes(hash) + (file.has_value() ? file->bytes : 0);
+  if (file.has_value()) {
+    files_[hash] = *file;
   } else {
-    files_[hash] = bytes;
+    files_.erase(hash);
   }
 }
 
 uint64_t PageIndex::file_bytes(const ContentHash& hash) const {
   const auto found = files_.find(hash);
-  return found == files_.end() ? 0 : found->second;
+  return found == files_.end() ? 0 : found->second.bytes;
+}
+
+std::optional<PageIndex::File> PageIndex::file(const ContentHash& hash) const {
+  const auto found = files_.find(hash);
+  return found == files_.end() ? std::nullopt : std::optional(found->second);
+}
+
+uint64_t PageIndex::pinned_disk_bytes() const {
+  uint64_t bytes = 0;
+  for (const auto& [hash, count] : pins_) {
+    bytes += file_bytes(hash);
+  }
+  return bytes;
 }
 
 void PageIndex::RequeueUnwritten() {

@@ -22,7 +22,8 @@ struct HashOfContentHash {
 //
 // A page is clean (in its file), pending (its file is to be written) or unwritten (there is no
 // directory, or its write failed). Files are counted apart from pages: a page that was erased or
-// replaced leaves a file behind until the writer has settled its hash.
+// replaced leaves a file behind until the writer has settled its hash. A page whose better copy
+// could not be written falls back on the file that it has, once that copy leaves memory.
 // Invariant: every hash whose file is not as its page wants it is queued or being settled, unless
 // its write has failed.
 class PageIndex {
@@ -30,6 +31,7 @@ class PageIndex {
   struct Page {
     Tier tier = Tier::kHot;
     Tier loss = Tier::kHot;
+    bool unreadable = false;  // its file was not to be read: it counts, and nobody finds it
     uint64_t generation = 0;  // of this content: no two that were ever added have the same
     uint64_t bytes = 0;       // of its record
     // Null: in its file alone. Shared because who reads or writes it does so without the lock,
@@ -45,7 +47,16 @@ class PageIndex {
   // Adds or replaces; the page is the most recently used one, and queued if there are files.
   void Add(const ContentHash& hash, std::shared_ptr<const StoredPage> content);
   // A file that holds a page, which is not there: the most recently used one.
-  void AddFile(const PageHead& head, uint64_t bytes);
+  struct File {
+    PageHead head;
+    uint64_t bytes = 0;
+    bool unreadable = false;  // of the head only the hash is known
+  };
+  void AddFile(const File& file);
+  // Nobody finds the page any more; its file stays, for it may be read another day.
+  void SetUnreadable(const ContentHash& hash);
+  // A page in memory whose file turned out lost is pending again.
+  void Rewrite(const ContentHash& hash);
   // Forgets the page. Its file, if there may be one, is queued.
   void Erase(const ContentHash& hash);
   // Most recently used now. `hit`: and passed over once when a page is to be erased.
@@ -53,29 +64,31 @@ class PageIndex {
   void SetPinned(const ContentHash& hash, bool pinned);  // counted
 
   // Makes room in memory: the least recently used clean page leaves it and stays on disk; when
-  // there is none, the least valuable unwritten page without pins is erased.
+  // there is none, the least valuable unwritten page without pins falls back on its file or is
+  // erased.
   enum class Freed : uint8_t { kNothing, kCopy, kPage };
   Freed FreeMemory();
   // Erases the least valuable page on disk without pins. Its file is left to the caller, who may
   // find that it cannot be removed, and AddFile it again.
-  struct File {
-    PageHead head;
-    uint64_t bytes = 0;
-  };
   std::optional<File> EvictFromDisk();
 
   // The next hash to settle; it is no longer queued.
   std::optional<ContentHash> TakeQueued();
   // Tells how a page's write went. No matter if its content has been replaced or erased since.
   void NoteWritten(const ContentHash& hash, uint64_t generation, bool ok);
-  // Tells that there is a file of so many bytes at a hash's place; 0: none.
-  void NoteFile(const ContentHash& hash, uint64_t bytes);
+  // Tells what file there is at a hash's place; nothing: none.
+  void NoteFile(const ContentHash& hash, const std::optional<File>& file);
   uint64_t file_bytes(const ContentHash& hash) const;
+  std::optional<File> file(const ContentHash& hash) const;
   // Makes all unwritten pages pending again.
   void RequeueUnwritten();
   bool HasUnwritten() const;
 
+  // As far as its files tell: bytes that pins keep on disk.
+  uint64_t pinned_disk_bytes() const;
+
   size_t num_pages() const { return pages_.size(); }
+  size_t num_evictable() const { return evictable_.size(); }
   size_t num_memory_pages() const { return num_memory_pages_; }
   uint64_t memory_bytes() const { return memory_bytes_; }
   size_t num_files() const { return files_.size(); }
@@ -99,6 +112,7 @@ class PageIndex {
 
   void Queue(const ContentHash& hash);
   void DropContent(Entry& entry);
+  void SetToFile(Entry& entry, const File& file);
   void Remove(Entries::iterator entry);
   // Puts the page into the lists it belongs to, at the recent end of one it comes to.
   void Sort(const ContentHash& hash, Entry& entry);
@@ -107,8 +121,8 @@ class PageIndex {
 
   const bool has_files_;
   Entries pages_;
-  std::unordered_map<ContentHash, uint32_t, HashOfContentHash> pins_;   // never 0
-  std::unordered_map<ContentHash, uint64_t, HashOfContentHash> files_;  // bytes, never 0
+  std::unordered_map<ContentHash, uint32_t, HashOfContentHash> pins_;  // never 0
+  std::unordered_map<ContentHash, File, HashOfContentHash> files_;
   HashList clean_;      // in memory and in their files
   HashList unwritten_;  // without pins
   HashList evictable_;  // in their files, without pins

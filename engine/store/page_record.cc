@@ -32,8 +32,11 @@ uint64_t RecordBytes(uint64_t tenant_bytes, uint64_t num_tokens, uint64_t page_b
 
 bool IsStoredSize(Tier tier, uint64_t num_bytes, const PageLimits& limits) {
   const auto index = static_cast<size_t>(tier);
-  return index < limits.page_bytes.size() && num_bytes != 0 &&
-         num_bytes == limits.page_bytes[index];
+  if (index >= limits.page_bytes.size() || num_bytes == 0) {
+    return false;
+  }
+  const uint32_t limit = limits.page_bytes[index];
+  return tier >= Tier::kCold ? num_bytes <= limit : num_bytes == limit;
 }
 
 // Every number is bounded before any is used.

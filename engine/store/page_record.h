@@ -34,7 +34,9 @@ inline constexpr size_t kMaxTenantBytes = 256;
 // What a page of this model may be. A tier of 0 bytes is not stored.
 struct PageLimits {
   uint32_t page_tokens = 0;
-  std::array<uint32_t, kNumTiers> page_bytes{};  // exact, by tier
+  // By tier: exact of hot and warm pages, at most of colder ones, whose size is that of the formats
+  // they were coded in.
+  std::array<uint32_t, kNumTiers> page_bytes{};
 };
 
 // One page as one run of bytes, which docs/store_format.md shows: a head of kPageHeadBytes, tenant,

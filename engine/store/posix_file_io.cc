@@ -17,15 +17,15 @@
 namespace thermocline {
 namespace {
 
-constexpr mode_t kFileMode = 0600;       // conversations are in there
-constexpr mode_t kDirectoryMode = 0700;  // and their lengths here
-
 StatusCode CodeOf(int error) {
   switch (error) {
     case ENOENT:
       return StatusCode::kNotFound;
+    case EEXIST:
+      return StatusCode::kAlreadyExists;
     case ENOSPC:
     case EDQUOT:
+    case EFBIG:
       return StatusCode::kResourceExhausted;
     case EIO:
       return StatusCode::kDataLoss;
@@ -40,10 +40,15 @@ Status SystemError(std::string_view what, const std::string& path) {
   return {CodeOf(error), fmt::format("cannot {} {}: {}", what, path, std::strerror(error))};
 }
 
+// A descriptor that is closed with this; negative: there is none.
 class OpenFile {
  public:
-  OpenFile(const std::string& path, int flags)
-      : file_(open(path.c_str(), flags | O_CLOEXEC | O_NOFOLLOW, kFileMode)) {}
+  explicit OpenFile(int file) : file_(file) {}
+  OpenFile(OpenFile&& other) noexcept : file_(other.Release()) {}
+  OpenFile& operator=(OpenFile&& other) noexcept {
+    std::swap(file_, other.file_);
+    return *this;
+  }
   OpenFile(const OpenFile&) = delete;
   OpenFile& operator=(const OpenFile&) = delete;
   ~OpenFile() {
@@ -59,6 +64,46 @@ class OpenFile {
  private:
   int file_;
 };
+
+// A path as the folder that it ends in and the name there, for calls that end in `at`.
+struct Place {
+  OpenFile folder;
+  std::string name;  // "." for the path of a root
+};
+
+// Walks down to the folder, a name at a time: O_NOFOLLOW alone would follow a link that is no more
+// than part of the way. With `mode`, folders that are not there are made.
+Place Walk(const std::string& path, const mode_t* mode = nullptr) {
+  constexpr int kFlags = O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+  Place place{.folder = OpenFile(open(path.starts_with('/') ? "/" : ".", kFlags)), .name = "."};
+  std::string_view left = path;
+  for (;;) {
+    left.remove_prefix(std::min(left.find_first_not_of('/'), left.size()));
+    const std::string_view name = left.substr(0, left.find('/'));
+    if (name.empty() || !place.folder.is_open()) {
+      return place;
+    }
+    left.remove_prefix(name.size());
+    if (place.name != ".") {
+      const int above = place.folder.get();
+      if (mode != nullptr && mkdirat(above, place.name.c_str(), *mode) != 0 && errno != EEXIST) {
+        place.folder = OpenFile(-1);
+        return place;
+      }
+      OpenFile next(openat(above, place.name.c_str(), kFlags));
+      const int error = errno;  // closing the folder above may change it
+      place.folder = std::move(next);
+      errno = error;
+    }
+    place.name = name;
+  }
+}
+
+OpenFile OpenAt(const Place& place, int flags, mode_t mode = 0) {
+  return OpenFile(place.folder.is_open() ? openat(place.folder.get(), place.name.c_str(),
+                                                  flags | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, mode)
+                                         : -1);
+}
 
 Status WriteAll(int file, const std::string& path, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
@@ -97,8 +142,7 @@ Result<std::vector<std::byte>> ReadUpTo(int file, const std::string& path, size_
 
 // At most `max_bytes`; beyond them kDataLoss, or with `cut` no more of the file.
 Result<std::vector<std::byte>> ReadBounded(const std::string& path, uint64_t max_bytes, bool cut) {
-  // Not to wait for the writer, should somebody have put a pipe there.
-  const OpenFile file(path, O_RDONLY | O_NONBLOCK);
+  const OpenFile file = OpenAt(Walk(path), O_RDONLY);
   struct stat info {};
   if (!file.is_open() || fstat(file.get(), &info) != 0) {
     return SystemError("open", path);
@@ -119,7 +163,7 @@ struct CloseDirectory {
 FileLock::~FileLock() { close(file_); }
 
 Status PosixFileIo::WriteNewFile(const std::string& path, std::span<const std::byte> bytes) {
-  const OpenFile file(path, O_WRONLY | O_CREAT | O_TRUNC);
+  const OpenFile file = OpenAt(Walk(path), O_WRONLY | O_CREAT | O_EXCL, modes_.file);
   if (!file.is_open()) {
     return SystemError("create", path);
   }
@@ -131,11 +175,16 @@ Status PosixFileIo::WriteNewFile(const std::string& path, std::span<const std::b
 }
 
 Status PosixFileIo::Rename(const std::string& from, const std::string& to) {
-  return std::rename(from.c_str(), to.c_str()) == 0 ? Status() : SystemError("rename", from);
+  const Place source = Walk(from);
+  const Place target = source.folder.is_open() ? Walk(to) : Place{OpenFile(-1), ""};
+  return target.folder.is_open() && renameat(source.folder.get(), source.name.c_str(),
+                                             target.folder.get(), target.name.c_str()) == 0
+             ? Status()
+             : SystemError("rename", from);
 }
 
 Status PosixFileIo::SyncDirectory(const std::string& path) {
-  const OpenFile directory(path, O_RDONLY | O_DIRECTORY);
+  const OpenFile directory = OpenAt(Walk(path), O_RDONLY | O_DIRECTORY);
   if (!directory.is_open() || fsync(directory.get()) != 0) {
     return SystemError("sync", path);
   }
@@ -151,10 +200,13 @@ Result<std::vector<std::byte>> PosixFileIo::ReadHead(const std::string& path, si
 }
 
 Result<std::vector<FileIo::Entry>> PosixFileIo::List(const std::string& directory) {
-  const std::unique_ptr<DIR, CloseDirectory> open_directory(opendir(directory.c_str()));
+  OpenFile file = OpenAt(Walk(directory), O_RDONLY | O_DIRECTORY);
+  const std::unique_ptr<DIR, CloseDirectory> open_directory(file.is_open() ? fdopendir(file.get())
+                                                                           : nullptr);
   if (open_directory == nullptr) {
     return SystemError("list", directory);
   }
+  (void)file.Release();  // the directory's now
   std::vector<Entry> entries;
   errno = 0;
   while (const dirent* found = readdir(open_directory.get())) {
@@ -178,40 +230,56 @@ Result<std::vector<FileIo::Entry>> PosixFileIo::List(const std::string& director
 }
 
 Status PosixFileIo::Touch(const std::string& path) {
-  return utimensat(AT_FDCWD, path.c_str(), nullptr, AT_SYMLINK_NOFOLLOW) == 0
+  const Place place = Walk(path);
+  return place.folder.is_open() && utimensat(place.folder.get(), place.name.c_str(), nullptr,
+                                             AT_SYMLINK_NOFOLLOW) == 0
              ? Status()
              : SystemError("touch", path);
 }
 
 Status PosixFileIo::Remove(const std::string& path) {
-  return std::remove(path.c_str()) == 0 || errno == ENOENT ? Status() : SystemError("remove", path);
+  const Place place = Walk(path);
+  const auto unlink_as = [&place](int flags) {
+    return place.folder.is_open() && unlinkat(place.folder.get(), place.name.c_str(), flags) == 0;
+  };
+  return unlink_as(0) || (errno == EISDIR && unlink_as(AT_REMOVEDIR)) || errno == ENOENT
+             ? Status()
+             : SystemError("remove", path);
 }
 
 Status PosixFileIo::MakeDirectories(const std::string& path) {
-  std::filesystem::path made;
-  for (const std::filesystem::path& part : std::filesystem::path(path)) {
-    made /= part;
-    if (!made.empty() && mkdir(made.c_str(), kDirectoryMode) != 0 && errno != EEXIST) {
-      return SystemError("make", made.string());
-    }
-  }
-  struct stat info {};
-  if (stat(path.c_str(), &info) != 0) {
-    return SystemError("make", path);
-  }
-  return S_ISDIR(info.st_mode) ? Status() : Unavailable("{} is no directory", path);
+  const mode_t mode = modes_.directory;
+  const OpenFile made = OpenAt(Walk(path + "/.", &mode), O_RDONLY | O_DIRECTORY);
+  return made.is_open() ? Status() : SystemError("make", path);
 }
 
 Result<std::unique_ptr<FileLock>> PosixFileIo::Lock(const std::string& path) {
-  OpenFile file(path, O_RDWR | O_CREAT);
-  if (!file.is_open()) {
+  OpenFile file = OpenAt(Walk(path), O_RDWR | O_CREAT, modes_.file);
+  struct stat info {};
+  if (!file.is_open() || fstat(file.get(), &info) != 0) {
     return SystemError("open", path);
+  }
+  if (!S_ISREG(info.st_mode)) {
+    return Unavailable("{} is no regular file", path);
   }
   if (flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
     return errno == EWOULDBLOCK ? FailedPrecondition("{} is in use by another process", path)
                                 : SystemError("lock", path);
   }
   return std::make_unique<FileLock>(file.Release());
+}
+
+Result<std::string> ResolveDirectory(const std::string& path) {
+  std::error_code error;
+  std::string resolved =
+      std::filesystem::weakly_canonical(std::filesystem::absolute(path, error), error).string();
+  if (error) {
+    return Unavailable("cannot follow {}: {}", path, error.message());
+  }
+  while (resolved.size() > 1 && resolved.ends_with('/')) {
+    resolved.pop_back();
+  }
+  return resolved;
 }
 
 }  // namespace thermocline

@@ -8,9 +8,18 @@
 
 namespace thermocline {
 
-// The file system of this machine.
+// The file system of this machine. No link is followed anywhere in a path: ResolveDirectory first
+// what somebody gave. Nothing but a regular file is opened, so that nobody waits for a pipe.
 class PosixFileIo : public FileIo {
  public:
+  // Of what is made; the process's mask applies too.
+  struct Modes {
+    unsigned file = 0600;       // conversations are in there
+    unsigned directory = 0700;  // and their lengths here
+  };
+  PosixFileIo() = default;
+  explicit PosixFileIo(const Modes& modes) : modes_(modes) {}
+
   Status WriteNewFile(const std::string& path, std::span<const std::byte> bytes) override;
   Status Rename(const std::string& from, const std::string& to) override;
   Status SyncDirectory(const std::string& path) override;
@@ -21,6 +30,13 @@ class PosixFileIo : public FileIo {
   Status Remove(const std::string& path) override;
   Status MakeDirectories(const std::string& path) override;
   Result<std::unique_ptr<FileLock>> Lock(const std::string& path) override;
+
+ private:
+  Modes modes_;
 };
+
+// The same place without a link in its path. The place need not be there. kUnavailable when the
+// path cannot be followed.
+Result<std::string> ResolveDirectory(const std::string& path);
 
 }  // namespace thermocline

@@ -18,15 +18,18 @@ uint64_t RecordBytes(uint64_t tenant_bytes, uint64_t id_bytes, uint64_t num_toke
          num_pages * sizeof(ContentHash) + kRecordChecksumBytes;
 }
 
-}  // namespace
-
-bool ValidSessionId(std::string_view id) {
+// Whether a record may have it: "." and ".." were valid once.
+bool MayBeRecorded(std::string_view id) {
   return !id.empty() && id.size() <= kMaxSessionIdBytes &&
          std::all_of(id.begin(), id.end(), [](char c) {
            return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
                   c == '.' || c == '_' || c == '-';
          });
 }
+
+}  // namespace
+
+bool ValidSessionId(std::string_view id) { return MayBeRecorded(id) && id != "." && id != ".."; }
 
 Status CheckSession(const SavedSession& session, const SessionLimits& limits) {
   if (!ValidSessionId(session.id)) {
@@ -93,7 +96,7 @@ Result<SavedSession> DecodeSession(const ContentHash& identity, std::span<const 
   for (ContentHash& page : session.pages) {
     page = reader->TakeHash();
   }
-  if (!ValidSessionId(session.id)) {
+  if (!MayBeRecorded(session.id)) {
     return DataLoss("a session record with an id that nobody may give");
   }
   return session;

@@ -31,7 +31,12 @@ struct SessionLimits {
   size_t max_tokens = 0;        // of one session
 };
 
-// 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'.
+// Of what is read from disk: a session stays one, however low --max-model-len is today. No model
+// has a longer context.
+inline constexpr SessionLimits kAnySession{.max_tokens = size_t{1} << 24};
+
+// 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', and neither "." nor "..": clients take these out of
+// a URL, so that nobody could restore or delete such a session.
 bool ValidSessionId(std::string_view id);
 
 // kInvalidArgument: the session is not within `limits`.

@@ -1,7 +1,5 @@
 #include "engine/store/session_store.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -53,27 +51,34 @@ Status SessionStore::Scan() {
   for (const FileIo::Entry& entry : *entries) {
     const std::string path = folder_ + "/" + entry.name;
     if (IsTemporaryFile(entry)) {
-      RETURN_IF_ERROR(io_.Remove(path));
+      (void)io_.Remove(path);
     }
-    if (entry.is_directory || !entry.name.ends_with(kSessionSuffix)) {
+    if (!IsSessionFile(entry)) {
       continue;
     }
     const Result<SavedSession> session = ReadSession(path);
     if (session.ok() && PathOf(session->tenant, session->id) == path) {
       sessions_[{session->tenant, session->id}] = {.info = InfoOf(*session)};
-    } else {
-      ++num_unreadable_;
+      continue;
+    }
+    ++num_unreadable_;
+    if (!session.ok() && session.status().code() != StatusCode::kDataLoss) {
+      unread_.insert(path);
     }
   }
   return {};
 }
 
+// kDataLoss: it is damaged. What the device cannot read may be whole.
 Result<SavedSession> SessionStore::ReadSession(const std::string& path) const {
-  const Result<std::vector<std::byte>> record = io_.ReadFile(path, MaxSessionRecordBytes(limits_));
+  const Result<std::vector<std::byte>> record =
+      io_.ReadFile(path, MaxSessionRecordBytes(kAnySession));
   if (!record.ok()) {
-    return record.status();
+    return record.status().code() == StatusCode::kNotFound
+               ? record.status()
+               : Status(StatusCode::kUnavailable, record.status().message());
   }
-  return DecodeSession(identity_, *record, limits_);
+  return DecodeSession(identity_, *record, kAnySession);
 }
 
 Status SessionStore::Save(const SavedSession& session) {
@@ -84,9 +89,30 @@ Status SessionStore::Save(const SavedSession& session) {
   Kept kept{.info = InfoOf(session)};
   if (folder_.empty()) {
     kept.tokens = session.tokens;
-  } else {
-    RETURN_IF_ERROR(
-        WriteWholeFile(io_, PathOf(session.tenant, session.id), EncodeSession(identity_, session)));
+    sessions_[key] = std::move(kept);
+    return {};
+  }
+  const std::string path = PathOf(session.tenant, session.id);
+  if (unread_.contains(path)) {
+    return FailedPrecondition(
+        "there is a session {} that cannot be read and may be whole: delete it first", session.id);
+  }
+  Status status = WriteWholeFile(io_, path, EncodeSession(identity_, session));
+  if (status.code() == StatusCode::kNotFound) {  // somebody removed the folder
+    status = io_.MakeDirectories(folder_);
+    if (status.ok()) {
+      status = WriteWholeFile(io_, path, EncodeSession(identity_, session));
+    }
+  }
+  if (!status.ok()) {
+    // Renamed already, if the device failed late.
+    const Result<SavedSession> there = ReadSession(path);
+    if (there.ok() && *there == session) {
+      sessions_[key] = std::move(kept);
+    }
+    return status.code() == StatusCode::kNotFound
+               ? Status(StatusCode::kUnavailable, status.message())  // of a folder, not a session
+               : status;
   }
   sessions_[key] = std::move(kept);
   return {};
@@ -97,13 +123,15 @@ Status SessionStore::CheckRoom(const Key& key) const {
     return {};
   }
   if (sessions_.size() >= limits_.max_sessions) {
-    return ResourceExhausted("{} sessions are saved, as many as may be", sessions_.size());
+    return FailedPrecondition("{} sessions are saved, as many as may be: delete one first",
+                              sessions_.size());
   }
   const auto num_own = std::count_if(sessions_.begin(), sessions_.end(), [&key](const auto& kept) {
     return kept.first.first == key.first;
   });
   if (static_cast<size_t>(num_own) >= limits_.max_sessions_per_tenant) {
-    return ResourceExhausted("the tenant has {} sessions, as many as it may", num_own);
+    return FailedPrecondition("{} sessions are saved, as many as may be: delete one first",
+                              num_own);
   }
   return {};
 }
@@ -128,27 +156,45 @@ Result<SavedSession> SessionStore::Load(std::string_view tenant, std::string_vie
   if (session.ok() && session->tenant == tenant && session->id == id) {
     return session;
   }
-  if (!session.ok() && session.status().code() == StatusCode::kUnavailable) {
+  const StatusCode code = session.status().code();
+  if (code == StatusCode::kNotFound) {
+    sessions_.erase(kept);
+    return NotFound("session {} is gone: its file was removed", id);
+  }
+  if (!session.ok() && code != StatusCode::kDataLoss) {
     return session;
   }
   sessions_.erase(kept);
   (void)io_.Remove(path);  // else it is found unreadable at the next start
-  return DataLoss("session {} is damaged: {}", id,
-                  session.ok() ? "it is another one" : session.status().message());
+  return DataLoss("session {} is damaged", id);
 }
 
 Status SessionStore::Remove(std::string_view tenant, std::string_view id) {
   const std::scoped_lock lock(mutex_);
   const auto kept = sessions_.find(Key(tenant, id));
-  if (kept == sessions_.end()) {
+  const std::string path = folder_.empty() ? "" : PathOf(tenant, id);
+  if (kept == sessions_.end() && !unread_.contains(path)) {
     return NoSession(id);
   }
   if (!folder_.empty()) {
-    RETURN_IF_ERROR(io_.Remove(PathOf(tenant, id)));
-    RETURN_IF_ERROR(io_.SyncDirectory(folder_));
+    RETURN_IF_ERROR(io_.Remove(path));
+    if (Status synced = io_.SyncDirectory(folder_);
+        !synced.ok() && synced.code() != StatusCode::kNotFound) {
+      return synced;
+    }
   }
-  sessions_.erase(kept);
+  unread_.erase(path);
+  if (kept != sessions_.end()) {
+    sessions_.erase(kept);
+  }
   return {};
+}
+
+std::optional<SavedSessionInfo> SessionStore::Find(std::string_view tenant,
+                                                   std::string_view id) const {
+  const std::scoped_lock lock(mutex_);
+  const auto kept = sessions_.find(Key(tenant, id));
+  return kept == sessions_.end() ? std::nullopt : std::optional(kept->second.info);
 }
 
 std::vector<SavedSessionInfo> SessionStore::List(std::string_view tenant) const {
@@ -177,19 +223,8 @@ std::vector<SavedSessionInfo> SessionStore::all() const {
   return found;
 }
 
-// No part of a name that came from outside is ever part of a path.
 std::string SessionStore::PathOf(std::string_view tenant, std::string_view id) const {
-  std::vector<std::byte> named;
-  for (size_t i = 0; i < sizeof(uint32_t); ++i) {
-    named.push_back(static_cast<std::byte>(tenant.size() >> (8 * i) & 0xff));
-  }
-  for (const std::string_view part : {tenant, id}) {
-    const std::span<const std::byte> bytes = std::as_bytes(std::span(part));
-    named.insert(named.end(), bytes.begin(), bytes.end());
-  }
-  const XXH128_hash_t hash = XXH3_128bits(named.data(), named.size());
-  return folder_ + "/" + HexDigits({.low = hash.low64, .high = hash.high64}) +
-         std::string(kSessionSuffix);
+  return folder_ + "/" + SessionFileName(tenant, id);
 }
 
 }  // namespace thermocline

@@ -5,6 +5,8 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -30,13 +32,14 @@ struct SavedSessionInfo {
 SavedSessionInfo InfoOf(const SavedSession& session);
 
 // Keeps sessions by tenant and id: in a directory, one file each, or without one in memory. Their
-// pages are BackingStore's. Thread-safe; all but List and all do I/O, and then one call at a time.
+// pages are BackingStore's. Thread-safe; all but Find, List and all do I/O, and then one call at a
+// time.
 class SessionStore {
  public:
   // Makes `directory`/sessions, which may lie in a BackingStore's directory, takes its lock for as
-  // long as the store lives and reads all sessions of this identity. What it cannot read is left
-  // where it is. Empty directory: memory only. kFailedPrecondition: another process has it. `io`
-  // must outlive the store.
+  // long as the store lives and reads all sessions of this identity, however long they are:
+  // `limits` bound what is saved. What it cannot read is left where it is. Empty directory: memory
+  // only. kFailedPrecondition: another process has it. `io` must outlive the store.
   static Result<std::unique_ptr<SessionStore>> Create(const std::string& directory,
                                                       const ContentHash& identity, FileIo& io,
                                                       const SessionLimits& limits);
@@ -44,14 +47,17 @@ class SessionStore {
   SessionStore& operator=(const SessionStore&) = delete;
 
   // On the device when this returns. Replaces the session of this tenant and id; after an error the
-  // old one is there, or the new one if the device failed late. kInvalidArgument: not within the
-  // limits. kResourceExhausted: the tenant, or the server, has as many sessions as it may, or the
-  // disk is full.
+  // old one is there, or the new one if the device failed late: Find tells. kInvalidArgument: not
+  // within the limits. kFailedPrecondition: the tenant, or the server, has as many sessions as it
+  // may, or there is one of this name that could not be read; it stays. Else errors of the disk.
   Status Save(const SavedSession& session);
-  // kNotFound. kDataLoss once when the file turns out damaged, which drops it.
+  // kNotFound, also when the file has gone. kDataLoss once when it turns out damaged, which drops
+  // it. Else errors of the disk: it may be read another time.
   Result<SavedSession> Load(std::string_view tenant, std::string_view id);
-  // kNotFound.
+  // Also of one that could not be read. kNotFound.
   Status Remove(std::string_view tenant, std::string_view id);
+
+  std::optional<SavedSessionInfo> Find(std::string_view tenant, std::string_view id) const;
 
   // Newest first.
   std::vector<SavedSessionInfo> List(std::string_view tenant) const;
@@ -59,6 +65,8 @@ class SessionStore {
   std::vector<SavedSessionInfo> all() const;
   // Files at start that were damaged, of a later version or not to be read.
   size_t num_unreadable() const { return num_unreadable_; }
+  // Of these, those that may be whole: nobody knows which pages they need.
+  size_t num_unread() const { return unread_.size(); }
 
  private:
   using Key = std::pair<std::string, std::string>;  // tenant, id
@@ -81,7 +89,8 @@ class SessionStore {
   const SessionLimits limits_;
   std::unique_ptr<FileLock> lock_;
   size_t num_unreadable_ = 0;
-  mutable std::mutex mutex_;  // guards sessions_ and, together with it, the files
+  mutable std::mutex mutex_;      // guards all below and, together with it, the files
+  std::set<std::string> unread_;  // paths
   std::map<Key, Kept> sessions_;
 };
 

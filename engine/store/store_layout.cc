@@ -1,7 +1,12 @@
 #include "engine/store/store_layout.h"
 
+#include <xxhash.h>
+
 #include <algorithm>
 #include <charconv>
+#include <span>
+
+#include "engine/store/record.h"
 
 namespace thermocline {
 namespace {
@@ -52,6 +57,19 @@ bool IsSessionFile(const FileIo::Entry& entry) {
 
 bool IsTemporaryFile(const FileIo::Entry& entry) {
   return !entry.is_directory && entry.name.ends_with(kTemporarySuffix);
+}
+
+std::string SessionFileName(std::string_view tenant, std::string_view id) {
+  std::vector<std::byte> named;
+  for (size_t i = 0; i < sizeof(uint32_t); ++i) {
+    named.push_back(static_cast<std::byte>(tenant.size() >> (8 * i) & 0xff));
+  }
+  for (const std::string_view part : {tenant, id}) {
+    const std::span<const std::byte> bytes = std::as_bytes(std::span(part));
+    named.insert(named.end(), bytes.begin(), bytes.end());
+  }
+  const XXH128_hash_t hash = XXH3_128bits(named.data(), named.size());
+  return HexDigits({.low = hash.low64, .high = hash.high64}) + std::string(kSessionSuffix);
 }
 
 std::optional<ContentHash> HashOfPageFile(std::string_view folder, std::string_view file) {

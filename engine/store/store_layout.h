@@ -28,6 +28,9 @@ bool IsPageFile(const FileIo::Entry& entry);        // <30 digits>.page
 bool IsSessionFile(const FileIo::Entry& entry);     // <32 digits>.session
 bool IsTemporaryFile(const FileIo::Entry& entry);   // one that was being written
 
+// No part of a name that came from outside is ever part of a path.
+std::string SessionFileName(std::string_view tenant, std::string_view id);
+
 // Of a page folder's and a page file's name.
 std::optional<ContentHash> HashOfPageFile(std::string_view folder, std::string_view file);
 

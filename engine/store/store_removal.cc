@@ -1,5 +1,6 @@
 #include "engine/store/store_removal.h"
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -41,6 +42,29 @@ Status StoreRemoval::RemoveSession(const StoreSurvey::Session& session) {
   RETURN_IF_ERROR(io_->Remove(folder + "/" + session.file));
   ++num_files_removed_;
   return io_->SyncDirectory(folder);
+}
+
+Status StoreRemoval::RemoveUnreadableSession(std::string_view tenant, std::string_view id) {
+  const std::string root = SessionsPath(directory_);
+  const Result<std::vector<FileIo::Entry>> folders = ListIfThere(*io_, root);
+  if (!folders.ok()) {
+    return folders.status();
+  }
+  const std::string file = SessionFileName(tenant, id);
+  const uint64_t num_before = num_files_removed_;
+  for (const FileIo::Entry& folder : *folders) {
+    if (!IsIdentityFolder(folder)) {
+      continue;
+    }
+    const Result<std::vector<FileIo::Entry>> files = ListFolder(*io_, root, folder.name);
+    if (files.ok() && std::any_of(files->begin(), files->end(), [&](const FileIo::Entry& entry) {
+          return !entry.is_directory && entry.name == file;
+        })) {
+      RETURN_IF_ERROR(io_->Remove(root + "/" + folder.name + "/" + file));
+      ++num_files_removed_;
+    }
+  }
+  return num_files_removed_ > num_before ? Status() : NotFound("there is no such session");
 }
 
 Status StoreRemoval::RemoveIdentity(const ContentHash& identity) {

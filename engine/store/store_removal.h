@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "engine/store/file_io.h"
@@ -21,6 +22,9 @@ class StoreRemoval {
   // Its name and tokens. Its pages stay, as when a server deletes it: other conversations may begin
   // alike.
   Status RemoveSession(const StoreSurvey::Session& session);
+  // Of this name, of any model: one that SurveyStore could not read is in no list. kNotFound: there
+  // is none.
+  Status RemoveUnreadableSession(std::string_view tenant, std::string_view id);
   // All pages and sessions, readable or not.
   Status RemoveIdentity(const ContentHash& identity);
 

@@ -19,7 +19,6 @@ namespace {
 
 using Entries = std::vector<FileIo::Entry>;
 
-constexpr SessionLimits kLimits{.max_tokens = size_t{1} << 20};
 constexpr uint32_t kMaxPageTokens = 1U << 16;
 constexpr int64_t kNsPerSecond = 1'000'000'000;
 
@@ -56,36 +55,36 @@ class IdentitySurvey {
     found_.hash = hash;
   }
 
-  Status Run(bool has_sessions, StoreSurvey& survey) {
-    RETURN_IF_ERROR(SurveyPages());
+  void Run(bool has_sessions, StoreSurvey& survey) {
+    SurveyPages();
     if (has_sessions) {
-      RETURN_IF_ERROR(SurveySessions(survey));
+      SurveySessions(survey);
     }
     survey.identities.push_back(found_);
-    return {};
   }
 
  private:
-  Status SurveyPages() {
+  void SurveyPages() {
     const Result<Entries> folders = ListFolder(io_, root_, digits_);
     if (!folders.ok()) {
-      return folders.status();
+      ++found_.num_unreadable_pages;
+      return;
     }
     for (const FileIo::Entry& folder : *folders) {
       if (IsPageFolder(folder)) {
-        RETURN_IF_ERROR(SurveyFolder(folder.name));
+        SurveyFolder(folder.name);
       }
     }
-    return {};
   }
 
   // What is no page at first may have been replaced or removed between its size and its head: it is
   // looked at once more, from its size on.
-  Status SurveyFolder(const std::string& folder) {
+  void SurveyFolder(const std::string& folder) {
     const std::string path = root_ + "/" + digits_ + "/" + folder;
     Result<Entries> files = ListIfThere(io_, path);
     if (!files.ok()) {
-      return files.status();
+      ++found_.num_unreadable_pages;  // how many there are is not to be seen
+      return;
     }
     std::set<std::string> doubtful;
     for (const FileIo::Entry& file : *files) {
@@ -94,18 +93,18 @@ class IdentitySurvey {
       }
     }
     if (doubtful.empty()) {
-      return {};
+      return;
     }
     files = ListIfThere(io_, path);
     if (!files.ok()) {
-      return files.status();
+      ++found_.num_unreadable_pages;
+      return;
     }
     for (const FileIo::Entry& file : *files) {
       if (doubtful.contains(file.name) && IsPageFile(file) && !CountPage(folder, file)) {
         ++found_.num_unreadable_pages;
       }
     }
-    return {};
   }
 
   // False: it is none.
@@ -130,23 +129,24 @@ class IdentitySurvey {
     return true;
   }
 
-  Status SurveySessions(StoreSurvey& survey) {
+  void SurveySessions(StoreSurvey& survey) {
     const std::string folder = root_ + "/" + std::string(kSessionsFolder);
     const Result<Entries> files = ListFolder(io_, folder, digits_);
     if (!files.ok()) {
-      return files.status();
+      ++found_.num_unreadable_sessions;
+      return;
     }
     for (const FileIo::Entry& file : *files) {
       if (!IsSessionFile(file)) {
         continue;
       }
-      const Result<std::vector<std::byte>> record =
-          io_.ReadFile(folder + "/" + digits_ + "/" + file.name, MaxSessionRecordBytes(kLimits));
+      const Result<std::vector<std::byte>> record = io_.ReadFile(
+          folder + "/" + digits_ + "/" + file.name, MaxSessionRecordBytes(kAnySession));
       if (!record.ok() && record.status().code() == StatusCode::kNotFound) {
         continue;  // deleted just now
       }
       const Result<SavedSession> session =
-          record.ok() ? DecodeSession(hash_, *record, kLimits) : record.status();
+          record.ok() ? DecodeSession(hash_, *record, kAnySession) : record.status();
       if (!session.ok()) {
         ++found_.num_unreadable_sessions;
         continue;
@@ -154,7 +154,6 @@ class IdentitySurvey {
       ++found_.num_sessions;
       survey.sessions.push_back(SurveyOf(*session, file.name));
     }
-    return {};
   }
 
   StoreSurvey::Session SurveyOf(const SavedSession& session, const std::string& file) const {
@@ -213,7 +212,7 @@ Result<StoreSurvey> SurveyStore(FileIo& io, const std::string& directory) {
   AddIdentities(*sessions, identities);
   StoreSurvey survey;
   for (const auto& [digits, hash] : identities) {
-    RETURN_IF_ERROR(IdentitySurvey(io, directory, hash).Run(!sessions->empty(), survey));
+    IdentitySurvey(io, directory, hash).Run(!sessions->empty(), survey);
   }
   std::stable_sort(survey.sessions.begin(), survey.sessions.end(),
                    [](const StoreSurvey::Session& a, const StoreSurvey::Session& b) {

@@ -26,7 +26,7 @@ struct StoreSurvey {
     int64_t oldest_use_unix = 0;  // of its pages, in seconds; 0 without pages
     int64_t latest_use_unix = 0;
     uint64_t num_sessions = 0;
-    uint64_t num_unreadable_pages = 0;  // files with a page's name that are none
+    uint64_t num_unreadable_pages = 0;  // files with a page's name that are none, closed folders
     uint64_t num_unreadable_sessions = 0;
   };
   struct Session {
@@ -46,7 +46,7 @@ struct StoreSurvey {
 
 // Reads without a lock and writes nothing: beside a server too, whose changes in the meantime are
 // seen or not, page by page. Of a page its head is read, whose checksum cannot be tested. A session
-// is read whole, if it has no more than a million tokens. kNotFound: there is no store.
+// is read whole. What cannot be read is counted. kNotFound: there is no store.
 Result<StoreSurvey> SurveyStore(FileIo& io, const std::string& directory);
 
 }  // namespace thermocline

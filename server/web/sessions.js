@@ -74,14 +74,29 @@ const savedSessions = (() => {
       say('notice', `Saved: ${saved.saved_tokens} of ${saved.tokens} tokens in ` +
           `${mebibytes(saved.bytes)} MiB; the rest is computed again.`);
     } catch (error) {
-      tell(error, 'notice');
+      if (error.status === 409) {  // the server has nothing of it to keep; this browser has
+        keep(id, conversation, system, Math.floor(Date.now() / 1000));
+        say('notice', `Saved in this browser alone: ${error.message}.`);
+      } else {
+        tell(error, 'notice');
+      }
     }
     saving = false;
     update();
   }
 
+  // How many tokens are in memory again. None is no reason not to continue.
+  async function restore(id) {
+    try {
+      return (await call('POST', pathOf(id, '/restore'))).restored_tokens;
+    } catch (error) {
+      if (error.status === 409 || error.status === 503) return 0;
+      throw error;
+    }
+  }
+
   async function resume({id, here, there}) {
-    const restored = there ? (await call('POST', pathOf(id, '/restore'))).restored_tokens : 0;
+    const restored = there ? await restore(id) : 0;
     $('saved').close();
     $('system').value = here.system || '';
     openConversation(id, here.messages);

@@ -129,7 +129,9 @@ def start_server():
     started = []
 
     def start(*flags, **more):
-        flags = ("--max-model-len", "2048", "--kv-cache-memory-bytes", "128M", *flags)
+        for default in (("--max-model-len", "2048"), ("--kv-cache-memory-bytes", "128M")):
+            if default[0] not in flags:
+                flags = (*default, *flags)
         started.append(Server(*flags, **more))
         return started[-1]
 

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <future>
 #include <memory>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <string>
@@ -43,9 +44,7 @@ std::vector<TokenId> Counting(int count, TokenId first = 0) {
 
 class Directory {
  public:
-  Directory()
-      : path_(std::filesystem::path(testing::TempDir()) /
-              ("kv_store_" + std::to_string(std::random_device()()))) {}
+  Directory() : path_(Parent() / ("kv_store_" + std::to_string(std::random_device()()))) {}
   ~Directory() {
     std::error_code ignored;
     std::filesystem::remove_all(path_, ignored);
@@ -65,6 +64,13 @@ class Directory {
   }
 
  private:
+  // In memory where there is such a place: syncing to a device would be most of the tests' time.
+  static std::filesystem::path Parent() {
+    const std::filesystem::path in_memory = "/dev/shm";
+    return std::filesystem::is_directory(in_memory) ? in_memory
+                                                    : std::filesystem::path(testing::TempDir());
+  }
+
   std::filesystem::path path_;
 };
 
@@ -72,6 +78,10 @@ struct Options {
   KvPolicy policy = KvPolicy::kHot;
   int num_units = 160;
   uint64_t memory_bytes = 1 << 20;
+  uint64_t disk_bytes = 1 << 30;
+  int max_pages = 16;                // of a sequence
+  ContentHash identity = kIdentity;  // another one: another model
+  Codec cold = Codec::kTurbo3;       // as if calibrated so, for the names of formats alone
 };
 
 // One process.
@@ -92,23 +102,36 @@ class Process {
     EngineConfig config;
     config.kv_store_dir = directory;
     config.kv_store_memory_bytes = options.memory_bytes;
-    parts.store = std::make_unique<KvStore>(
-        *OpenKvStore(config, kIdentity, kSmallLayout, page_bytes, 16 * kPageTokens, 1));
-    parts.sessions = std::make_unique<KvSessions>(*parts.store, kPageTokens, page_bytes,
-                                                  [] { return int64_t{1234}; });
-    parts.page_io =
-        std::make_unique<PageIo>(*parts.store->pages, runner_->bytes().view().arena, page_bytes);
+    config.kv_store_disk_bytes = options.disk_bytes;
+    config.on_notice = [this](const std::string& notice) {
+      const std::lock_guard lock(mutex_);
+      notices_ += notice + "\n";
+    };
+    KvFormats formats = DefaultKvFormats(kSmallLayout);
+    formats.cold[0] = options.cold;
+    const PageNames names(formats);
+    parts.store = std::make_unique<KvStore>(*OpenKvStore(
+        config, options.identity, kSmallLayout, page_bytes, options.max_pages * kPageTokens, 1));
+    parts.sessions = std::make_unique<KvSessions>(
+        *parts.store, kPageTokens, page_bytes, [] { return int64_t{1234}; }, names,
+        config.on_notice);
+    store = parts.store->pages.get();
+    parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner_->bytes().view().arena,
+                                             page_bytes, names);
     parts.runner = std::move(runner);
     parts.scheduler = {.max_num_seqs = 4,
                        .max_num_batched_tokens = 64,
-                       .max_model_len = 16 * kPageTokens,
+                       .max_model_len = options.max_pages * kPageTokens,
                        .max_num_queued_reqs = 64,
                        .prefix_hash_key = parts.store->pages->hash_key(),
                        .tiers = {.policy = options.policy, .window_tokens = kPageTokens}};
     parts.draw_seed = [] { return uint64_t{5}; };
     engine = Engine::FromParts(std::move(parts));
   }
-  ~Process() { EXPECT_EQ(runner_->num_wrong_pages(), 0); }
+  ~Process() {
+    EXPECT_EQ(runner_->num_wrong_pages(), 0);
+    engine.reset();  // its threads use what is below
+  }
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
 
@@ -154,28 +177,29 @@ class Process {
     return ids;
   }
 
+  std::string notices() {
+    const std::lock_guard lock(mutex_);
+    return notices_;
+  }
+
+  BackingStore* store = nullptr;
   std::unique_ptr<Engine> engine;
   Usage usage;  // of the latest Run
 
  private:
+  std::mutex mutex_;  // guards notices_
+  std::string notices_;
   ByteRunner* runner_ = nullptr;
 };
 
-TEST(KvStore, PagesOfAnotherModelLayoutOrFormatHaveAnotherIdentity) {
+TEST(KvStore, PagesOfAnotherModelOrLayoutHaveAnotherIdentity) {
   const ContentHash model{.low = 1, .high = 2};
-  const KvFormats formats = DefaultKvFormats(kSmallLayout);
-  const ContentHash identity = KvIdentity(model, kSmallLayout, formats);
-  EXPECT_EQ(identity, KvIdentity(model, kSmallLayout, formats));
-  EXPECT_NE(identity, KvIdentity({.low = 1, .high = 3}, kSmallLayout, formats));
+  const ContentHash identity = KvIdentity(model, kSmallLayout);
+  EXPECT_EQ(identity, KvIdentity(model, kSmallLayout));
+  EXPECT_NE(identity, KvIdentity({.low = 1, .high = 3}, kSmallLayout));
   KvLayout layout = kSmallLayout;
   layout.page_tokens *= 2;
-  EXPECT_NE(identity, KvIdentity(model, layout, formats));
-  KvFormats other = formats;
-  other.cold[0] = Codec::kInt8;
-  EXPECT_NE(identity, KvIdentity(model, kSmallLayout, other));
-  other = formats;
-  other.mean_keys.assign(4, 1.0F);
-  EXPECT_NE(identity, KvIdentity(model, kSmallLayout, other));
+  EXPECT_NE(identity, KvIdentity(model, layout));
 }
 
 TEST(KvStore, AConversationGoesOnAfterARestartWithoutItsPromptBeingComputedAgain) {
@@ -270,6 +294,260 @@ TEST(Sessions, ASavedConversationIsRestoredByNameAfterARestart) {
   EXPECT_EQ(process.usage.restored_prompt_tokens, 0);  // they were in the arena already
   // Restored, it can be saved again under its name.
   EXPECT_TRUE(process.Do(&Engine::SaveSession, "talk-1").ok());
+}
+
+// Bytes of `num_pages` hot pages with all that belongs to them on disk.
+uint64_t RoomFor(uint64_t num_pages) {
+  const std::unique_ptr<PagePool> pool = MakeBytePool(80);
+  return num_pages * (uint64_t{pool->arena().units_per_page(Tier::kHot)} * kArenaUnitBytes + 600);
+}
+
+// A conversation of 240 tokens that is saved as `keep`, and others that nobody saves.
+std::vector<TokenId> LeaveSaved(const std::string& directory, int num_others,
+                                const Options& options = {}) {
+  Process process(directory, options);
+  std::vector<TokenId> conversation = process.Run(Counting(200), 40, "keep");
+  EXPECT_TRUE(process.Do(&Engine::SaveSession, "keep").ok());
+  for (TokenId other = 1; other <= num_others; ++other) {
+    process.Run(Counting(200, other * 37), 8);
+  }
+  return conversation;
+}
+
+void ExpectWhole(const std::string& directory, const Options& options = {}) {
+  Process process(directory, options);
+  EXPECT_EQ(process.Ids(), std::vector<std::string>{"keep"});
+  const Result<SessionInfo> restored = process.Do(&Engine::RestoreSession, "keep");
+  ASSERT_TRUE(restored.ok()) << restored.status().message();
+  EXPECT_EQ(restored->num_tokens, 240U);
+  EXPECT_EQ(restored->num_restored_tokens, 7U * kPageTokens);
+  EXPECT_EQ(restored->warning, "");
+}
+
+TEST(SavedSessions, AreWholeUnderALowerDiskCapOfTheNextStart) {
+  const Directory directory;
+  LeaveSaved(directory.path(), 4);
+  const Options lower{.disk_bytes = RoomFor(8)};
+  ExpectWhole(directory.path(), lower);
+  ExpectWhole(directory.path(), {.memory_bytes = RoomFor(1), .disk_bytes = RoomFor(3)});
+  ExpectWhole(directory.path());
+  Process process(directory.path(), {.disk_bytes = RoomFor(3)});
+  EXPECT_NE(process.notices().find("saved sessions"), std::string::npos);
+}
+
+TEST(SavedSessions, AreListedRestoredAndDeletedUnderAnotherPolicyAndOtherFormats) {
+  const Directory directory;
+  LeaveSaved(directory.path(), 4);
+  for (const KvPolicy policy : {KvPolicy::kAdaptive, KvPolicy::kCold, KvPolicy::kHot}) {
+    const Options other{.policy = policy, .disk_bytes = RoomFor(9), .cold = Codec::kTurboK4V3};
+    {
+      Process process(directory.path(), other);
+      for (TokenId i = 1; i <= 4; ++i) {
+        process.Run(Counting(200, i * 41), 8);
+      }
+    }
+    ExpectWhole(directory.path(), other);
+  }
+  ExpectWhole(directory.path());
+  {
+    Process process(directory.path(), {.policy = KvPolicy::kAdaptive});
+    EXPECT_TRUE(process.Do(&Engine::DeleteSession, "keep").ok());
+  }
+  EXPECT_TRUE(Process(directory.path()).Ids().empty());
+}
+
+TEST(SavedSessions, OfColdPagesSurviveAStartWithOtherFormats) {
+  const Directory directory;
+  const Options cold{.policy = KvPolicy::kCold};
+  LeaveSaved(directory.path(), 2, cold);
+  {
+    Process process(
+        directory.path(),
+        {.policy = KvPolicy::kCold, .disk_bytes = RoomFor(8), .cold = Codec::kTurboK4V3});
+    EXPECT_EQ(process.Ids(), std::vector<std::string>{"keep"});
+    const Result<SessionInfo> restored = process.Do(&Engine::RestoreSession, "keep");
+    if (restored.ok()) {  // its first pages are hot
+      EXPECT_NE(restored->warning + process.notices(), "");
+    }
+    for (TokenId i = 1; i <= 4; ++i) {
+      process.Run(Counting(200, i * 41), 8);
+    }
+  }
+  ExpectWhole(directory.path(), cold);
+}
+
+TEST(SavedSessions, OfAnotherModelStayInTheSameDirectoryUnderTheSameName) {
+  const Directory directory;
+  LeaveSaved(directory.path(), 2);
+  const Options other{.disk_bytes = RoomFor(12), .identity = {.low = 7, .high = 7}};
+  {
+    Process process(directory.path(), other);
+    EXPECT_TRUE(process.Ids().empty());
+    EXPECT_FALSE(process.Do(&Engine::RestoreSession, "keep").ok());
+    process.Run(Counting(100, 200), 8, "keep");
+    EXPECT_TRUE(process.Do(&Engine::SaveSession, "keep").ok());
+    for (TokenId i = 1; i <= 4; ++i) {
+      process.Run(Counting(200, i * 41), 8);
+    }
+  }
+  ExpectWhole(directory.path());
+  Process process(directory.path(), other);
+  EXPECT_EQ(process.Do(&Engine::RestoreSession, "keep")->num_tokens, 108U);
+}
+
+TEST(SavedSessions, LongerThanTodaysContextAreListedInPartRestoredAndNeverCut) {
+  const Directory directory;
+  LeaveSaved(directory.path(), 0);
+  {
+    Process process(directory.path(), {.max_pages = 4});
+    EXPECT_EQ(process.Ids(), std::vector<std::string>{"keep"});
+    const Result<SessionInfo> restored = process.Do(&Engine::RestoreSession, "keep");
+    ASSERT_TRUE(restored.ok()) << restored.status().message();
+    EXPECT_EQ(restored->num_tokens, 240U);
+    EXPECT_EQ(restored->num_restored_tokens, 3U * kPageTokens);
+    EXPECT_NE(restored->warning.find("--max-model-len"), std::string::npos);
+    EXPECT_EQ(process.Do(&Engine::SaveSession, "keep").status().code(), StatusCode::kNotFound);
+  }
+  ExpectWhole(directory.path());
+}
+
+TEST(SavedSessions, OfTheWholeContextAreSavedAndRestored) {
+  const Directory directory;
+  {
+    Process process(directory.path());
+    process.Run(Counting(500), 12, "full");
+    EXPECT_EQ(process.Do(&Engine::SaveSession, "full")->num_tokens, 16U * kPageTokens);
+    const Result<SessionInfo> restored = process.Do(&Engine::RestoreSession, "full");
+    ASSERT_TRUE(restored.ok()) << restored.status().message();
+    EXPECT_EQ(restored->num_restored_tokens, 15U * kPageTokens);
+  }
+  Process process(directory.path());
+  EXPECT_EQ(process.Do(&Engine::RestoreSession, "full")->num_restored_tokens, 15U * kPageTokens);
+  // A prompt that nothing follows may be as long too, and ends as it was given.
+  const auto scored = process.Submit(Counting(16 * kPageTokens), 0, "scored");
+  EXPECT_TRUE(scored->Wait().ok());
+  EXPECT_TRUE(scored->tokens().empty());
+  EXPECT_EQ(process.Do(&Engine::SaveSession, "scored")->num_tokens, 16U * kPageTokens);
+}
+
+// The store is smaller than what others put there meanwhile; the arena is not.
+TEST(SavedSessions, WhoseCopiesTheStoreHasEvictedAreSavedFromTheArena) {
+  const Directory directory;
+  const Options options{.num_units = 1600, .memory_bytes = RoomFor(2), .disk_bytes = RoomFor(16)};
+  {
+    Process process(directory.path(), options);
+    process.Run(Counting(200), 40, "keep");
+    // Pages are saved beside the requests: whenever that is, the oldest go first.
+    for (TokenId other = 1; process.store->usage().num_evictions == 0; ++other) {
+      process.Run(Counting(200, other % 399 + 1), 8);
+    }
+    const Result<SessionInfo> saved = process.Do(&Engine::SaveSession, "keep");
+    ASSERT_TRUE(saved.ok()) << saved.status().message();
+    EXPECT_EQ(saved->num_saved_tokens, 7U * kPageTokens);
+  }
+  ExpectWhole(directory.path(), options);
+}
+
+TEST(SavedSessions, WhoseFilesWereDamagedOrRemovedMeanwhileAreWrittenAgain) {
+  const Directory directory;
+  const Options options{.num_units = 1600, .memory_bytes = RoomFor(1)};
+  {
+    Process process(directory.path(), options);
+    process.Run(Counting(200), 40, "keep");
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "keep").ok());
+    const std::vector<std::filesystem::path> files = directory.PageFiles();
+    for (size_t i = 0; i < files.size(); ++i) {
+      if (i % 2 == 0) {
+        std::filesystem::remove(files[i]);
+      } else {
+        std::ofstream(files[i]) << "garbage";
+      }
+    }
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "keep").ok());
+  }
+  ExpectWhole(directory.path(), options);
+}
+
+TEST(SavedSessions, AreWrittenWholeIntoADirectoryThatSomebodyRemovedMeanwhile) {
+  const Directory directory;
+  const Options options{.num_units = 1600, .memory_bytes = RoomFor(1)};
+  {
+    Process process(directory.path(), options);
+    process.Run(Counting(200), 40, "keep");
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "keep").ok());
+    std::filesystem::remove_all(directory.path());
+    const Result<SessionInfo> saved = process.Do(&Engine::SaveSession, "keep");
+    ASSERT_TRUE(saved.ok()) << saved.status().message();
+  }
+  ExpectWhole(directory.path(), options);
+}
+
+TEST(SavedSessions, WhoseFilesAreGoneAreAnErrorToRestoreAndSayHowMuchIsLeft) {
+  const Directory directory;
+  LeaveSaved(directory.path(), 0);
+  for (const std::filesystem::path& file : directory.PageFiles()) {
+    std::filesystem::remove(file);
+  }
+  Process process(directory.path());
+  EXPECT_NE(process.notices().find("keep"), std::string::npos);
+  EXPECT_EQ(process.Ids(), std::vector<std::string>{"keep"});
+  const Result<SessionInfo> restored = process.Do(&Engine::RestoreSession, "keep");
+  EXPECT_EQ(restored.status().code(), StatusCode::kFailedPrecondition);
+  // The conversation goes on all the same, and can be saved anew.
+  process.Run(Counting(200), 40, "keep");
+  EXPECT_TRUE(process.Do(&Engine::SaveSession, "keep").ok());
+}
+
+TEST(SavedSessions, OfLessThanAPageAreAnError) {
+  const Directory directory;
+  Process process(directory.path());
+  process.Run(Counting(10), 4, "short");
+  const Result<SessionInfo> saved = process.Do(&Engine::SaveSession, "short");
+  EXPECT_EQ(saved.status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_TRUE(process.Ids().empty());
+}
+
+TEST(SavedSessions, AFullDiskLeavesTheOneThatWasSavedBefore) {
+  const Directory directory;
+  const Options small{.num_units = 1600, .memory_bytes = RoomFor(16), .disk_bytes = RoomFor(9)};
+  {
+    Process process(directory.path(), small);
+    std::vector<TokenId> conversation = process.Run(Counting(200), 40, "keep");
+    ASSERT_TRUE(process.Do(&Engine::SaveSession, "keep").ok());
+    process.Run(conversation, 200, "keep");  // thirteen pages
+    const Result<SessionInfo> saved = process.Do(&Engine::SaveSession, "keep");
+    EXPECT_EQ(saved.status().code(), StatusCode::kResourceExhausted);
+    EXPECT_EQ(saved.status().message().find(directory.path()), std::string::npos);
+  }
+  ExpectWhole(directory.path(), small);
+}
+
+TEST(SavedSessions, AreInADirectoryBehindALink) {
+  const Directory directory;
+  std::filesystem::create_directories(directory.path() + "/real");
+  std::filesystem::create_directory_symlink("real", directory.path() + "/link");
+  LeaveSaved(directory.path() + "/link", 0);
+  ExpectWhole(directory.path() + "/link/");
+  ExpectWhole(directory.path() + "/real");
+}
+
+TEST(SavedSessions, AnErrorOfTheDiskNamesNoPathToWhoAsked) {
+  const Directory directory;
+  Process process(directory.path());
+  process.Run(Counting(200), 40, "keep");
+  ASSERT_TRUE(process.store->Flush().ok());
+  const std::filesystem::path sessions = std::filesystem::path(directory.path()) / "sessions";
+  for (const auto& entry : std::filesystem::directory_iterator(sessions)) {
+    if (entry.is_directory()) {  // where nothing can be renamed to
+      std::filesystem::remove_all(entry.path());
+      std::ofstream(entry.path()) << "no folder";
+    }
+  }
+  const Result<SessionInfo> saved = process.Do(&Engine::SaveSession, "keep");
+  ASSERT_EQ(saved.status().code(), StatusCode::kUnavailable);
+  EXPECT_EQ(saved.status().message().find("sessions/"), std::string::npos);
+  EXPECT_EQ(saved.status().message().find(directory.path()), std::string::npos);
+  EXPECT_NE(process.notices().find(directory.path()), std::string::npos);
 }
 
 TEST(Sessions, SavingAgainKeepsTheLongerConversation) {

@@ -196,6 +196,23 @@ TEST_F(KvCommand, RmRemovesASessionOfItsTenantAlone) {
   EXPECT_EQ(Kv({"rm", dir_, "winter", "--tenant", "acme"}).exit_code, 1);
 }
 
+TEST_F(KvCommand, RmRemovesASessionThatCannotBeReadByItsName) {
+  WriteText(folder_.Files(".session").at(0), "no session");
+  EXPECT_EQ(Kv({"rm", dir_, "summer"}).exit_code, 1);
+  EXPECT_EQ(Kv({"rm", dir_, "winter"}).exit_code, 0);
+  EXPECT_EQ(NumSessions(), 0U);
+  EXPECT_EQ(NumPages(), 3U);
+}
+
+TEST_F(KvCommand, TheDirectoryMayBeALink) {
+  const TestFolder elsewhere;
+  const std::string link = elsewhere.path() + "/link";
+  fs::create_directory_symlink(folder_.path(), link);
+  EXPECT_THAT(Kv({"ls", link.c_str()}).output, HasSubstr("winter"));
+  EXPECT_EQ(Kv({"rm", (link + "/").c_str(), "winter"}).exit_code, 0);
+  EXPECT_EQ(NumSessions(), 0U);
+}
+
 TEST_F(KvCommand, RmRemovesAModelByItsFirstDigits) {
   EXPECT_EQ(Kv({"rm", dir_, "--identity", "abcd"}).exit_code, 1);
   EXPECT_EQ(NumPages(), 3);

@@ -11,6 +11,7 @@
 #include "engine/store/backing_store.h"
 #include "engine/store/posix_file_io.h"
 #include "engine/store/record.h"
+#include "engine/store/session_store.h"
 #include "tests/testing/faulty_file_io.h"
 #include "tests/testing/stored_pages.h"
 
@@ -19,6 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using Call = FaultyFileIo::Call;
+
+constexpr SessionLimits kLimits{.max_tokens = 50};
 
 class BackingStoreOnDisk : public testing::Test {
  protected:
@@ -180,6 +183,85 @@ TEST_F(BackingStoreOnDisk, ALowerCapEvictsTheOldestAtStart) {
   EXPECT_EQ(folder_.Files(".page").size(), 2U);
 }
 
+TEST_F(BackingStoreOnDisk, ALowerCapNeverCostsAPageThatASessionNeeds) {
+  Leave(6);
+  for (const uint64_t number : {0, 1, 2, 3, 4, 5}) {  // 0 and 1 the oldest
+    fs::last_write_time(FileOf(number),
+                        fs::file_time_type::clock::now() - std::chrono::hours(10 - number));
+  }
+  BackingStore::Config config = TestConfig(folder_.path(), 10, 2);
+  config.pinned = {TestHash(0), TestHash(1), TestHash(4)};
+  size_t num_when_told = 0;
+  config.notice = [&](const std::string&) { num_when_told = folder_.Files(".page").size(); };
+  const auto store = std::move(BackingStore::Create(config, io_)).value();
+  EXPECT_EQ(num_when_told, 6U);  // before any is removed
+  for (const uint64_t number : {0, 1, 4}) {
+    EXPECT_TRUE(store->Get(TestHash(number)).value() == TestPage(number));
+  }
+  EXPECT_EQ(folder_.Files(".page").size(), 3U);
+  Put(*store, 7);  // has no room on disk, and costs none of them
+  EXPECT_FALSE(store->Flush().ok());
+  EXPECT_EQ(store->Flush(TestHash(7)).code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(store->Flush(TestHash(0)).ok());
+  EXPECT_EQ(folder_.Files(".page").size(), 3U);
+}
+
+TEST_F(BackingStoreOnDisk, AFileOrFolderThatCannotBeReadCostsWhatIsInItAndStays) {
+  Leave(4);
+  io_.on_call = [&](Call call, const std::string& path) -> std::optional<FaultyFileIo::Fault> {
+    if ((call == Call::kReadHead && path == FileOf(1)) ||
+        (call == Call::kList && path == FileOf(2).parent_path())) {
+      return FaultyFileIo::Fault{.status = Unavailable("permission denied")};
+    }
+    return std::nullopt;
+  };
+  {
+    const auto store = Opened();
+    EXPECT_TRUE(Has(*store, 0));
+    EXPECT_FALSE(Has(*store, 1));
+    EXPECT_FALSE(Has(*store, 2));
+    EXPECT_TRUE(Has(*store, 3));
+    EXPECT_EQ(store->num_unreadable(), 2U);
+    EXPECT_EQ(store->usage().num_damaged, 0U);
+  }
+  io_.on_call = [](Call, const std::string&) { return std::nullopt; };
+  EXPECT_EQ(Opened()->usage().num_pages, 4U);
+}
+
+TEST_F(BackingStoreOnDisk, APageOfALaterProgramStays) {
+  Leave(1);
+  RecordWriter writer({.magic = "THRMPAGE", .version = 2, .name = "later"}, kTestIdentity, 100);
+  writer.AddBytes(std::vector<std::byte>(100));
+  WriteText(FileOf(0), "");
+  ASSERT_TRUE(WriteWholeFile(posix_, FileOf(0).string(), std::move(writer).Seal()).ok());
+  EXPECT_FALSE(Has(*Opened(), 0));
+  EXPECT_TRUE(fs::exists(FileOf(0)));
+}
+
+TEST_F(BackingStoreOnDisk, NothingIsWrittenThroughLinksOrIntoPipes) {
+  const TestFolder elsewhere;
+  WriteText(elsewhere.path() + "/mine", "mine");
+  fs::create_directories(FileOf(0).parent_path());
+  fs::create_directories(FileOf(1).parent_path());
+  fs::create_symlink(elsewhere.path() + "/mine", FileOf(0));
+  fs::create_symlink(elsewhere.path() + "/mine", FileOf(0).string() + ".tmp");
+  ASSERT_EQ(mkfifo(FileOf(1).c_str(), 0600), 0);
+  ASSERT_EQ(mkfifo((FileOf(1).string() + ".tmp").c_str(), 0600), 0);
+  fs::create_directory_symlink(elsewhere.path(), FileOf(2).parent_path());
+  const auto store = Opened();
+  Put(*store, 0);
+  Put(*store, 1);
+  Put(*store, 2);
+  EXPECT_FALSE(store->Flush().ok());
+  EXPECT_TRUE(store->Flush(TestHash(0)).ok());
+  EXPECT_TRUE(store->Flush(TestHash(1)).ok());
+  EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(FileOf(0))));
+  EXPECT_TRUE(fs::is_regular_file(fs::symlink_status(FileOf(1))));
+  EXPECT_EQ(ReadText(elsewhere.path() + "/mine"), "mine");
+  EXPECT_EQ(elsewhere.Files("").size(), 1U);
+  EXPECT_TRUE(store->Get(TestHash(2)).value() == TestPage(2));  // in memory
+}
+
 TEST_F(BackingStoreOnDisk, BeingGotMakesAFileYoungForTheNextStart) {
   Leave(3);
   for (const uint64_t number : {0, 1, 2}) {
@@ -260,6 +342,43 @@ TEST_F(BackingStoreOnDisk, PagesOfOtherIdentitiesAreNotFoundButStayWithinHalfOfT
   EXPECT_EQ(folder_.Files(".page").size(), 16U);
 }
 
+TEST_F(BackingStoreOnDisk, PagesThatASessionOfAnotherIdentityNeedsStayWhateverTheCap) {
+  const ContentHash other{.low = 1, .high = 0};
+  {
+    BackingStore::Config config = TestConfig(folder_.path(), 10, 100);
+    config.identity = other;
+    const auto store = std::move(BackingStore::Create(config, io_)).value();
+    for (uint64_t number = 0; number < 6; ++number) {
+      Put(*store, number);
+    }
+    Flush(*store);
+    const auto sessions =
+        std::move(SessionStore::Create(folder_.path(), other, io_, kLimits)).value();
+    ASSERT_TRUE(sessions
+                    ->Save({.tenant = "a",
+                            .id = "chat",
+                            .tokens = std::vector<TokenId>(20),
+                            .pages = {TestHash(0), TestHash(3), TestHash(5)}})
+                    .ok());
+  }
+  {
+    const auto store = Opened(/*memory_pages=*/10, /*disk_pages=*/4);
+    EXPECT_EQ(folder_.Files(".page").size(), 3U);
+    Put(*store, 0);
+    EXPECT_TRUE(store->Flush().ok());  // one is left
+    Put(*store, 1);
+    EXPECT_TRUE(store->Flush().ok());
+    EXPECT_EQ(folder_.Files(".page").size(), 4U);
+  }
+  Opened(/*memory_pages=*/10, /*disk_pages=*/2).reset();  // less than what the other needs
+  BackingStore::Config config = TestConfig(folder_.path(), 10, 100);
+  config.identity = other;
+  const auto store = std::move(BackingStore::Create(config, io_)).value();
+  for (const uint64_t number : {0, 3, 5}) {
+    EXPECT_TRUE(store->Get(TestHash(number)).value() == TestPage(number)) << number;
+  }
+}
+
 TEST_F(BackingStoreOnDisk, WhatACrashLeftHalfWrittenIsRemovedAndWhatIsNotOursStays) {
   Leave(1);
   const fs::path temporary = FileOf(0).string() + ".tmp";
@@ -285,6 +404,7 @@ TEST_F(BackingStoreOnDisk, AFolderThatSomebodyRemovedIsMadeAgain) {
 class HashKey : public BackingStoreOnDisk {
  protected:
   fs::path KeyFile() const { return fs::path(folder_.path()) / "hash.key"; }
+  fs::path Copy() const { return fs::path(folder_.path()) / "hash.key.copy"; }
   std::unique_ptr<BackingStore> OpenedWithKey(uint64_t fresh_key) {
     BackingStore::Config config = TestConfig(folder_.path(), 10, 100);
     config.fresh_key = fresh_key;
@@ -305,6 +425,7 @@ TEST_F(HashKey, DamagedItIsMadeAnewAndNoPageOfTheOldOneIsLeft) {
     std::string bad = good;
     bad[i] = static_cast<char>(bad[i] ^ 1);
     WriteText(KeyFile(), bad);
+    WriteText(Copy(), bad);
     const auto store = OpenedWithKey(100 + i);
     ASSERT_EQ(store->hash_key(), 100 + i);
     ASSERT_EQ(store->usage().num_pages, 0U);
@@ -315,9 +436,42 @@ TEST_F(HashKey, DamagedItIsMadeAnewAndNoPageOfTheOldOneIsLeft) {
   EXPECT_EQ(OpenedWithKey(1)->hash_key(), 100 + good.size() - 1);
 }
 
+TEST_F(HashKey, DamagedOrLostItIsMendedFromItsCopyAndTheCopyFromIt) {
+  Leave(3);
+  const std::string good = ReadText(KeyFile());
+  for (const fs::path& file : {KeyFile(), Copy()}) {
+    for (const bool is_lost : {false, true}) {
+      if (is_lost) {
+        fs::remove(file);
+      } else {
+        WriteText(file, "no key");
+      }
+      EXPECT_EQ(OpenedWithKey(7)->usage().num_pages, 3U);
+      EXPECT_EQ(ReadText(file), good);
+    }
+  }
+}
+
+TEST_F(HashKey, LostWithItsCopyItCostsNoPageThatASessionNeeds) {
+  Leave(3);
+  {
+    const auto sessions =
+        std::move(SessionStore::Create(folder_.path(), kTestIdentity, io_, kLimits)).value();
+    ASSERT_TRUE(
+        sessions->Save({.tenant = "a", .id = "chat", .tokens = {1}, .pages = {TestHash(0)}}).ok());
+  }
+  fs::remove(KeyFile());
+  fs::remove(Copy());
+  const auto store = Open();
+  EXPECT_EQ(store.status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_THAT(store.status().message(), testing::HasSubstr("hash.key"));
+  EXPECT_EQ(folder_.Files(".page").size(), 3U);
+}
+
 TEST_F(HashKey, LostItIsMadeAnewToo) {
   Leave(3);
   fs::remove(KeyFile());
+  fs::remove(Copy());
   const auto store = OpenedWithKey(7);
   EXPECT_EQ(store->hash_key(), 7U);
   EXPECT_EQ(store->usage().num_pages, 0U);
@@ -326,7 +480,7 @@ TEST_F(HashKey, LostItIsMadeAnewToo) {
 TEST_F(HashKey, ThatCannotBeReadNowCostsNoPage) {
   Leave(3);
   io_.on_call = [](Call call, const std::string& path) -> std::optional<FaultyFileIo::Fault> {
-    if (call == Call::kReadHead && path.ends_with("hash.key")) {
+    if (call == Call::kReadHead && path.find("hash.key") != std::string::npos) {
       return FaultyFileIo::Fault{.status = DataLoss("input/output error")};
     }
     return std::nullopt;
@@ -338,7 +492,7 @@ TEST_F(HashKey, ThatCannotBeReadNowCostsNoPage) {
 TEST_F(HashKey, OfALaterProgramIsLeftAlone) {
   Leave(3);
   RecordWriter writer({.magic = "THRMHKEY", .version = 2, .name = "key"}, ContentHash{}, 0);
-  ASSERT_TRUE(posix_.WriteNewFile(KeyFile().string(), std::move(writer).Seal()).ok());
+  ASSERT_TRUE(WriteWholeFile(posix_, KeyFile().string(), std::move(writer).Seal()).ok());
   EXPECT_EQ(Open().status().code(), StatusCode::kUnimplemented);
   EXPECT_EQ(folder_.Files(".page").size(), 3U);
 }

@@ -87,6 +87,30 @@ TEST_P(FailingWrites, LeaveThePageInMemoryAndLaterOnesAreTriedAnew) {
   EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1));
 }
 
+TEST_P(FailingWrites, OfABetterCopyLeaveTheOneThatWasThere) {
+  fault_ = {.status = Status(GetParam().code, "the disk says no"),
+            .num_bytes = GetParam().num_bytes};
+  auto store = Opened(/*memory_pages=*/2);
+  Put(*store, 0, Tier::kCold, true);
+  ASSERT_TRUE(store->Flush().ok());
+  FailOn(GetParam().call);
+  Put(*store, 0, Tier::kHot);
+  EXPECT_FALSE(store->Flush().ok());
+  EXPECT_TRUE(store->Get(TestHash(0)).value() == TestPage(0, Tier::kHot));
+  EXPECT_EQ(folder_.Files(".page").size(), 1U);
+  for (uint64_t number = 1; number <= 6; ++number) {  // the better one leaves memory
+    Put(*store, number);
+  }
+  // The new one, if the disk failed once it was in its place.
+  const Tier tier = GetParam().call == Call::kSyncDirectory ? Tier::kHot : Tier::kCold;
+  const StoredPage left = TestPage(0, tier, tier != Tier::kHot);
+  ASSERT_TRUE(store->Find(TestHash(0)).has_value());
+  EXPECT_TRUE(store->Get(TestHash(0)).value() == left);
+  store.reset();
+  failing_ = false;
+  EXPECT_TRUE(Opened()->Get(TestHash(0)).value() == left);
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Each, FailingWrites,
     testing::Values(WriteFault{"DiskFull", Call::kWrite, StatusCode::kResourceExhausted, 0},
@@ -198,6 +222,51 @@ TEST_F(FailingDisk, AReadErrorCostsThePageAndWantOfFilesDoesNot) {
   fault_ = {.status = DataLoss("input/output error")};
   EXPECT_EQ(store->Get(TestHash(0)).status().code(), StatusCode::kDataLoss);
   EXPECT_EQ(store->Get(TestHash(0)).status().code(), StatusCode::kNotFound);
+}
+
+TEST_F(FailingDisk, AReadErrorLeavesTheFileForAnotherDay) {
+  Leave(1);
+  {
+    const auto store = Opened();
+    FailOn(Call::kRead);
+    fault_ = {.status = DataLoss("input/output error")};
+    EXPECT_FALSE(store->Get(TestHash(0)).ok());
+    EXPECT_FALSE(store->Find(TestHash(0)).has_value());
+    ASSERT_TRUE(store->Flush().ok());
+    EXPECT_EQ(store->usage().disk_bytes, kTestPageBytes);
+  }
+  failing_ = false;
+  EXPECT_TRUE(Opened()->Get(TestHash(0)).value() == TestPage(0));
+}
+
+TEST_F(FailingDisk, VerifyForgetsWhatIsDamagedOrGoneAndWritesAgainWhatMemoryHas) {
+  auto store = Opened(/*memory_pages=*/10);
+  for (const uint64_t number : {0, 1, 2}) {
+    Put(*store, number);
+  }
+  ASSERT_TRUE(store->Flush().ok());
+  EXPECT_TRUE(store->Verify(TestHash(0)).ok());
+  EXPECT_EQ(store->Verify(TestHash(9)).code(), StatusCode::kNotFound);
+  for (const auto& file : folder_.Files(".page")) {
+    std::filesystem::remove(file);
+  }
+  for (const uint64_t number : {0, 1, 2}) {
+    EXPECT_TRUE(store->Verify(TestHash(number)).ok());  // memory has it
+    EXPECT_TRUE(store->Flush(TestHash(number)).ok());
+  }
+  EXPECT_EQ(folder_.Files(".page").size(), 3U);
+  store.reset();
+  store = Opened();
+  const auto files = folder_.Files(".page");
+  std::filesystem::remove(files[0]);
+  WriteText(files[1], std::string(kTestPageBytes, 'x'));
+  size_t num_found = 0;
+  for (const uint64_t number : {0, 1, 2}) {
+    const bool is_good = store->Verify(TestHash(number)).ok();
+    EXPECT_EQ(store->Find(TestHash(number)).has_value(), is_good);
+    num_found += is_good ? 1 : 0;
+  }
+  EXPECT_EQ(num_found, 1U);
 }
 
 TEST_F(FailingDisk, AFileThatCannotBeRemovedIsCounted) {
@@ -326,7 +395,7 @@ TEST_F(FailingDisk, ManyThreadsOnFewPagesNeverSeeWrongBytes) {
   io_.on_call = [](Call call, const std::string& path) -> std::optional<Fault> {
     // Every eighth file cannot be written.
     static std::atomic<int> num_writes = 0;
-    if (call == Call::kWrite && path.ends_with(".page.tmp") && ++num_writes % 8 == 0) {
+    if (call == Call::kWrite && path.ends_with(".tmp") && ++num_writes % 8 == 0) {
       return Fault{.status = ResourceExhausted("no space left"), .num_bytes = 50};
     }
     return std::nullopt;

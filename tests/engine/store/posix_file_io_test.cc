@@ -24,8 +24,8 @@ class PosixFiles : public testing::Test {
 };
 
 TEST_F(PosixFiles, AreReadAsTheyWereWrittenUpToABound) {
-  ASSERT_TRUE(io_.WriteNewFile(Path("a"), Bytes("a longer text")).ok());
   ASSERT_TRUE(io_.WriteNewFile(Path("a"), Bytes("text")).ok());
+  EXPECT_EQ(io_.WriteNewFile(Path("a"), Bytes("a longer text")).code(), StatusCode::kAlreadyExists);
   EXPECT_EQ(ReadText(Path("a")), "text");
   EXPECT_EQ(io_.ReadFile(Path("a"), 4)->size(), 4U);
   EXPECT_EQ(io_.ReadFile(Path("a"), 3).status().code(), StatusCode::kDataLoss);
@@ -43,7 +43,10 @@ TEST_F(PosixFiles, AreNeverLinksPipesOrFolders) {
     EXPECT_FALSE(io_.ReadFile(Path(name), 100).ok()) << name;
     EXPECT_FALSE(io_.ReadHead(Path(name), 100).ok()) << name;
   }
-  EXPECT_FALSE(io_.WriteNewFile(Path("link"), Bytes("text")).ok());
+  for (const char* name : {"link", "folder", "pipe"}) {
+    EXPECT_EQ(io_.WriteNewFile(Path(name), Bytes("text")).code(), StatusCode::kAlreadyExists);
+    EXPECT_FALSE(io_.Lock(Path(name)).ok()) << name;
+  }
   EXPECT_EQ(ReadText(Path("secret")), "secret");
   const auto entries = io_.List(folder_.path());
   ASSERT_TRUE(entries.ok());
@@ -52,6 +55,42 @@ TEST_F(PosixFiles, AreNeverLinksPipesOrFolders) {
     EXPECT_EQ(entry.is_directory, entry.name == "folder");
     EXPECT_TRUE(entry.is_directory || entry.bytes == 6);
   }
+}
+
+TEST_F(PosixFiles, AreNeverBehindALinkWhereverItIsInTheirPath) {
+  fs::create_directories(Path("real/inner"));
+  WriteText(Path("real/inner/a"), "text");
+  fs::create_directory_symlink("real", Path("link"));
+  EXPECT_TRUE(io_.ReadFile(Path("real/inner/a"), 10).ok());
+  EXPECT_FALSE(io_.ReadFile(Path("link/inner/a"), 10).ok());
+  EXPECT_FALSE(io_.WriteNewFile(Path("link/inner/b"), Bytes("text")).ok());
+  EXPECT_FALSE(io_.List(Path("link/inner")).ok());
+  EXPECT_FALSE(io_.List(Path("link")).ok());
+  EXPECT_FALSE(io_.MakeDirectories(Path("link/new")).ok());
+  EXPECT_FALSE(io_.Remove(Path("link/inner/a")).ok());
+  EXPECT_FALSE(io_.Touch(Path("link/inner/a")).ok());
+  EXPECT_FALSE(io_.Rename(Path("real/inner/a"), Path("link/a")).ok());
+  EXPECT_FALSE(io_.SyncDirectory(Path("link")).ok());
+  EXPECT_EQ(ReadText(Path("real/inner/a")), "text");
+  EXPECT_FALSE(fs::exists(Path("real/new")));
+}
+
+TEST_F(PosixFiles, ADirectoryThatSomebodyGaveIsResolvedOnce) {
+  fs::create_directory(Path("real"));
+  fs::create_directory_symlink("real", Path("link"));
+  for (const char* name : {"link", "link/", "real/", "real/../link"}) {
+    EXPECT_EQ(ResolveDirectory(Path(name)).value(), fs::canonical(Path("real"))) << name;
+  }
+  EXPECT_EQ(ResolveDirectory(Path("link/new/")).value(), fs::canonical(Path("real")) / "new");
+}
+
+TEST_F(PosixFiles, WrittenWholeNeedNoNameThatSomebodyHasTaken) {
+  WriteText(Path("secret"), "secret");
+  fs::create_symlink(Path("secret"), Path("a.tmp"));
+  ASSERT_EQ(mkfifo(Path("a.1.tmp").c_str(), 0600), 0);
+  ASSERT_TRUE(WriteWholeFile(io_, Path("a"), Bytes("text")).ok());
+  EXPECT_EQ(ReadText(Path("a")), "text");
+  EXPECT_EQ(ReadText(Path("secret")), "secret");
 }
 
 TEST_F(PosixFiles, WrittenWholeReplaceTheOldOneAndLeaveNothingBeside) {

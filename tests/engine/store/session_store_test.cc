@@ -35,7 +35,8 @@ TEST(SessionId, IsShortAndOfPlainCharacters) {
   EXPECT_TRUE(ValidSessionId(std::string(128, 'a')));
   EXPECT_FALSE(ValidSessionId(""));
   EXPECT_FALSE(ValidSessionId(std::string(129, 'a')));
-  for (const std::string_view bad : {"a/b", "a b", "\xc3\xa4", "a\n", "a:", "a@", "[", "`", "{"}) {
+  for (const std::string_view bad :
+       {".", "..", "a/b", "a b", "\xc3\xa4", "a\n", "a:", "a@", "[", "`", "{"}) {
     EXPECT_FALSE(ValidSessionId(bad)) << bad;
   }
   EXPECT_FALSE(ValidSessionId(std::string_view("a\0b", 3)));
@@ -178,11 +179,11 @@ TEST_P(Sessions, AreLimitedByTenantAndInAll) {
   for (const char* id : {"1", "2", "3"}) {
     ASSERT_TRUE(store->Save(TestSession("a", id)).ok());
   }
-  EXPECT_EQ(store->Save(TestSession("a", "4")).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(store->Save(TestSession("a", "4")).code(), StatusCode::kFailedPrecondition);
   EXPECT_TRUE(store->Save(TestSession("a", "3", 5)).ok());  // that one is there already
   ASSERT_TRUE(store->Save(TestSession("b", "1")).ok());
   ASSERT_TRUE(store->Save(TestSession("c", "1")).ok());
-  EXPECT_EQ(store->Save(TestSession("d", "1")).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(store->Save(TestSession("d", "1")).code(), StatusCode::kFailedPrecondition);
   ASSERT_TRUE(store->Remove("a", "1").ok());
   EXPECT_TRUE(store->Save(TestSession("d", "1")).ok());
 }
@@ -308,6 +309,75 @@ TEST_F(SessionsOnDisk, AFailedSaveLeavesTheOldOne) {
   EXPECT_TRUE(store->Load("../tenant", "chat").value() == TestSession("../tenant", "chat"));
   EXPECT_EQ(store->all()[0].saved_at_unix, 100);
   EXPECT_TRUE(folder_.Files(".tmp").empty());
+}
+
+TEST_F(SessionsOnDisk, ThatFailLateAreWhatTheDiskHas) {
+  Leave();
+  const auto store = Opened();
+  io_.on_call = [](FaultyFileIo::Call call,
+                   const std::string&) -> std::optional<FaultyFileIo::Fault> {
+    if (call == FaultyFileIo::Call::kSyncDirectory) {
+      return FaultyFileIo::Fault{.status = DataLoss("input/output error")};
+    }
+    return std::nullopt;
+  };
+  const SavedSession next = TestSession("../tenant", "chat", 999);
+  EXPECT_EQ(store->Save(next).code(), StatusCode::kDataLoss);
+  EXPECT_EQ(store->Find("../tenant", "chat")->saved_at_unix, 999);
+  EXPECT_TRUE(store->Load("../tenant", "chat").value() == next);
+}
+
+TEST_F(SessionsOnDisk, LongerThanMayBeSavedTodayAreStillSessions) {
+  Leave();
+  const SessionLimits shorter{.max_sessions_per_tenant = 3, .max_sessions = 5, .max_tokens = 2};
+  const auto store =
+      std::move(SessionStore::Create(folder_.path(), kTestIdentity, io_, shorter)).value();
+  ASSERT_EQ(store->List("../tenant").size(), 1U);
+  EXPECT_EQ(store->num_unreadable(), 0U);
+  EXPECT_TRUE(store->Load("../tenant", "chat").value() == TestSession("../tenant", "chat"));
+  EXPECT_TRUE(store->Remove("../tenant", "chat").ok());
+  EXPECT_TRUE(folder_.Files(".session").empty());
+}
+
+TEST_F(SessionsOnDisk, ThatCouldNotBeReadAreNeverOverwrittenAndCanBeRemoved) {
+  Leave();
+  const std::string before = ReadText(OnlyFile());
+  bool failing = true;
+  io_.on_call = [&](FaultyFileIo::Call call,
+                    const std::string&) -> std::optional<FaultyFileIo::Fault> {
+    if (call == FaultyFileIo::Call::kRead && failing) {
+      return FaultyFileIo::Fault{.status = DataLoss("input/output error")};
+    }
+    return std::nullopt;
+  };
+  const auto store = Opened();
+  failing = false;
+  EXPECT_EQ(store->num_unread(), 1U);
+  EXPECT_EQ(store->Save(TestSession("../tenant", "chat", 5)).code(),
+            StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReadText(OnlyFile()), before);
+  EXPECT_TRUE(store->Save(TestSession("../tenant", "other")).ok());
+  EXPECT_TRUE(store->Remove("../tenant", "chat").ok());
+  EXPECT_TRUE(store->Save(TestSession("../tenant", "chat", 5)).ok());
+}
+
+TEST_F(SessionsOnDisk, OfALaterProgramAreNeverOverwritten) {
+  Leave();
+  RecordWriter writer({.magic = "THRMSESS", .version = 2, .name = "later"}, kTestIdentity, 0);
+  ASSERT_TRUE(WriteWholeFile(posix_, OnlyFile().string(), std::move(writer).Seal()).ok());
+  const std::string before = ReadText(OnlyFile());
+  const auto store = Opened();
+  EXPECT_EQ(store->num_unread(), 1U);
+  EXPECT_EQ(store->Save(TestSession("../tenant", "chat")).code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReadText(OnlyFile()), before);
+}
+
+TEST_F(SessionsOnDisk, WhoseFileHasGoneAreNotFound) {
+  Leave();
+  const auto store = Opened();
+  std::filesystem::remove(OnlyFile());
+  EXPECT_EQ(store->Load("../tenant", "chat").status().code(), StatusCode::kNotFound);
+  EXPECT_TRUE(store->all().empty());
 }
 
 TEST_F(SessionsOnDisk, WhatCannotBeReadNowIsNotLost) {

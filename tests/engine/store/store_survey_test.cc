@@ -209,6 +209,49 @@ TEST_F(SurveyedStore, APageThatIsReplacedOrRemovedMeanwhileIsNoDamage) {
   EXPECT_EQ(survey->identities[0].tiers[2].num_pages, 0);
 }
 
+TEST_F(SurveyedStore, WhatCannotBeReadIsCountedAndCostsNothingElse) {
+  FaultyFileIo failing(io_);
+  failing.on_call = [&](FaultyFileIo::Call call,
+                        const std::string& path) -> std::optional<FaultyFileIo::Fault> {
+    const bool fails = (call == FaultyFileIo::Call::kList && path == FileOf(1).parent_path()) ||
+                       (call == FaultyFileIo::Call::kReadHead && path == FileOf(2)) ||
+                       (call == FaultyFileIo::Call::kRead &&
+                        path.find(HexDigits(kOtherIdentity)) != std::string::npos);
+    return fails ? std::optional(FaultyFileIo::Fault{.status = Unavailable("permission denied")})
+                 : std::nullopt;
+  };
+  const Result<StoreSurvey> survey = SurveyStore(failing, folder_.path());
+  ASSERT_TRUE(survey.ok()) << survey.status().message();
+  EXPECT_EQ(survey->identities[0].num_unreadable_pages, 2);
+  EXPECT_EQ(survey->identities[0].tiers[0].num_pages, 1);
+  EXPECT_EQ(survey->identities[1].num_unreadable_sessions, 1);
+  EXPECT_EQ(survey->sessions.size(), 1);
+}
+
+TEST_F(SurveyedStore, ASessionThatCannotBeReadIsRemovedByItsName) {
+  for (const fs::path& file : folder_.Files(".session")) {
+    WriteText(file, "no session");
+  }
+  Result<StoreRemoval> removal = StoreRemoval::Open(io_, folder_.path());
+  ASSERT_TRUE(removal.ok());
+  EXPECT_EQ(removal->RemoveUnreadableSession("default", "summer").code(), StatusCode::kNotFound);
+  EXPECT_TRUE(removal->RemoveUnreadableSession("default", "winter").ok());
+  EXPECT_TRUE(folder_.Files(".session").empty());
+  EXPECT_EQ(folder_.Files(".page").size(), 4U);
+}
+
+TEST_F(SurveyedStore, ASessionOfAnyLengthIsListed) {
+  const auto store =
+      SessionStore::Create(folder_.path(), kTestIdentity, io_, {.max_tokens = size_t{1} << 21});
+  ASSERT_TRUE(store.ok());
+  ASSERT_TRUE((*store)
+                  ->Save({.tenant = "default",
+                          .id = "long",
+                          .tokens = std::vector<TokenId>((size_t{1} << 20) + 1)})
+                  .ok());
+  EXPECT_EQ(Survey().sessions.size(), 3);
+}
+
 TEST_F(SurveyedStore, ADirectoryWithoutAStoreIsToldApart) {
   const TestFolder empty;
   EXPECT_EQ(SurveyStore(io_, empty.path()).status().code(), StatusCode::kNotFound);
