@@ -19,8 +19,9 @@ PageIo::PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumT
 
 std::optional<PageFinder::Info> PageIo::Find(const ContentHash& hash) const {
   const std::optional<PageNames::Stored> found = names_.Find(store_, hash);
-  return found.has_value() ? std::optional(Info{found->info.tier, std::max(found->info.loss, found->info.tier)})
-                           : std::nullopt;
+  return found.has_value()
+             ? std::optional(Info{found->info.tier, std::max(found->info.loss, found->info.tier)})
+             : std::nullopt;
 }
 
 void PageIo::SetPinned(const ContentHash& hash, bool pinned) {

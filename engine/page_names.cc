@@ -38,9 +38,8 @@ std::optional<PageNames::Stored> PageNames::Find(const BackingStore& store,
   for (const Tier tier : kStoredTiers) {
     const ContentHash name = NameOf(hash, tier);
     const std::optional<BackingStore::Info> info = store.Find(name);
-    if (info.has_value() &&
-        (!best.has_value() ||
-         std::tie(info->loss, info->tier) < std::tie(best->info.loss, best->info.tier))) {
+    if (info.has_value() && (!best.has_value() || std::tie(info->loss, info->tier) <
+                                                      std::tie(best->info.loss, best->info.tier))) {
       best = Stored{name, *info};
     }
   }
