@@ -20,7 +20,7 @@ void Scheduler::SaveLater(PageId page) {
 bool Scheduler::StoreHas(PageId page) const {
   const std::optional<PageFinder::Info> info = index_->Find(pool_.hash(page));
   return info.has_value() &&
-         std::pair(info->lossy, info->tier) <= std::pair(pool_.is_lossy(page), pool_.tier(page));
+         std::pair(info->loss, info->tier) <= std::pair(pool_.loss(page), pool_.tier(page));
 }
 
 std::vector<ContentHash> Scheduler::PrefixOf(std::string_view tenant,
