@@ -34,12 +34,13 @@ NeededPages ReadNeededPages(FileIo& io, const std::string& root, const ContentHa
   if (!files.ok()) {
     return {.all = true};
   }
+  const std::string folder = sessions + "/" + digits;
   for (const FileIo::Entry& file : *files) {
     if (!IsSessionFile(file)) {
       continue;
     }
     const Result<std::vector<std::byte>> record =
-        io.ReadFile(sessions + "/" + digits + "/" + file.name, MaxSessionRecordBytes(kAnySession));
+        io.ReadFile(folder + "/" + file.name, MaxSessionRecordBytes(kAnySession));
     const Result<SavedSession> session =
         record.ok() ? DecodeSession(identity, *record, kAnySession) : record.status();
     if (session.ok()) {

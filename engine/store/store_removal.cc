@@ -51,6 +51,7 @@ Status StoreRemoval::RemoveUnreadableSession(std::string_view tenant, std::strin
     return folders.status();
   }
   const std::string file = SessionFileName(tenant, id);
+  const std::string behind = "/" + file;
   const uint64_t num_before = num_files_removed_;
   for (const FileIo::Entry& folder : *folders) {
     if (!IsIdentityFolder(folder)) {
@@ -60,7 +61,8 @@ Status StoreRemoval::RemoveUnreadableSession(std::string_view tenant, std::strin
     if (files.ok() && std::any_of(files->begin(), files->end(), [&](const FileIo::Entry& entry) {
           return !entry.is_directory && entry.name == file;
         })) {
-      RETURN_IF_ERROR(io_->Remove(root + "/" + folder.name + "/" + file));
+      const std::string path = root + "/" + folder.name;
+      RETURN_IF_ERROR(io_->Remove(path + behind));
       ++num_files_removed_;
     }
   }

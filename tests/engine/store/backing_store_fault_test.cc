@@ -91,7 +91,7 @@ TEST_P(FailingWrites, OfABetterCopyLeaveTheOneThatWasThere) {
   fault_ = {.status = Status(GetParam().code, "the disk says no"),
             .num_bytes = GetParam().num_bytes};
   auto store = Opened(/*memory_pages=*/2);
-  Put(*store, 0, Tier::kCold, true);
+  Put(*store, 0, Tier::kCold, Tier::kCold);
   ASSERT_TRUE(store->Flush().ok());
   FailOn(GetParam().call);
   Put(*store, 0, Tier::kHot);
@@ -103,7 +103,7 @@ TEST_P(FailingWrites, OfABetterCopyLeaveTheOneThatWasThere) {
   }
   // The new one, if the disk failed once it was in its place.
   const Tier tier = GetParam().call == Call::kSyncDirectory ? Tier::kHot : Tier::kCold;
-  const StoredPage left = TestPage(0, tier, tier != Tier::kHot);
+  const StoredPage left = TestPage(0, tier, tier);
   ASSERT_TRUE(store->Find(TestHash(0)).has_value());
   EXPECT_TRUE(store->Get(TestHash(0)).value() == left);
   store.reset();

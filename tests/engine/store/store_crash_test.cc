@@ -118,7 +118,10 @@ TEST(StoreCrash, AtAnyCallAndAnyByteOfAWriteLeavesWholePages) {
   for (;;) {
     const uint64_t number = random() % kNumbers;
     const auto tier = static_cast<Tier>(random() % 3);
-    CHECK((*store)->Put(TestHash(number), TestPage(number, tier, random() % 2 == 0)).ok());
+    CHECK((*store)
+              ->Put(TestHash(number),
+                    TestPage(number, tier, random() % 2 == 0 ? Tier::kCold : Tier::kHot))
+              .ok());
     if (random() % 4 == 0) {
       (*store)->Erase(TestHash(random() % kNumbers));
     }
