@@ -44,7 +44,7 @@ class SurveyedStore : public testing::Test {
     const auto store = BackingStore::Create(config, io_);
     CHECK(store.ok());
     for (size_t i = 0; i < tiers.size(); ++i) {
-      CHECK((*store)->Put(TestHash(i), TestPage(i, tiers[i], tiers[i] != Tier::kHot)).ok());
+      CHECK((*store)->Put(TestHash(i), TestPage(i, tiers[i], tiers[i])).ok());
     }
     CHECK((*store)->Flush().ok());
   }
