@@ -1,5 +1,6 @@
 #include "engine/text/byte_level_tokenizer.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <utility>
@@ -14,7 +15,14 @@ ByteLevelTokenizer::ByteLevelTokenizer(Vocabulary vocabulary, PreTokenizer pre_t
       pre_tokenizer_(std::move(pre_tokenizer)),
       nfc_(std::move(nfc)),
       added_tokens_(vocabulary_),
-      encoder_(vocabulary_, pre_tokenizer_.ignores_merges()) {}
+      encoder_(vocabulary_, pre_tokenizer_.ignores_merges()) {
+  for (TokenId token = 0; token < vocabulary_.size(); ++token) {
+    longest_token_bytes_ = std::max(longest_token_bytes_, vocabulary_.bytes(token).size());
+  }
+  const auto& byte_tokens = vocabulary_.byte_tokens();
+  has_all_bytes_ =
+      std::all_of(byte_tokens.begin(), byte_tokens.end(), [](TokenId token) { return token >= 0; });
+}
 
 std::vector<TokenId> ByteLevelTokenizer::Encode(std::string_view text, SpecialTokens special,
                                                 std::span<const ByteRange> plain_ranges) const {
@@ -54,6 +62,22 @@ void ByteLevelTokenizer::EncodeWords(std::string_view text, WordSplitter& splitt
   for (std::string_view word = splitter.Next(); !word.empty(); word = splitter.Next()) {
     encoder_.Encode(word, out);
   }
+}
+
+// Composing makes text shorter, at most seven bytes to two: U+1FBE U+0308 U+0301 is U+0390.
+size_t ByteLevelTokenizer::MinTokens(std::string_view text) const {
+  if (nfc_ && !has_all_bytes_) {
+    return 0;
+  }
+  size_t num_bytes = text.size();
+  if (!has_all_bytes_) {  // the others are left out of the tokens
+    const auto& tokens = vocabulary_.byte_tokens();
+    num_bytes = static_cast<size_t>(std::count_if(text.begin(), text.end(), [&](char byte) {
+      return tokens[static_cast<uint8_t>(byte)] >= 0;
+    }));
+  }
+  const size_t most_bytes = longest_token_bytes_ * (nfc_ ? 4 : 1);
+  return (num_bytes + most_bytes - 1) / most_bytes;
 }
 
 std::string_view ByteLevelTokenizer::TokenBytes(TokenId token, bool show_special) const {

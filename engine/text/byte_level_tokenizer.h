@@ -26,6 +26,7 @@ class ByteLevelTokenizer : public Tokenizer {
 
   std::vector<TokenId> Encode(std::string_view text, SpecialTokens special,
                               std::span<const ByteRange> plain_ranges) const override;
+  size_t MinTokens(std::string_view text) const override;
   std::string_view TokenBytes(TokenId token, bool show_special) const override;
   int vocab_size() const override { return vocabulary_.size(); }
   std::optional<TokenId> bos() const override { return vocabulary_.bos(); }
@@ -43,6 +44,8 @@ class ByteLevelTokenizer : public Tokenizer {
   std::optional<NfcNormalizer> nfc_;  // for the styles that normalise
   AddedTokens added_tokens_;
   BytePairEncoder encoder_;
+  size_t longest_token_bytes_ = 1;
+  bool has_all_bytes_ = true;  // a token for each
 };
 
 }  // namespace thermocline

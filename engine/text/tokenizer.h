@@ -36,6 +36,13 @@ class Tokenizer {
   virtual std::vector<TokenId> Encode(std::string_view text, SpecialTokens special,
                                       std::span<const ByteRange> plain_ranges = {}) const = 0;
 
+  // `text` has at least so many tokens. A bound for little: the bytes are counted, nothing is
+  // encoded. 0 where none is known.
+  virtual size_t MinTokens(std::string_view text) const {
+    (void)text;
+    return 0;
+  }
+
   // The bytes of one token; none for an id outside the vocabulary. Control tokens give their
   // spelling only when `show_special`.
   virtual std::string_view TokenBytes(TokenId token, bool show_special) const = 0;

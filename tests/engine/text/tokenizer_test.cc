@@ -141,6 +141,25 @@ TEST(Tokenizer, RandomBytesSurviveTheRoundTrip) {
   }
 }
 
+TEST(Tokenizer, TheLeastNumberOfTokensIsNeverMoreThanThereAre) {
+  std::mt19937 random(3);
+  for (const char* pre : {"", "qwen2"}) {  // with and without composing
+    const auto tokenizer = Load(TestVocabulary(), pre);
+    for (int i = 0; i < 300; ++i) {
+      const std::string text = RandomBytes(random, 200);
+      EXPECT_LE(tokenizer->MinTokens(text), tokenizer->Encode(text, SpecialTokens::kParse).size());
+    }
+    for (const char* shrinking : {"\u212a", "\u1fbe\u0308\u0301", "\u1112\u1161\u11ab"}) {
+      std::string text;
+      for (int i = 0; i < 100; ++i) text += shrinking;
+      EXPECT_LE(tokenizer->MinTokens(text), tokenizer->Encode(text, SpecialTokens::kPlain).size());
+    }
+    EXPECT_EQ(tokenizer->MinTokens(""), 0U);
+    // <|im_start|>, of 12 bytes, is among the longest.
+    EXPECT_GE(tokenizer->MinTokens(std::string(12'000, 'a')), 12'000U / 4 / 20);
+  }
+}
+
 TEST(Tokenizer, ByteWithoutATokenFallsBackToItsByteTokenOrIsLeftOut) {
   MemoryCheckpoint checkpoint = TestVocabulary();
   checkpoint.Get<std::vector<std::string>>("tokenizer.ggml.tokens")[4] = "no longer byte 4";
