@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <new>
 #include <span>
 #include <string>
 #include <thread>
@@ -143,8 +144,12 @@ class Engine::Loop {
     if (!accepting_ || !healthy_) {
       return Unavailable("the engine {}", healthy_ ? "is shutting down" : "has failed");
     }
-    if (num_queued_ >= parts_.scheduler.max_num_queued_reqs) {
-      return ResourceExhausted("{} requests are waiting already", num_queued_);
+    // Who finds a free sequence does not wait, though the engine's thread has yet to see it.
+    if (num_starting_choices_ < num_startable_) {
+      num_starting_choices_ += request.num_choices;
+      ++num_starting_;
+    } else if (num_queued_ - num_starting_ >= parts_.scheduler.max_num_queued_reqs) {
+      return ResourceExhausted("{} requests are waiting already", num_queued_ - num_starting_);
     }
     request.id = next_id_++;
     if (!request.sampling.seed.has_value()) {
@@ -210,14 +215,7 @@ class Engine::Loop {
 
   void Run(const std::stop_token& stop) {
     while (TakeCommands(stop)) {
-      ObeyCommands();
-      // Not for a question alone: an empty step would still age the pages' energies.
-      if (const Status status = core_.has_work() ? core_.Step() : Status(); !status.ok()) {
-        core_.FailAll(Internal("the device failed: {}", status.message()));
-        const std::lock_guard lock(mutex_);
-        healthy_ = false;
-      }
-      PublishAndDeliver();
+      Turn();
     }
     core_.FailAll({StatusCode::kCancelled, "the engine is shutting down"});
     PublishAndDeliver();
@@ -226,6 +224,24 @@ class Engine::Loop {
       // What could not be written is counted by the store, and computed again next time.
       (void)parts_.store->pages->Flush();
     }
+  }
+
+  // Without memory a step may have ended anywhere: who asked is told, and no more is taken.
+  void Turn() {
+    Status status;
+    try {
+      ObeyCommands();
+      // Not for a question alone: an empty step would still age the pages' energies.
+      status = core_.has_work() ? core_.Step() : Status();
+    } catch (const std::bad_alloc&) {
+      status = Internal("out of memory");
+    }
+    if (!status.ok()) {
+      core_.FailAll(Internal("the device failed: {}", status.message()));
+      const std::lock_guard lock(mutex_);
+      healthy_ = false;
+    }
+    PublishAndDeliver();
   }
 
   // What the store says that it has is looked at first, on the thread that copies pages; what has
@@ -325,11 +341,30 @@ class Engine::Loop {
       const std::lock_guard lock(mutex_);
       stats_ = core_.stats();
       num_queued_ -= core_.TakeNumAdmitted();
+      CountPlaces();
     }
     core_.Deliver();
     AnswerKvQueries();
     const std::lock_guard lock(mutex_);
     num_open_ -= core_.TakeNumDone();
+  }
+
+  // Under mutex_, after a step: who could start has. While somebody waits nobody else will; else
+  // the free sequences go, in order, to those who came during the step.
+  void CountPlaces() {
+    const auto is_submission = [](const Command& command) {
+      return std::holds_alternative<Submission>(command);
+    };
+    const auto num_new = std::count_if(commands_.begin(), commands_.end(), is_submission);
+    const bool all_run = stats_.num_waiting == 0 && num_queued_ == static_cast<int>(num_new);
+    num_startable_ = all_run ? parts_.scheduler.max_num_seqs - stats_.num_running : 0;
+    num_starting_ = num_starting_choices_ = 0;
+    for (const Command& command : commands_) {
+      if (is_submission(command) && num_starting_choices_ < num_startable_) {
+        num_starting_choices_ += std::get<Submission>(command).request->num_choices;
+        ++num_starting_;
+      }
+    }
   }
 
   // One snapshot for all who asked: however many do, a step pays for one at most.
@@ -354,7 +389,11 @@ class Engine::Loop {
   std::deque<Command> commands_;
   RequestId next_id_ = 1;
   int num_queued_ = 0;  // submitted and not yet admitted
-  int num_open_ = 0;    // submitted and not yet told that they ended
+  // Sequences that are free for whoever is submitted next.
+  int num_startable_ = parts_.scheduler.max_num_seqs;
+  int num_starting_ = 0;  // of those queued, how many have found such, and for how many choices
+  int num_starting_choices_ = 0;
+  int num_open_ = 0;  // submitted and not yet told that they ended
   bool accepting_ = true;
   bool ended_ = false;  // the engine thread takes no more commands
   bool healthy_ = true;
@@ -458,6 +497,10 @@ void Engine::ListSessions(const std::string& tenant, const SessionListCallback& 
   callback(parts.sessions->List(tenant));
 }
 
+int Engine::max_requests() const {
+  const SchedulerConfig& scheduler = loop_->parts().scheduler;
+  return scheduler.max_num_seqs + scheduler.max_num_queued_reqs;
+}
 const MemoryBudget& Engine::budget() const { return loop_->parts().budget; }
 const Tokenizer& Engine::tokenizer() const { return *loop_->parts().tokenizer; }
 const ChatTemplate& Engine::chat_template() const { return *loop_->parts().chat_template; }

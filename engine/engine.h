@@ -135,6 +135,8 @@ class Engine {
   void DeleteSession(std::string tenant, std::string id, SessionCallback callback);
   void ListSessions(const std::string& tenant, const SessionListCallback& callback);
 
+  // Most requests that can be there at once, running and waiting.
+  int max_requests() const;
   const MemoryBudget& budget() const;
   const Tokenizer& tokenizer() const;
   const ChatTemplate& chat_template() const;

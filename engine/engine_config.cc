@@ -23,7 +23,7 @@ Status ValidateEngineConfig(const EngineConfig& config) {
   RETURN_IF_ERROR(CheckRange("--max-num-batched-tokens", config.max_num_batched_tokens, 1, 65536));
   RETURN_IF_ERROR(CheckRange("--max-num-prefill-tokens-while-decoding",
                              config.max_num_prefill_tokens_while_decoding, 0, 65536));
-  RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", config.max_num_queued_reqs, 1, 1 << 20));
+  RETURN_IF_ERROR(CheckRange("--max-num-queued-reqs", config.max_num_queued_reqs, 0, 1 << 20));
   RETURN_IF_ERROR(CheckRange("--threads", config.num_threads, 0, 1024));
   if (config.kv_budget < 0 || config.kv_budget > 1) {
     return InvalidArgument("--kv-budget is {}, but must be from 0 (no budget) to 1",

@@ -252,16 +252,53 @@ TEST(Engine, FullQueueIsAnErrorAtOnce) {
   options.scheduler.max_num_queued_reqs = 2;
   const Rig rig(options);
   gate.Install(*rig.runner);
+  // One runs and two wait, though the engine has not looked yet.
   const auto running = rig.Submit(MakeRequest(Counting(3), 3));
-  gate.started.acquire();
   const auto second = rig.Submit(MakeRequest(Counting(3), 3));
-  // The running one still counts until its first step has ended.
   const auto third = rig.Submit(MakeRequest(Counting(3), 3));
-  EXPECT_EQ(third.id.status().code(), StatusCode::kResourceExhausted);
-  EXPECT_FALSE(third.recording->done());  // the sink of a refused request is never called
+  const auto fourth = rig.Submit(MakeRequest(Counting(3), 3));
+  EXPECT_EQ(fourth.id.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_FALSE(fourth.recording->done());  // the sink of a refused request is never called
   gate.permits.release(100);
   EXPECT_TRUE(running.recording->Wait().ok());
   EXPECT_TRUE(second.recording->Wait().ok());
+  EXPECT_TRUE(third.recording->Wait().ok());
+  EXPECT_EQ(rig.engine->max_requests(), 3);
+}
+
+TEST(Engine, WhoeverWaitsKeepsItsPlaceInTheQueue) {
+  Gate gate;
+  EngineOptions options;
+  options.scheduler.max_num_seqs = 1;
+  options.scheduler.max_num_queued_reqs = 1;
+  const Rig rig(options);
+  gate.Install(*rig.runner);
+  const auto running = rig.Submit(MakeRequest(Counting(3), 8));
+  const auto waiting = rig.Submit(MakeRequest(Counting(3), 3));
+  gate.permits.release(4);
+  running.recording->WaitForTokens(3);  // the engine has counted who runs and who waits
+  EXPECT_EQ(rig.Submit(MakeRequest(Counting(3), 3)).id.status().code(),
+            StatusCode::kResourceExhausted);
+  gate.permits.release(100);
+  EXPECT_TRUE(running.recording->Wait().ok());
+  EXPECT_TRUE(waiting.recording->Wait().ok());
+}
+
+TEST(Engine, WithoutAQueueRequestsRunOrAreRefused) {
+  Gate gate;
+  EngineOptions options;
+  options.scheduler.max_num_seqs = 2;
+  options.scheduler.max_num_queued_reqs = 0;
+  const Rig rig(options);
+  gate.Install(*rig.runner);
+  const auto both = rig.Submit(MakeRequest(Counting(3), 2, /*num_choices=*/2));
+  ASSERT_TRUE(both.id.ok()) << both.id.status().message();
+  EXPECT_FALSE(rig.Submit(MakeRequest(Counting(3), 2)).id.ok());
+  gate.permits.release(1000);
+  EXPECT_TRUE(both.recording->Wait().ok());
+  const auto next = rig.Submit(MakeRequest(Counting(3), 2));
+  ASSERT_TRUE(next.id.ok()) << next.id.status().message();
+  EXPECT_TRUE(next.recording->Wait().ok());
 }
 
 TEST(Engine, PreemptionChangesNoOutput) {
