@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "server/byte_size.h"
+#include "server/flag_checks.h"
 #include "server/kv_names.h"
 
 namespace thermocline {
@@ -15,31 +15,12 @@ namespace {
 
 constexpr int kMaxInt = 1 << 30;
 
-CLI::Validator ByteSize() {
-  return CLI::Validator(
-      [](std::string& text) {
-        const Result<uint64_t> bytes = ParseByteSize(text);
-        if (!bytes.ok()) {
-          return bytes.status().message();
-        }
-        text = std::to_string(*bytes);
-        return std::string();
-      },
-      "SIZE");
-}
-
-void AddSeconds(CLI::App& app, const std::string& name, std::chrono::milliseconds& value,
-                const std::string& help) {
-  app.add_option_function<double>(
-         name,
-         [&value](double seconds) {
-           value = std::chrono::milliseconds(static_cast<int64_t>(seconds * 1000));
-         },
-         help)
-      ->check(CLI::Range(0.0, 86400.0))
-      ->type_name("SECONDS")
-      ->default_str(std::to_string(value.count() / 1000));
-}
+// More than any machine has: an error of the hand.
+constexpr uint64_t kMaxMemoryBytes = uint64_t{64} << 40;
+constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 50;
+// The tokenizer counts bytes in 31 bits.
+constexpr uint64_t kMinBodyBytes = uint64_t{1} << 10;
+constexpr uint64_t kMaxBodyBytes = uint64_t{1} << 30;
 
 // One of a table's names.
 template <typename T, size_t size>
@@ -63,7 +44,7 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
   app.add_option(
          "--kv-cache-memory-bytes", engine.kv_cache_memory_bytes,
          "Memory for the KV cache, e.g. 2G (default: what the model and this machine suggest)")
-      ->transform(ByteSize());
+      ->transform(ByteSizeFrom(0, kMaxMemoryBytes));
   AddChoice(
       app, "--kv-policy", kKvPolicyNames, engine.kv_policy,
       "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
@@ -75,7 +56,7 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
             "balanced or max");
   app.add_option("--kv-budget", engine.kv_budget,
                  "Hold each sequence to this part of its all-hot bytes (default: as memory allows)")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(NumberFrom(0, 1));
   app.add_option("--calibration-dir", engine.calibration_dir,
                  "Where calibrations of models are kept (default: thermocline/calibration in the "
                  "user's cache)");
@@ -112,7 +93,7 @@ void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
       ->check(CLI::Range(0, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-num-queued-reqs", engine.max_num_queued_reqs,
-                 "Requests that may wait; more are refused with 503")
+                 "Requests that may wait, beside those that run; more are refused with 503")
       ->check(CLI::Range(0, kMaxInt))
       ->capture_default_str();
   app.add_option("--kv-store-dir", engine.kv_store_dir,
@@ -121,10 +102,10 @@ void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
   app.add_option("--kv-store-memory-bytes", engine.kv_store_memory_bytes,
                  "Memory for such pages, beside the KV cache (default: 256M with a directory, else "
                  "none)")
-      ->transform(ByteSize());
+      ->transform(ByteSizeFrom(0, kMaxMemoryBytes));
   app.add_option("--kv-store-disk-bytes", engine.kv_store_disk_bytes,
                  "Most bytes of files in that directory (default: 8G)")
-      ->transform(ByteSize());
+      ->transform(ByteSizeFrom(0, kMaxDiskBytes));
   app.add_option("--block-size", engine.block_size, "Tokens per page of the KV cache; only 64")
       ->check(CLI::IsMember({64}))
       ->capture_default_str();
@@ -135,13 +116,14 @@ void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
 void AddServeOptions(CLI::App& app, ServeOptions& serve) {
   HttpOptions& http = serve.http;
   app.add_option("--host", http.host, "Address to listen on; 0.0.0.0 is all")
+      ->check(NotBlank())
       ->capture_default_str();
   app.add_option("--port", http.port, "Port to listen on; 0 is any free one")
       ->check(CLI::Range(0, 65535))
       ->capture_default_str();
-  app.add_option(
-      "--served-model-name,--alias", serve.served_model_names,
-      "The model's name in the API, several to answer to all (default: the file's name)");
+  app.add_option("--served-model-name,--alias", serve.served_model_names,
+                 "The model's name in the API, several to answer to all (default: the file's name)")
+      ->check(NotBlank());
   AddEngineOptions(app, serve.engine);
   app.add_option("--http-threads", http.num_threads, "Threads that serve connections")
       ->check(CLI::Range(1, 64))
@@ -150,25 +132,38 @@ void AddServeOptions(CLI::App& app, ServeOptions& serve) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   app.add_option("--max-body-bytes", http.max_body_bytes, "Longest request body (default: 8M)")
-      ->transform(ByteSize());
-  app.add_option("--allowed-origins", serve.allowed_origins,
-                 "Origins of web pages that may use the API (CORS); * is all (default: none)")
-      ->delimiter(',');
+      ->transform(ByteSizeFrom(kMinBodyBytes, kMaxBodyBytes));
+  app.add_option("--max-connections-per-address", http.max_connections_per_address,
+                 "Of these, from one address; more get 429; 0: no bound (default: three quarters)")
+      ->check(CLI::Range(0, 1 << 20));
+  app.add_option("--allowed-origins", http.origins.allowed_origins,
+                 "Web pages that may use the server beside its own, as https://name[:port]; * is "
+                 "all (default: none)")
+      ->delimiter(',')
+      ->check(OriginRule());
+  app.add_option("--allowed-hosts", http.origins.allowed_hosts,
+                 "Names by which a server on a loopback address may be reached, beside localhost; "
+                 "* is all (default: none)")
+      ->delimiter(',')
+      ->check(HostRule());
   AddSeconds(app, "--header-timeout", http.header_timeout, "For a request's header to arrive");
   AddSeconds(app, "--body-timeout", http.body_timeout, "For its body");
   AddSeconds(app, "--idle-timeout", http.idle_timeout, "A connection may wait between requests");
-  AddSeconds(app, "--write-timeout", http.write_timeout, "A client may read nothing of its answer");
-  AddSeconds(app, "--shutdown-timeout", serve.shutdown_timeout,
-             "For running requests to finish after SIGTERM or Ctrl-C; a second signal aborts");
+  AddSeconds(app, "--write-timeout", http.write_timeout,
+             "For a client to read 16 KiB of what waits for it");
+  AddSeconds(
+      app, "--shutdown-timeout", serve.shutdown_timeout,
+      "For running requests to finish after SIGTERM, SIGHUP or Ctrl-C; a second signal aborts",
+      /*may_be_zero=*/true);
 }
 
 void AddChatOptions(CLI::App& app, ChatOptions& chat) {
   app.add_option("--system", chat.system_prompt, "A system message");
   app.add_option("--temperature,--temp", chat.temperature, "0 is always the likeliest token")
-      ->check(CLI::Range(0.0F, 100.0F))
+      ->check(NumberFrom(0, 100))
       ->capture_default_str();
   app.add_option("--top-p", chat.top_p, "Draw from the likeliest tokens that make up this much")
-      ->check(CLI::Range(0.0001F, 1.0F))
+      ->check(NumberFrom(0.0001, 1))
       ->capture_default_str();
   app.add_option("--seed", chat.seed, "The same seed gives the same answers");
   app.add_option("-n,--max-tokens", chat.max_tokens,
@@ -257,6 +252,7 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
   app.get_formatter()->column_width(46);
   CommandLine line;
   ServeOptions serve;
+  serve.http.max_connections_per_address = -1;  // not said
   ChatOptions chat;
   CLI::App* serve_command = app.add_subcommand(
       "serve", "Serve a model over HTTP: the OpenAI API, and a page to chat on at /");
@@ -283,6 +279,9 @@ std::variant<CommandLine, int> ParseCommandLine(int argc, const char* const* arg
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (serve_command->parsed()) {
+    if (HttpOptions& http = serve.http; http.max_connections_per_address < 0) {
+      http.max_connections_per_address = http.max_connections - http.max_connections / 4;
+    }
     line.command = std::move(serve);
   } else if (calibrate_command->parsed()) {
     line.command = std::move(calibrate);

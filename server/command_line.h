@@ -16,7 +16,6 @@ struct ServeOptions {
   EngineConfig engine;
   HttpOptions http;
   std::vector<std::string> served_model_names;  // empty: the file's name
-  std::vector<std::string> allowed_origins;
   std::chrono::milliseconds shutdown_timeout{30'000};
 };
 

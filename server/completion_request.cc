@@ -6,6 +6,7 @@
 
 #include "server/api_request.h"
 #include "server/chat_input.h"
+#include "server/prompt_bound.h"
 #include "server/refused_fields.h"
 #include "server/request_fields.h"
 
@@ -29,7 +30,7 @@ Prompt FromText(const ApiContext& context, const std::string& text, bool add_bos
 
 Prompt FromTokens(const ApiContext& context, std::vector<TokenId> tokens, bool echo) {
   Prompt prompt;
-  if (echo) {
+  if (echo && tokens.size() <= static_cast<size_t>(context.service.max_model_len())) {
     prompt.echo.text = context.service.tokenizer().Decode(tokens, /*show_special=*/true);
   }
   prompt.tokens = std::move(tokens);
@@ -37,13 +38,19 @@ Prompt FromTokens(const ApiContext& context, std::vector<TokenId> tokens, bool e
 }
 
 // `prompt` is a string, an array of strings, an array of token ids or an array of such arrays.
-std::vector<Prompt> ReadPrompts(const ApiContext& context, FieldReader& fields, bool add_bos,
-                                bool echo) {
+std::vector<Prompt> ReadPrompts(const ApiContext& context, FieldReader& fields,
+                                std::optional<ApiError>& error, bool add_bos, bool echo) {
   const int vocab_size = context.service.tokenizer().vocab_size();
   std::vector<Prompt> prompts;
   const Json* value = fields.Find("prompt");
   const auto add_text = [&](const Json& text) {
-    prompts.push_back(FromText(context, text.get_ref<const std::string&>(), add_bos));
+    const auto& string = text.get_ref<const std::string&>();
+    if (const auto too_many = TooManyBytes(context, string); too_many && !error) {
+      fields.Fail("prompt", *too_many);
+      error->code = "context_length_exceeded";
+      return;
+    }
+    prompts.push_back(FromText(context, string, add_bos));
   };
   const auto add_tokens = [&](const Json& array, std::string_view name) {
     prompts.push_back(FromTokens(context, ReadTokens(array, name, vocab_size, fields), echo));
@@ -109,7 +116,7 @@ std::optional<ApiError> ParseCompletionRequest(const ApiContext& context, std::s
   RefuseUnread(fields, FieldScope::kAll);
   std::vector<Prompt> prompts;
   if (!error) {
-    prompts = ReadPrompts(context, fields, add_bos, echo);
+    prompts = ReadPrompts(context, fields, error, add_bos, echo);
   }
   if (prompts.size() > 1 && !common.session_id.empty()) {
     fields.Fail("session_id", "needs a request of one prompt");

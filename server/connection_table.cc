@@ -1,17 +1,43 @@
 #include "server/connection_table.h"
 
+#include <boost/asio/ip/address.hpp>
 #include <utility>
 
 namespace thermocline {
 
-void ConnectionTable::Add(const std::shared_ptr<HttpSession>& session) {
-  const std::lock_guard lock(mutex_);
-  sessions_.emplace(session.get(), session);
+std::string AddressKey(const boost::asio::ip::address& address) {
+  using boost::asio::ip::v4_mapped;
+  if (address.is_v4()) {
+    return address.to_string();
+  }
+  const boost::asio::ip::address_v6 v6 = address.to_v6();
+  if (v6.is_v4_mapped()) {
+    return boost::asio::ip::make_address_v4(v4_mapped, v6).to_string();
+  }
+  const auto bytes = v6.to_bytes();
+  return {bytes.begin(), bytes.begin() + 8};
 }
 
-void ConnectionTable::Remove(HttpSession* session) {
+void ConnectionTable::Add(const std::shared_ptr<HttpSession>& session, const std::string& address) {
   const std::lock_guard lock(mutex_);
-  sessions_.erase(session);
+  sessions_.emplace(session.get(), session);
+  ++num_from_[address];
+}
+
+void ConnectionTable::Remove(HttpSession* session, const std::string& address) {
+  const std::lock_guard lock(mutex_);
+  if (sessions_.erase(session) == 0) {
+    return;
+  }
+  if (const auto found = num_from_.find(address); --found->second == 0) {
+    num_from_.erase(found);
+  }
+}
+
+size_t ConnectionTable::num_from(const std::string& address) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = num_from_.find(address);
+  return found == num_from_.end() ? 0 : found->second;
 }
 
 size_t ConnectionTable::size() const {
@@ -33,6 +59,17 @@ std::vector<std::shared_ptr<HttpSession>> ConnectionTable::Sessions() const {
 void ConnectionTable::BeginAnswer() {
   const std::lock_guard lock(mutex_);
   ++num_answering_;
+  ++num_answers_;
+}
+
+bool ConnectionTable::idle() const {
+  const std::lock_guard lock(mutex_);
+  return num_answering_ == 0;
+}
+
+uint64_t ConnectionTable::num_answers() const {
+  const std::lock_guard lock(mutex_);
+  return num_answers_;
 }
 
 void ConnectionTable::EndAnswer() {
@@ -58,14 +95,6 @@ void ConnectionTable::Drain(std::function<void()> on_idle) {
     }
   }
   on_idle();
-}
-
-bool ConnectionTable::ReserveBody(uint64_t bytes, uint64_t limit) {
-  if (body_bytes_.fetch_add(bytes) + bytes > limit) {
-    body_bytes_ -= bytes;
-    return false;
-  }
-  return true;
 }
 
 }  // namespace thermocline

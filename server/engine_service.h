@@ -34,6 +34,7 @@ class EngineService final : public InferenceService {
     engine_.ListSessions(tenant, callback);
   }
   int max_model_len() const override { return engine_.budget().max_model_len; }
+  int max_requests() const override { return engine_.max_requests(); }
   const Tokenizer& tokenizer() const override { return engine_.tokenizer(); }
   const ChatTemplate& chat_template() const override { return engine_.chat_template(); }
 

@@ -1,10 +1,12 @@
 #include "server/http_server.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 #include <spdlog/spdlog.h>
 
 #include <boost/asio/post.hpp>
 #include <boost/asio/socket_base.hpp>
+#include <exception>
 #include <utility>
 
 #include "kernels/base/check.h"
@@ -17,6 +19,8 @@ using boost::system::error_code;
 
 // Beyond the cap a connection is still told so, but only so many at a time.
 constexpr size_t kMaxRefusals = 64;
+
+constexpr std::chrono::seconds kTrimInterval{5};
 
 std::string Endpoint(const HttpOptions& options) {
   return options.host.find(':') == std::string::npos
@@ -45,13 +49,20 @@ Status BindError(const HttpOptions& options, const error_code& error) {
 
 HttpServer::HttpServer(const HttpOptions& options)
     : options_(options),
+      table_(options.max_total_body_bytes),
       work_(boost::asio::make_work_guard(io_context_)),
       acceptor_(io_context_),
-      retry_timer_(io_context_) {}
+      retry_timer_(io_context_),
+      trim_timer_(io_context_) {}
 
 HttpServer::~HttpServer() { Stop(); }
 
 Result<std::unique_ptr<HttpServer>> HttpServer::Create(const HttpOptions& options) {
+  if (options.host.find_first_not_of(" \t") == std::string::npos) {
+    return InvalidArgument(
+        "--host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 every address");
+  }
+  RETURN_IF_ERROR(CheckOriginRules(options.origins));
   std::unique_ptr<HttpServer> server(new HttpServer(options));  // NOLINT: private constructor
   RETURN_IF_ERROR(server->Bind());
   return server;
@@ -77,6 +88,9 @@ Status HttpServer::Bind() {
     return BindError(options_, error);
   }
   port_ = acceptor_.local_endpoint(error).port();
+  OriginRules rules = options_.origins;
+  rules.allowed_hosts.push_back(options_.host);
+  gate_.emplace(rules, endpoint.address().is_loopback());
   return {};
 }
 
@@ -89,10 +103,37 @@ Status HttpServer::Start(HttpHandler handler) {
     return BindError(options_, error);
   }
   Accept();
+  TrimMemory();
   for (int i = 0; i < options_.num_threads; ++i) {
-    threads_.emplace_back([this] { io_context_.run(); });
+    threads_.emplace_back([this] { RunThread(); });
   }
   return {};
+}
+
+// Sessions catch what their own work throws; what is left is Asio's, for want of memory.
+void HttpServer::RunThread() noexcept {
+  while (!io_context_.stopped()) {
+    try {
+      io_context_.run();
+    } catch (const std::exception& error) {
+      spdlog::error("a connection was lost: {}", error.what());
+    }
+  }
+}
+
+// The allocator keeps what a burst of requests has freed, in every thread's heap, for ever.
+void HttpServer::TrimMemory() {
+  trim_timer_.expires_after(kTrimInterval);
+  trim_timer_.async_wait([this](const error_code& error) {
+    if (error) {
+      return;
+    }
+    const uint64_t num_answers = table_.num_answers();
+    if (table_.idle() && num_answers != std::exchange(num_trimmed_answers_, num_answers)) {
+      malloc_trim(0);
+    }
+    TrimMemory();
+  });
 }
 
 void HttpServer::Accept() {
@@ -116,15 +157,39 @@ void HttpServer::OnAccept(const error_code& error, HttpSession::Socket socket) {
     });
     return;
   }
-  error_code ignored;
-  socket.set_option(tcp::no_delay(true), ignored);
-  const size_t num_connections = table_.size();
-  if (num_connections < static_cast<size_t>(options_.max_connections)) {
-    std::make_shared<HttpSession>(std::move(socket), options_, handler_, table_)->Start();
-  } else if (num_connections < static_cast<size_t>(options_.max_connections) + kMaxRefusals) {
-    std::make_shared<HttpSession>(std::move(socket), options_, handler_, table_)->Refuse();
+  try {
+    Admit(std::move(socket));
+  } catch (const std::exception& failure) {  // there must be a next one
+    spdlog::warn("cannot serve a connection: {}", failure.what());
   }
   Accept();
+}
+
+void HttpServer::Admit(HttpSession::Socket socket) {
+  error_code ignored;
+  socket.set_option(tcp::no_delay(true), ignored);
+  const std::string address = AddressKey(socket.remote_endpoint(ignored).address());
+  std::optional<ApiError> refusal;
+  const auto bound = [&](size_t count, int max, int http_status, const char* message) {
+    if (max > 0 && count >= static_cast<size_t>(max) && !refusal) {
+      refusal = ApiError{.http_status = http_status, .message = message, .retry_after_seconds = 1};
+    }
+    return max <= 0 || count < static_cast<size_t>(max) + kMaxRefusals;
+  };
+  if (!bound(table_.size(), options_.max_connections, 503,
+             "the server has too many open connections") ||
+      !bound(table_.num_from(address), options_.max_connections_per_address, 429,
+             "your address has too many open connections")) {
+    return;
+  }
+  const SessionContext context{
+      .options = options_, .handler = handler_, .table = table_, .gate = *gate_};
+  const auto session = std::make_shared<HttpSession>(std::move(socket), address, context);
+  if (refusal) {
+    session->Refuse(*std::move(refusal));
+  } else {
+    session->Start();
+  }
 }
 
 void HttpServer::Drain(std::function<void()> on_idle) {

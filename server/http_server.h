@@ -6,6 +6,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "server/http_options.h"
 #include "server/http_session.h"
 #include "server/http_types.h"
+#include "server/origin_gate.h"
 
 namespace thermocline {
 
@@ -46,14 +48,21 @@ class HttpServer {
   Status Bind();
   void Accept();
   void OnAccept(const boost::system::error_code& error, HttpSession::Socket socket);
+  void Admit(HttpSession::Socket socket);
+
+  void RunThread() noexcept;
+  void TrimMemory();
 
   const HttpOptions options_;
   HttpHandler handler_;
+  std::optional<OriginGate> gate_;  // once the address is known
   ConnectionTable table_;  // outlives the context, whose destruction ends the last sessions
   boost::asio::io_context io_context_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
   boost::asio::ip::tcp::acceptor acceptor_;
   boost::asio::steady_timer retry_timer_;
+  boost::asio::steady_timer trim_timer_;
+  uint64_t num_trimmed_answers_ = 0;
   uint16_t port_ = 0;
   std::vector<std::jthread> threads_;
 };

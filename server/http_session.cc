@@ -5,8 +5,6 @@
 
 #include <boost/asio/post.hpp>
 #include <boost/beast/http/error.hpp>
-#include <boost/beast/http/rfc7230.hpp>
-#include <cctype>
 #include <utility>
 
 #include "server/session_writer.h"
@@ -20,6 +18,10 @@ namespace http = boost::beast::http;
 constexpr size_t kMaxPipelinedBytes = size_t{64} << 10;  // read ahead of a running answer
 constexpr size_t kMaxHeaderFields = 100;
 constexpr size_t kMaxLingerBytes = size_t{32} << 20;
+constexpr size_t kMaxBlankBytes = 256;               // of empty lines before a request
+constexpr size_t kFreeBodyBytes = size_t{64} << 10;  // of each body, beside the budget
+constexpr uint64_t kMaxFramingPerByte = 8;           // "1\r\nx\r\n" is 5 for one
+constexpr size_t kMaxSearchedBytes = size_t{32} << 10;
 
 std::string_view View(boost::beast::string_view view) { return {view.data(), view.size()}; }
 
@@ -30,49 +32,40 @@ ApiError HttpError(int status, std::string message) {
   return error;
 }
 
-bool IsChunked(std::string_view transfer_encoding) {
-  std::string lower;
-  for (const char c : transfer_encoding) {
-    lower += static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  }
-  return lower == "chunked";
-}
-
 }  // namespace
 
-HttpSession::HttpSession(Socket socket, const HttpOptions& options, const HttpHandler& handler,
-                         ConnectionTable& table)
+HttpSession::HttpSession(Socket socket, std::string address, const SessionContext& context)
     : socket_(std::move(socket)),
-      options_(options),
-      handler_(handler),
-      table_(table),
+      address_(std::move(address)),
+      options_(context.options),
+      handler_(context.handler),
+      table_(context.table),
+      gate_(context.gate),
       read_timer_(socket_.get_executor()),
-      write_timer_(socket_.get_executor()) {
-  // Extensions carry nothing that we could use and have been a way around limits.
-  on_chunk_header_ = [](uint64_t /*size*/, boost::beast::string_view extensions, ErrorCode& error) {
-    if (!extensions.empty()) {
-      error = http::error::bad_chunk_extension;
-    }
-  };
-}
+      write_timer_(socket_.get_executor()) {}
 
 HttpSession::~HttpSession() {
-  table_.ReleaseBody(reserved_body_bytes_);
-  table_.Remove(this);
+  if (state_ == State::kAnswering) {
+    table_.EndAnswer();
+  }
+  table_.Remove(this, address_);
 }
 
 void HttpSession::Start() {
-  table_.Add(shared_from_this());
-  boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->NextRequest(); });
+  table_.Add(shared_from_this(), address_);
+  boost::asio::post(socket_.get_executor(),
+                    [self = shared_from_this()] { self->Guarded([&] { self->NextRequest(); }); });
 }
 
-void HttpSession::Refuse() {
-  table_.Add(shared_from_this());
-  boost::asio::post(socket_.get_executor(), [self = shared_from_this()] {
-    ApiError error = HttpError(503, "the server has too many open connections");
-    error.retry_after_seconds = 1;
-    self->RefuseRequest(std::move(error));
-  });
+void HttpSession::Refuse(ApiError error) {
+  table_.Add(shared_from_this(), address_);
+  boost::asio::post(socket_.get_executor(),
+                    [self = shared_from_this(), error = std::move(error)]() mutable {
+                      self->Guarded([&] {
+                        self->extra_headers_ = self->gate_.AnswerHeaders(std::string_view());
+                        self->RefuseRequest(std::move(error));
+                      });
+                    });
 }
 
 void HttpSession::CloseIfIdle() {
@@ -83,8 +76,26 @@ void HttpSession::CloseIfIdle() {
   });
 }
 
-void HttpSession::Abort() {
-  boost::asio::post(socket_.get_executor(), [self = shared_from_this()] { self->Close(); });
+// What was begun must not look whole, and what was not gets an answer if there is memory for one.
+void HttpSession::OnException(const char* what) {
+  try {
+    spdlog::error("a request failed: {}", what);
+    if (state_ == State::kAnswering && !started_) {
+      ApiError error = HttpError(503, "the server has no memory for this request");
+      error.retry_after_seconds = 1;
+      std::function<void()> on_disconnect = std::exchange(on_disconnect_, nullptr);
+      Respond(answer_, ErrorResponse(error));
+      if (on_disconnect) {
+        on_disconnect();
+      }
+      return;
+    }
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): closing needs no memory
+  }
+  try {
+    Close();
+  } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch): a callback's; it is closed
+  }
 }
 
 void HttpSession::NextRequest() {
@@ -92,12 +103,13 @@ void HttpSession::NextRequest() {
     return;
   }
   state_ = State::kIdle;
-  table_.ReleaseBody(std::exchange(reserved_body_bytes_, 0));
+  request_.reset();
+  answer_hold_.Release();
   parser_.emplace();
-  parser_->eager(true);
   parser_->header_limit(options_.max_header_bytes);
   parser_->body_limit(options_.max_body_bytes);
-  parser_->on_chunk_header(on_chunk_header_);
+  num_blank_bytes_ = 0;
+  num_wire_bytes_ = num_held_bytes_ = 0;
   extra_headers_.clear();
   started_ = complete_ = head_only_ = http_1_0_ = false;
   keep_alive_ = true;
@@ -109,13 +121,14 @@ void HttpSession::StartTimer(std::chrono::milliseconds timeout) {
   read_timer_.expires_after(timeout);
   read_timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
     if (!error && self->read_timer_.expiry() <= std::chrono::steady_clock::now()) {
-      self->OnReadTimeout();
+      self->Guarded([&] { self->OnReadTimeout(); });
     }
   });
 }
 
 void HttpSession::OnReadTimeout() {
   if (state_ == State::kHeader || state_ == State::kBody) {
+    NoteOrigin();
     RefuseRequest(HttpError(408, "the request did not arrive in time"));
   } else if (state_ == State::kIdle || state_ == State::kLingering) {
     Close();
@@ -130,7 +143,7 @@ void HttpSession::Read() {
   reading_ = true;
   socket_.async_read_some(boost::asio::buffer(chunk_),
                           [self = shared_from_this()](const ErrorCode& error, size_t num_bytes) {
-                            self->OnRead(error, num_bytes);
+                            self->Guarded([&] { self->OnRead(error, num_bytes); });
                           });
 }
 
@@ -170,40 +183,94 @@ void HttpSession::OnInputClosed(const ErrorCode& error) {
 }
 
 void HttpSession::Parse() {
+  if (state_ == State::kIdle && !SkipBlankLines()) {
+    return;
+  }
   while (!input_.empty() && state_ != State::kAnswering && !parser_->is_done()) {
     if (state_ == State::kIdle) {
+      if (input_ == "\r") {  // perhaps another blank line
+        break;
+      }
       state_ = State::kHeader;
       StartTimer(options_.header_timeout);
     }
     ErrorCode error;
     const size_t used = parser_->put(boost::asio::buffer(input_), error);
-    input_.erase(0, used);
     if (error && error != http::error::need_more) {
       RefuseMalformed(error);
       return;
     }
+    input_.erase(0, used);
+    if (state_ == State::kBody && !AcceptBody(used)) {
+      return;
+    }
+    // The header is parsed alone: fields that come behind a body are none of it.
     if (state_ == State::kHeader && parser_->is_header_done()) {
       if (!AcceptHeader()) {
         return;
       }
+      parser_->eager(true);
       state_ = State::kBody;
       StartTimer(options_.body_timeout);
-    }
-    if (state_ == State::kBody && !ReserveBody(used)) {
-      return;
-    }
-    if (error == http::error::need_more || used == 0) {
+    } else if (error == http::error::need_more || used == 0) {
       break;
     }
   }
   if (state_ == State::kBody && parser_->is_done()) {
     Dispatch();
+  } else if (state_ == State::kBody && input_.size() > options_.max_header_bytes) {
+    RefuseRequest(HttpError(400, fmt::format("a chunk's size or the fields behind the body take "
+                                             "more than {} bytes",
+                                             options_.max_header_bytes)));
   }
   Read();
 }
 
-// What Beast lets pass, and a server that others may stand in front of must not.
+// RFC 9112, 2.2: some clients end a body with an empty line that its length does not count.
+bool HttpSession::SkipBlankLines() {
+  size_t size = 0;
+  while (input_.compare(size, 2, "\r\n") == 0) {
+    size += 2;
+  }
+  input_.erase(0, size);
+  num_blank_bytes_ += size;
+  if (num_blank_bytes_ > kMaxBlankBytes) {
+    RefuseRequest(HttpError(400, "malformed HTTP: there are only empty lines"));
+    return false;
+  }
+  return true;
+}
+
 bool HttpSession::AcceptHeader() {
+  const auto& header = parser_->get();
+  request_ = std::make_shared<HttpRequest>();
+  request_->method = View(header.method_string());
+  request_->target = View(header.target());
+  request_->path = UrlPath(request_->target);
+  for (const auto& field : header) {
+    request_->headers.emplace_back(AsciiLower(View(field.name_string())), View(field.value()));
+  }
+  head_only_ = header.method() == http::verb::head;
+  http_1_0_ = header.version() == 10;
+  extra_headers_ = gate_.AnswerHeaders(*request_);
+  if (!CheckFraming()) {
+    return false;
+  }
+  if (std::optional<ApiError> error = gate_.Check(*request_)) {
+    RefuseRequest(*std::move(error));
+    return false;
+  }
+  if (!CheckContent()) {
+    return false;
+  }
+  if (header.version() == 11 && header.count(http::field::expect) > 0 && !parser_->is_done()) {
+    Enqueue("HTTP/1.1 100 Continue\r\n\r\n");
+  }
+  return true;
+}
+
+// What Beast lets pass, and a server that others may stand in front of must not.
+bool HttpSession::CheckFraming() {
   const auto& header = parser_->get();
   const auto refuse = [this](int status, std::string message) {
     RefuseRequest(HttpError(status, std::move(message)));
@@ -212,17 +279,11 @@ bool HttpSession::AcceptHeader() {
   if (header.version() != 11 && header.version() != 10) {
     return refuse(505, "only HTTP/1.1 and HTTP/1.0 are spoken here");
   }
-  size_t num_fields = 0;
-  size_t num_hosts = 0;
-  size_t num_lengths = 0;
-  for (const auto& field : header) {
-    ++num_fields;
-    num_hosts += field.name() == http::field::host ? 1 : 0;
-    num_lengths += field.name() == http::field::content_length ? 1 : 0;
-  }
-  if (num_fields > kMaxHeaderFields) {
+  if (request_->headers.size() > kMaxHeaderFields) {
     return refuse(431, fmt::format("more than {} header fields", kMaxHeaderFields));
   }
+  const size_t num_hosts = header.count(http::field::host);
+  const size_t num_lengths = header.count(http::field::content_length);
   if (num_hosts > 1 || (num_hosts == 0 && header.version() == 11)) {
     return refuse(400, "there must be one Host header");
   }
@@ -230,52 +291,85 @@ bool HttpSession::AcceptHeader() {
   if (num_lengths > 1 || (num_lengths > 0 && has_encoding)) {
     return refuse(400, "the length of the body is given twice");
   }
-  if (has_encoding &&
-      (header.version() == 10 || !IsChunked(View(header.at(http::field::transfer_encoding))))) {
+  if (has_encoding && (header.version() == 10 ||
+                       AsciiLower(View(header.at(http::field::transfer_encoding))) != "chunked")) {
     return refuse(501, "the only Transfer-Encoding understood is `chunked`");
   }
-  if (header.count(http::field::expect) > 0) {
-    if (!boost::beast::iequals(header.at(http::field::expect), "100-continue")) {
-      return refuse(417, "the only expectation understood is `100-continue`");
+  return true;
+}
+
+bool HttpSession::CheckContent() {
+  for (const auto& [name, value] : request_->headers) {
+    if (name == "expect" && AsciiLower(value) != "100-continue") {
+      RefuseRequest(HttpError(417, "the only expectation understood is `100-continue`"));
+      return false;
     }
-    if (header.version() == 11 && !parser_->is_done()) {
-      Enqueue("HTTP/1.1 100 Continue\r\n\r\n");
+    if (name == "content-encoding" && !value.empty() && AsciiLower(value) != "identity") {
+      extra_headers_.emplace_back("Accept-Encoding", "identity");
+      RefuseRequest(HttpError(415, "compressed bodies are not understood: send it as it is"));
+      return false;
     }
   }
   return true;
 }
 
-bool HttpSession::ReserveBody(uint64_t bytes) {
-  if (!table_.ReserveBody(bytes, options_.max_total_body_bytes)) {
+// A small body is always taken: its connection is bounded already.
+bool HttpSession::AcceptBody(size_t used) {
+  const uint64_t size = parser_->get().body().size();
+  num_wire_bytes_ += used;
+  if (num_wire_bytes_ - size > options_.max_header_bytes + kMaxFramingPerByte * size) {
+    RefuseRequest(HttpError(400, "malformed HTTP: there is more about the chunks than in them"));
+    return false;
+  }
+  if (size <= kFreeBodyBytes + num_held_bytes_) {
+    return true;
+  }
+  const uint64_t more = size - kFreeBodyBytes - num_held_bytes_;
+  if (!request_->body_hold.Grow(table_.held_bytes(), more)) {
     ApiError error = HttpError(503, "too many large requests are under way");
     error.retry_after_seconds = 1;
     RefuseRequest(std::move(error));
     return false;
   }
-  reserved_body_bytes_ += bytes;
+  num_held_bytes_ += more;
   return true;
+}
+
+// A page may read the error if it was told to be allowed, so the Origin is looked for in what came.
+void HttpSession::NoteOrigin() {
+  if (request_) {
+    return;  // the header was whole
+  }
+  std::string_view origin;
+  if (const auto field = parser_->get().find(http::field::origin); field != parser_->get().end()) {
+    origin = View(field->value());
+  }
+  const std::string lower = AsciiLower(std::string_view(input_).substr(0, kMaxSearchedBytes));
+  constexpr std::string_view kName = "\r\norigin:";
+  if (const size_t at = lower.find(kName); origin.empty() && at != std::string::npos) {
+    const size_t begin = lower.find_first_not_of(" \t", at + kName.size());
+    const size_t end = lower.find("\r\n", begin);
+    if (begin != std::string::npos && end != std::string::npos) {
+      origin = std::string_view(input_).substr(begin, end - begin);
+    }
+  }
+  extra_headers_ = gate_.AnswerHeaders(origin);
 }
 
 void HttpSession::Dispatch() {
   http::request<http::string_body> message = parser_->release();
-  auto request = std::make_shared<HttpRequest>();
-  request->method = View(message.method_string());
-  request->target = View(message.target());
-  request->path = UrlPath(request->target);
-  for (const auto& field : message) {
-    std::string name(View(field.name_string()));
-    for (char& c : name) {
-      c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-    }
-    request->headers.emplace_back(std::move(name), View(field.value()));
-  }
-  request->body = std::move(message.body());
-  head_only_ = message.method() == http::verb::head;
-  http_1_0_ = message.version() == 10;
+  request_->body = std::move(message.body());
   keep_alive_ = message.keep_alive();
   read_timer_.cancel();
   BeginAnswer();
-  handler_(request, std::make_shared<SessionWriter>(shared_from_this(), answer_));
+  if (gate_.IsPreflight(*request_)) {
+    HttpResponse response;
+    response.status = 204;
+    Respond(answer_, std::move(response));
+    return;
+  }
+  handler_(std::exchange(request_, nullptr),
+           std::make_shared<SessionWriter>(shared_from_this(), answer_));
 }
 
 void HttpSession::BeginAnswer() {
@@ -298,6 +392,7 @@ void HttpSession::RefuseRequest(ApiError error) {
 }
 
 void HttpSession::RefuseMalformed(const ErrorCode& error) {
+  NoteOrigin();
   if (error == http::error::header_limit) {
     RefuseRequest(HttpError(
         431, fmt::format("the header is longer than {} bytes", options_.max_header_bytes)));

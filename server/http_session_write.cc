@@ -17,6 +17,8 @@ namespace thermocline {
 namespace {
 
 constexpr size_t kMaxBuffersPerWrite = 16;
+constexpr size_t kPieceBytes = size_t{64} << 10;    // of a large answer
+constexpr size_t kMinPaceBytes = size_t{16} << 10;  // within a write timeout
 constexpr std::chrono::milliseconds kLingerTimeout{2000};
 
 std::string HttpDate() {
@@ -65,17 +67,65 @@ void HttpSession::AddHeader(uint64_t answer, std::string name, std::string value
   }
 }
 
-void HttpSession::Respond(uint64_t answer, const HttpResponse& response) {
+void HttpSession::Respond(uint64_t answer, HttpResponse response) {
   if (answer != answer_ || state_ != State::kAnswering || started_) {
     return;
   }
-  started_ = complete_ = true;
+  const size_t held_bytes = response.body.size() + response.held_bytes;
+  if (held_bytes > options_.max_stream_backlog_bytes &&
+      !answer_hold_.Grow(table_.held_bytes(), held_bytes)) {
+    ApiError error;
+    error.http_status = 503;
+    error.message = "too many large answers are under way";
+    error.retry_after_seconds = 1;
+    response = ErrorResponse(error);
+  }
+  started_ = true;
   keep_alive_ = keep_alive_ && !table_.draining();
+  if (response.next_piece || response.body.size() > kPieceBytes) {
+    RespondInPieces(std::move(response));
+    return;
+  }
+  complete_ = true;
   std::string bytes = Head(response, response.body.size());
   if (!head_only_) {
     bytes += response.body;
   }
   Enqueue(std::move(bytes));
+}
+
+// However slowly it is read, what waits to be sent is one piece.
+void HttpSession::RespondInPieces(HttpResponse response) {
+  const bool known_length = !response.next_piece;
+  keep_alive_ = keep_alive_ && (known_length || !http_1_0_);
+  chunked_ = !known_length && !http_1_0_;
+  std::string head =
+      Head(response, known_length ? std::optional(response.body.size()) : std::nullopt);
+  if (head_only_) {
+    complete_ = true;
+  } else if (known_length) {
+    next_piece_ = [body = std::move(response.body), at = size_t{0}]() mutable {
+      std::string piece = body.substr(at, kPieceBytes);
+      at += piece.size();
+      return piece;
+    };
+  } else {
+    next_piece_ = std::move(response.next_piece);
+  }
+  Enqueue(std::move(head));
+}
+
+void HttpSession::EnqueuePiece() {
+  std::string piece = next_piece_();
+  if (!piece.empty()) {
+    Enqueue(chunked_ ? fmt::format("{:x}\r\n{}\r\n", piece.size(), piece) : std::move(piece));
+    return;
+  }
+  next_piece_ = nullptr;
+  complete_ = true;
+  if (chunked_) {
+    Enqueue("0\r\n\r\n");
+  }
 }
 
 void HttpSession::StartStream(uint64_t answer, const HttpResponse& head) {
@@ -158,7 +208,17 @@ void HttpSession::WriteSome() {
     }
     ++num_buffers;
   }
-  writing_ = true;
+  if (!std::exchange(writing_, true) && paced_bytes_ == 0) {
+    StartWriteTimer();
+  }
+  socket_.async_write_some(buffers, [self = shared_from_this()](
+                                        const boost::system::error_code& error, size_t num_bytes) {
+    self->Guarded([&] { self->OnWrite(error, num_bytes); });
+  });
+}
+
+// One byte now and then is not reading: it would hold the answer for ever.
+void HttpSession::StartWriteTimer() {
   write_timer_.expires_after(options_.write_timeout);
   write_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
     if (!error && self->writing_ &&
@@ -167,9 +227,6 @@ void HttpSession::WriteSome() {
       self->Close();
     }
   });
-  socket_.async_write_some(
-      buffers, [self = shared_from_this()](const boost::system::error_code& error,
-                                           size_t num_bytes) { self->OnWrite(error, num_bytes); });
 }
 
 void HttpSession::OnWrite(const boost::system::error_code& error, size_t num_bytes) {
@@ -183,6 +240,10 @@ void HttpSession::OnWrite(const boost::system::error_code& error, size_t num_byt
   }
   out_bytes_ -= num_bytes;
   out_offset_ += num_bytes;
+  paced_bytes_ += num_bytes;
+  if (paced_bytes_ >= kMinPaceBytes) {
+    paced_bytes_ = 0;  // the next write starts the timer anew
+  }
   while (!out_.empty() && out_offset_ >= out_.front().size()) {
     out_offset_ -= out_.front().size();
     out_.pop_front();
@@ -191,7 +252,14 @@ void HttpSession::OnWrite(const boost::system::error_code& error, size_t num_byt
     WriteSome();
     return;
   }
+  if (state_ == State::kAnswering && next_piece_) {
+    EnqueuePiece();
+    if (!out_.empty()) {
+      return;
+    }
+  }
   write_timer_.cancel();
+  paced_bytes_ = 0;
   if (state_ == State::kAnswering && complete_) {
     FinishAnswer();
   }
@@ -208,6 +276,7 @@ void HttpSession::FinishAnswer() {
 
 void HttpSession::EndAnswer() {
   on_disconnect_ = nullptr;
+  next_piece_ = nullptr;
   state_ = State::kIdle;
   table_.EndAnswer();
 }
@@ -222,7 +291,8 @@ void HttpSession::Linger() {
     return;
   }
   state_ = State::kLingering;
-  table_.ReleaseBody(std::exchange(reserved_body_bytes_, 0));
+  request_.reset();
+  answer_hold_.Release();
   input_ = {};
   StartTimer(kLingerTimeout);
   Read();
@@ -238,12 +308,15 @@ void HttpSession::Close() {
     EndAnswer();
   }
   state_ = State::kClosed;
+  closed_ = true;
   boost::system::error_code ignored;
   socket_.close(ignored);
   read_timer_.cancel();
   write_timer_.cancel();
-  table_.ReleaseBody(std::exchange(reserved_body_bytes_, 0));
+  request_.reset();
   input_ = {};
+  out_.clear();
+  answer_hold_.Release();
   if (answering && on_disconnect) {
     on_disconnect();
   }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "server/api_error.h"
+#include "server/byte_budget.h"
 
 namespace thermocline {
 
@@ -20,6 +21,7 @@ struct HttpRequest {
   std::string path;    // percent-decoded, without the query
   HttpHeaders headers;
   std::string body;
+  ByteHold body_hold;  // what of the body counts against the server's bound
 
   // Empty when absent.
   std::string_view Header(std::string_view lower_case_name) const;
@@ -30,9 +32,15 @@ struct HttpResponse {
   std::string content_type;  // empty: no body
   std::string body;
   HttpHeaders headers;
+  // In place of `body`, when set: gives the next piece each time that the client has read the last,
+  // and an empty one at the end. Called on the connection's strand, so a piece is small.
+  std::function<std::string()> next_piece;
+  size_t held_bytes = 0;  // what next_piece keeps in memory
 };
 
 HttpResponse JsonResponse(std::string body);
+// JSON that is made piece by piece; one piece alone is sent as a body of known length.
+HttpResponse PiecedJsonResponse(std::function<std::string()> next_piece, size_t held_bytes);
 HttpResponse ErrorResponse(const ApiError& error);
 
 // The answer to one request: either Respond, or StartStream, Write..., EndStream. Any thread may
@@ -53,6 +61,8 @@ class ResponseWriter {
   // `callback` is called once, on the strand, if the client goes before the answer is complete; at
   // once if it has gone already.
   virtual void OnDisconnect(std::function<void()> callback) = 0;
+  // False once the connection is closed: then nobody waits for an answer.
+  virtual bool connected() const { return true; }
   // Runs `task` on the strand: what belongs to one answer needs no lock.
   virtual void Post(std::function<void()> task) = 0;
 };

@@ -23,6 +23,7 @@ class InferenceService {
   virtual void DeleteSession(std::string tenant, std::string id, SessionCallback callback) = 0;
   virtual void ListSessions(const std::string& tenant, const SessionListCallback& callback) = 0;
   virtual int max_model_len() const = 0;
+  virtual int max_requests() const = 0;
   virtual const Tokenizer& tokenizer() const = 0;
   virtual const ChatTemplate& chat_template() const = 0;
 };

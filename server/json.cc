@@ -136,6 +136,11 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
 }  // namespace
 
 Result<Json> ParseJson(std::string_view text, const JsonLimits& limits) {
+  // To the library a NUL is the end of the text, whatever follows. JSON has none, not even in
+  // strings.
+  if (const size_t at = text.find('\0'); at != std::string_view::npos) {
+    return InvalidArgument("invalid JSON: at byte {}: a NUL", at + 1);
+  }
   JsonBuilder builder(limits);
   bool parsed = false;
   try {

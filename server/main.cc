@@ -1,8 +1,7 @@
-#include <fmt/format.h>
-#include <spdlog/sinks/stdout_color_sinks.h>
 #include <spdlog/spdlog.h>
 
 #include <csignal>
+#include <cstdio>
 #include <cstdlib>
 #include <ctime>
 #include <exception>
@@ -15,6 +14,7 @@
 #include "server/chat_command.h"
 #include "server/command_line.h"
 #include "server/kv_command.h"
+#include "server/log.h"
 #include "server/serve_command.h"
 
 namespace thermocline {
@@ -53,13 +53,6 @@ EngineConfig& EngineOf(CommandLine& line) {
     return calibrate->engine;
   }
   return std::get<ChatOptions>(line.command).engine;
-}
-
-void StartLog(const std::string& level) {
-  auto logger = spdlog::stderr_color_mt("thermocline");
-  logger->set_pattern("%Y-%m-%d %H:%M:%S.%e %^%l%$ %v");
-  logger->set_level(spdlog::level::from_str(level));
-  spdlog::set_default_logger(std::move(logger));
 }
 
 int Main(int argc, const char* const* argv) {
@@ -102,7 +95,7 @@ int main(int argc, char** argv) {
   try {
     return thermocline::Main(argc, argv);
   } catch (const std::exception& error) {  // a library's: out of memory, out of threads
-    fmt::print(stderr, "thermocline: {}\n", error.what());
+    std::fprintf(stderr, "thermocline: %s\n", thermocline::EscapedForLog(error.what()).c_str());
     return EXIT_FAILURE;
   }
 }

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <boost/asio/post.hpp>
 #include <utility>
 
 #include "server/generation.h"
@@ -12,18 +11,19 @@
 #include "server/metrics.h"
 #include "server/session_endpoints.h"
 #include "server/text_endpoints.h"
+#include "server/web_origin.h"
 
 namespace thermocline {
 namespace {
 
 constexpr std::string_view kModelsPath = "/v1/models/";
 
-// A page of another site can send a form to a local server, but not JSON: the browser asks first.
+// RFC 9110, 8.3.1: names of media types are in any case.
 bool IsJson(const HttpRequest& request) {
-  std::string_view type = request.Header("content-type");
-  type = type.substr(0, type.find(';'));
-  while (type.ends_with(' ')) {
-    type.remove_suffix(1);
+  const std::string_view whole = request.Header("content-type");
+  std::string type = AsciiLower(whole.substr(0, whole.find(';')));
+  while (type.ends_with(' ') || type.ends_with('\t')) {
+    type.pop_back();
   }
   return type.empty() || type == "application/json" || type.ends_with("+json");
 }
@@ -47,12 +47,7 @@ Json ModelJson(const ApiContext& context, const std::string& name) {
 }  // namespace
 
 OpenAiApi::OpenAiApi(const ApiContext& context, std::string version, int num_threads)
-    : context_(context), version_(std::move(version)), pool_(static_cast<size_t>(num_threads)) {}
-
-OpenAiApi::~OpenAiApi() {
-  pool_.stop();
-  pool_.join();
-}
+    : context_(context), version_(std::move(version)), pool_(num_threads) {}
 
 void OpenAiApi::AddRoutes(Router& router) {
   const auto add_get = [&router](const char* path, auto respond) {
@@ -101,10 +96,17 @@ void OpenAiApi::Generate(Parser parse, const RequestPtr& request, const WriterPt
     writer->Respond(ErrorResponse(UnsupportedMediaType()));
     return;
   }
-  boost::asio::post(pool_, [this, parse, request, writer] {
+  Work(request, writer, [this, parse, request, writer] {
     ApiRequest parsed;
     if (const std::optional<ApiError> error = parse(context_, request->body, parsed)) {
       writer->Respond(ErrorResponse(*error));
+      return;
+    }
+    if (const int most = context_.service.max_requests();
+        parsed.prompts.size() > static_cast<size_t>(most)) {
+      writer->Respond(ErrorResponse(InvalidField(
+          "prompt", fmt::format("has {} prompts, but this server holds {} requests at most",
+                                parsed.prompts.size(), most))));
       return;
     }
     Remember(Generation::Start(context_, std::move(parsed), writer));
@@ -131,8 +133,23 @@ void OpenAiApi::AnswerText(TextHandler handle, const RequestPtr& request, const 
     writer->Respond(ErrorResponse(UnsupportedMediaType()));
     return;
   }
-  boost::asio::post(
-      pool_, [this, handle, request, writer] { writer->Respond(handle(context_, request->body)); });
+  Work(request, writer,
+       [this, handle, request, writer] { writer->Respond(handle(context_, request->body)); });
+}
+
+void OpenAiApi::Work(const RequestPtr& request, const WriterPtr& writer,
+                     std::function<void()> work) {
+  pool_.Post(
+      request->body.size(),
+      [writer, work = std::move(work)] {
+        if (writer->connected()) {
+          work();
+        }
+      },
+      [writer] {
+        writer->Respond(ErrorResponse(
+            FromStatus(ResourceExhausted("the server has no memory for this request"))));
+      });
 }
 
 HttpResponse OpenAiApi::Models() const {

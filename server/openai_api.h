@@ -1,7 +1,7 @@
 #pragma once
 
 #include <atomic>
-#include <boost/asio/thread_pool.hpp>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,11 +13,12 @@
 #include "server/generation.h"
 #include "server/http_types.h"
 #include "server/router.h"
+#include "server/work_pool.h"
 
 namespace thermocline {
 
-// The endpoints. Parsing, templates and tokenisation run on a small pool of its own, so that a
-// large prompt delays neither the connections nor the engine.
+// The endpoints. Parsing, templates and tokenisation run on a pool of its own, so that a large
+// prompt delays neither the connections nor the engine nor small prompts.
 //   POST /v1/chat/completions, /v1/completions      OpenAI's, with vLLM's extra fields
 //   GET  /v1/models, /v1/models/{id}
 //   POST /tokenize, /detokenize                     vLLM's
@@ -32,7 +33,6 @@ class OpenAiApi {
  public:
   // `context` outlives it. Stop the HTTP server before it is destroyed.
   OpenAiApi(const ApiContext& context, std::string version, int num_threads);
-  ~OpenAiApi();  // joins the pool
   OpenAiApi(const OpenAiApi&) = delete;
   OpenAiApi& operator=(const OpenAiApi&) = delete;
 
@@ -48,6 +48,8 @@ class OpenAiApi {
 
   void Generate(Parser parse, const RequestPtr& request, const WriterPtr& writer);
   void AnswerText(TextHandler handle, const RequestPtr& request, const WriterPtr& writer);
+  // Runs `work` on the pool unless the client has gone by then.
+  void Work(const RequestPtr& request, const WriterPtr& writer, std::function<void()> work);
   void Remember(const std::shared_ptr<Generation>& generation);
   void AnswerKv(const WriterPtr& writer);
   HttpResponse Models() const;
@@ -60,7 +62,7 @@ class OpenAiApi {
   std::atomic<bool> accepting_{true};
   std::mutex mutex_;
   std::vector<std::weak_ptr<Generation>> generations_;  // guarded by mutex_; the ended ones expire
-  boost::asio::thread_pool pool_;
+  WorkPool pool_;
 };
 
 }  // namespace thermocline

@@ -30,7 +30,8 @@ std::string Join(const std::vector<std::string>& words) {
 
 }  // namespace
 
-Router::Router(RouterOptions options) : options_(std::move(options)) {}
+Router::Router(std::function<std::string()> new_request_id)
+    : new_request_id_(std::move(new_request_id)) {}
 
 void Router::Add(std::string method, std::string path, HttpHandler handler) {
   routes_.push_back({std::move(method), std::move(path), std::move(handler)});
@@ -38,26 +39,8 @@ void Router::Add(std::string method, std::string path, HttpHandler handler) {
 
 void Router::AddCommonHeaders(const HttpRequest& request, ResponseWriter& writer) const {
   const std::string_view id = request.Header("x-request-id");
-  writer.AddHeader("X-Request-Id", IsPlainWord(id) ? std::string(id) : options_.new_request_id());
+  writer.AddHeader("X-Request-Id", IsPlainWord(id) ? std::string(id) : new_request_id_());
   writer.AddHeader("X-Content-Type-Options", "nosniff");
-  if (options_.allowed_origins.empty()) {
-    return;
-  }
-  writer.AddHeader("Vary", "Origin");
-  const std::string_view origin = request.Header("origin");
-  const auto allows = [origin](const std::string& allowed) {
-    return allowed == "*" || allowed == origin;
-  };
-  if (IsPlainWord(origin) &&
-      std::any_of(options_.allowed_origins.begin(), options_.allowed_origins.end(), allows)) {
-    writer.AddHeader("Access-Control-Allow-Origin", std::string(origin));
-    writer.AddHeader("Access-Control-Expose-Headers", "X-Request-Id, Retry-After");
-    if (request.method == "OPTIONS") {
-      writer.AddHeader("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS");
-      writer.AddHeader("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id");
-      writer.AddHeader("Access-Control-Max-Age", "600");
-    }
-  }
 }
 
 void Router::Handle(const RequestPtr& request, const WriterPtr& writer) const {

@@ -9,17 +9,13 @@
 
 namespace thermocline {
 
-struct RouterOptions {
-  std::vector<std::string> allowed_origins;  // for CORS; "*" is all; none by default
-  std::function<std::string()> new_request_id;
-};
-
 // Finds the handler of a request: only what was added is served. Answers HEAD (as GET, without the
 // body), OPTIONS, 404 and 405 itself, and gives every answer an x-request-id: the client's, if it
-// is a plain word, or a new one. Filled before the server starts, then immutable.
+// is a plain word, or a new one. Who may ask at all is OriginGate's to say. Filled before the
+// server starts, then immutable.
 class Router {
  public:
-  explicit Router(RouterOptions options);
+  explicit Router(std::function<std::string()> new_request_id);
 
   // `path` ends in `/*` to match whatever follows.
   void Add(std::string method, std::string path, HttpHandler handler);
@@ -33,7 +29,7 @@ class Router {
   };
   void AddCommonHeaders(const HttpRequest& request, ResponseWriter& writer) const;
 
-  RouterOptions options_;
+  const std::function<std::string()> new_request_id_;
   std::vector<Route> routes_;
 };
 

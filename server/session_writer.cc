@@ -2,6 +2,7 @@
 
 #include <boost/asio/dispatch.hpp>
 #include <boost/asio/post.hpp>
+#include <exception>
 #include <utility>
 
 namespace thermocline {
@@ -15,11 +16,19 @@ SessionWriter::~SessionWriter() {
   }
 }
 
-// Once the I/O threads have stopped nothing is posted: their context may be going.
+// Once the I/O threads have stopped nothing is posted: their context may be going. Posting needs
+// memory. Without it the connection is marked, for an answer that lacks a part must not look whole.
 template <typename Task>
-void SessionWriter::Run(Task task) {
-  if (!session_->table_.stopped()) {
-    boost::asio::dispatch(session_->socket_.get_executor(), std::move(task));
+void SessionWriter::Run(Task task) noexcept {
+  if (session_->table_.stopped()) {
+    return;
+  }
+  try {
+    boost::asio::dispatch(
+        session_->socket_.get_executor(),
+        [session = session_, task = std::move(task)]() mutable { session->Guarded(task); });
+  } catch (const std::exception&) {
+    session_->broken_ = true;
   }
 }
 
@@ -32,8 +41,8 @@ void SessionWriter::AddHeader(std::string name, std::string value) {
 
 void SessionWriter::Respond(HttpResponse response) {
   ended_ = true;
-  Run([session = session_, answer = answer_, response = std::move(response)]() {
-    session->Respond(answer, response);
+  Run([session = session_, answer = answer_, response = std::move(response)]() mutable {
+    session->Respond(answer, std::move(response));
   });
 }
 
@@ -61,9 +70,17 @@ void SessionWriter::OnDisconnect(std::function<void()> callback) {
 }
 
 void SessionWriter::Post(std::function<void()> task) {
-  if (!session_->table_.stopped()) {
-    boost::asio::post(session_->socket_.get_executor(), std::move(task));
+  if (session_->table_.stopped()) {
+    return;
+  }
+  try {
+    boost::asio::post(session_->socket_.get_executor(),
+                      [session = session_, task = std::move(task)] { session->Guarded(task); });
+  } catch (const std::exception&) {
+    session_->broken_ = true;
   }
 }
+
+bool SessionWriter::connected() const { return !session_->closed(); }
 
 }  // namespace thermocline

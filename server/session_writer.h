@@ -26,10 +26,11 @@ class SessionWriter final : public ResponseWriter {
   void EndStream() override;
   void OnDisconnect(std::function<void()> callback) override;
   void Post(std::function<void()> task) override;
+  bool connected() const override;
 
  private:
   template <typename Task>
-  void Run(Task task);
+  void Run(Task task) noexcept;
 
   const std::shared_ptr<HttpSession> session_;
   const uint64_t answer_;

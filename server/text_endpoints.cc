@@ -1,15 +1,104 @@
 #include "server/text_endpoints.h"
 
+#include <fmt/format.h>
+
+#include <iterator>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "engine/text/detokenizer.h"
 #include "server/chat_input.h"
+#include "server/json.h"
 #include "server/refused_fields.h"
 #include "server/request_fields.h"
 #include "server/response_json.h"
 
 namespace thermocline {
+namespace {
+
+constexpr size_t kPieceBytes = size_t{32} << 10;
+
+// Tokens take a tenth of the memory that their JSON does.
+class TokenizeAnswer {
+ public:
+  TokenizeAnswer(const ApiContext& context, std::vector<TokenId> tokens, bool with_strings)
+      : context_(context), tokens_(std::move(tokens)), with_strings_(with_strings) {}
+
+  std::string operator()() {
+    std::string piece;
+    if (part_ == Part::kHead) {
+      piece = fmt::format(R"({{"count":{},"max_model_len":{},"tokens":[)", tokens_.size(),
+                          context_.service.max_model_len());
+      part_ = Part::kTokens;
+    }
+    if (part_ == Part::kTokens && AddTokens(piece)) {
+      piece += with_strings_ ? R"(],"token_strs":[)" : R"(],"token_strs":null})";
+      part_ = with_strings_ ? Part::kStrings : Part::kDone;
+    }
+    if (part_ == Part::kStrings && AddStrings(piece)) {
+      piece += "]}";
+      part_ = Part::kDone;
+    }
+    return piece;
+  }
+
+ private:
+  enum class Part { kHead, kTokens, kStrings, kDone };
+
+  // True once all are there; then the next list begins.
+  bool AddTokens(std::string& piece) {
+    for (; at_ < tokens_.size() && piece.size() < kPieceBytes; ++at_) {
+      fmt::format_to(std::back_inserter(piece), "{}{}", at_ == 0 ? "" : ",", tokens_[at_]);
+    }
+    return at_ == tokens_.size() && std::exchange(at_, 0) == tokens_.size();
+  }
+  bool AddStrings(std::string& piece) {
+    for (; at_ < tokens_.size() && piece.size() < kPieceBytes; ++at_) {
+      piece += at_ == 0 ? "" : ",";
+      piece += DumpJson(TokenNames(context_.service.tokenizer()).Of(tokens_[at_]));
+    }
+    return at_ == tokens_.size();
+  }
+
+  const ApiContext& context_;
+  std::vector<TokenId> tokens_;
+  bool with_strings_;
+  Part part_ = Part::kHead;
+  size_t at_ = 0;
+};
+
+// A token may have a hundred bytes: text is made as it is read.
+class DetokenizeAnswer {
+ public:
+  DetokenizeAnswer(const Tokenizer& tokenizer, std::vector<TokenId> tokens, bool show_special)
+      : tokens_(std::move(tokens)), detokenizer_(tokenizer, show_special) {}
+
+  std::string operator()() {
+    if (done_) {
+      return {};
+    }
+    std::string text;
+    const bool first = at_ == 0;
+    for (; at_ < tokens_.size() && text.size() < kPieceBytes; ++at_) {
+      text += detokenizer_.Add(tokens_[at_]);
+    }
+    done_ = at_ == tokens_.size();
+    text += done_ ? detokenizer_.Flush() : "";
+    const std::string quoted = DumpJson(text);
+    return (first ? R"({"prompt":")" : "") + quoted.substr(1, quoted.size() - 2) +
+           (done_ ? R"("})" : "");
+  }
+
+ private:
+  std::vector<TokenId> tokens_;
+  StreamingDetokenizer detokenizer_;
+  size_t at_ = 0;
+  bool done_ = false;
+};
+
+}  // namespace
 
 HttpResponse Tokenize(const ApiContext& context, std::string_view body) {
   std::optional<ApiError> error;
@@ -39,20 +128,8 @@ HttpResponse Tokenize(const ApiContext& context, std::string_view body) {
   if (error) {
     return ErrorResponse(*error);
   }
-  Json response = Json::object();
-  response["count"] = tokens.size();
-  response["max_model_len"] = context.service.max_model_len();
-  response["tokens"] = tokens;
-  response["token_strs"] = nullptr;
-  if (with_strings) {
-    const TokenNames names(context.service.tokenizer());
-    Json strings = Json::array();
-    for (const TokenId token : tokens) {
-      strings.push_back(names.Of(token));
-    }
-    response["token_strs"] = std::move(strings);
-  }
-  return JsonResponse(DumpJson(response));
+  const size_t held_bytes = tokens.capacity() * sizeof(TokenId);
+  return PiecedJsonResponse(TokenizeAnswer(context, std::move(tokens), with_strings), held_bytes);
 }
 
 HttpResponse Detokenize(const ApiContext& context, std::string_view body) {
@@ -73,9 +150,9 @@ HttpResponse Detokenize(const ApiContext& context, std::string_view body) {
   if (error) {
     return ErrorResponse(*error);
   }
-  Json response = Json::object();
-  response["prompt"] = tokenizer.Decode(tokens, /*show_special=*/!skips_special);
-  return JsonResponse(DumpJson(response));
+  const size_t held_bytes = tokens.capacity() * sizeof(TokenId);
+  return PiecedJsonResponse(DetokenizeAnswer(tokenizer, std::move(tokens), !skips_special),
+                            held_bytes);
 }
 
 }  // namespace thermocline

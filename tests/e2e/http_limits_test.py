@@ -1,12 +1,15 @@
 """What hostile, broken and leaving clients, and signals, do to a running server: nothing bad."""
 
 import concurrent.futures
+import fcntl
 import json
+import os
 import signal
 import socket
 import struct
 import subprocess
 
+import httpx
 import pytest
 from conftest import BINARY, MODEL, Server
 
@@ -175,6 +178,58 @@ def test_the_shutdown_timeout_cancels_what_still_runs(start_server):
     assert server.wait() == 0
 
 
+def test_sighup_ends_as_sigterm_does(start_server):
+    server = start_server()
+    server.signal(signal.SIGHUP)
+    server.signal(signal.SIGHUP)  # a terminal that goes sends it twice
+    assert server.wait() == 0
+
+
+def test_a_full_stderr_holds_nobody_up():
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(write_end, b"x" * 4096)
+    command = [BINARY, "serve", MODEL, "--port", "0", "--kv-policy", "hot", "--log-level", "debug",
+               "--kv-cache-memory-bytes", "128M", "--max-model-len", "2048"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=write_end, text=True)
+    try:
+        url = process.stdout.readline().split()[-1]
+        for _ in range(50):  # each is a line of the log
+            assert httpx.get(url + "/live", headers={"Origin": "http://evil.example"}).status_code == 403
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        os.close(read_end)
+        os.close(write_end)
+
+
+def test_another_sites_page_and_name_are_refused(server):
+    evil = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
+    for path in ("/v1/completions", "/v1/kv/sessions/talk/save"):
+        assert httpx.post(server.url + path, content=b"{}", headers=evil).status_code == 403
+    assert httpx.get(server.url + "/v1/kv", headers={"Host": "evil.example"}).status_code == 403
+    own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+    assert httpx.get(server.url + "/v1/models", headers=own).status_code == 200
+
+
+def test_a_prompt_too_long_by_its_bytes_is_400(server):
+    answer = server.post("/v1/completions", {"prompt": "a" * 5_000_000})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_the_queue_holds_what_its_flag_says(start_server):
+    server = start_server("--max-num-seqs", "1", "--max-num-queued-reqs", "2", "--kv-policy", "hot")
+    body = {"prompt": ["a", "b", "c"], "max_tokens": 1}
+    for _ in range(5):  # one runs and two wait, whenever the engine looks
+        assert server.post("/v1/completions", body).status_code == 200
+    too_many = server.post("/v1/completions", {"prompt": ["a"] * 4, "max_tokens": 1})
+    assert too_many.status_code == 400, too_many.text
+
+
 def test_a_second_signal_aborts_at_once(start_server):
     server = start_server()
     with server.connect() as connection:
@@ -212,6 +267,7 @@ def test_help_and_version_are_readable():
     assert "--max-model-len" in run("serve", "--help").stdout
     assert run("--version").stdout.startswith("thermocline ")
     assert run("serve", MODEL, "--port", "70000").returncode == 2
+    assert run("serve", MODEL, "--host", "").returncode == 2
     assert run().returncode == 2
 
 

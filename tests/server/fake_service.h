@@ -145,6 +145,7 @@ class FakeService final : public InferenceService {
     }
   }
   int max_model_len() const override { return 4096; }
+  int max_requests() const override { return 40; }
   const Tokenizer& tokenizer() const override { return tokenizer_; }
   const ChatTemplate& chat_template() const override { return template_; }
 

@@ -1,122 +1,17 @@
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <boost/asio/buffer.hpp>
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
+#include <atomic>
 #include <chrono>
-#include <memory>
 #include <string>
-#include <vector>
 
-#include "server/http_server.h"
-#include "server/openai_api.h"
-#include "server/router.h"
-#include "tests/server/fake_service.h"
+#include "tests/server/http_rig.h"
 
 namespace thermocline {
 namespace {
 
-using boost::asio::ip::tcp;
 using std::chrono::milliseconds;
 
-// A client that sends bytes as they are.
-class Client {
- public:
-  explicit Client(uint16_t port, int receive_bytes = 0) : socket_(io_context_) {
-    const tcp::endpoint endpoint(boost::asio::ip::address_v4::loopback(), port);
-    socket_.open(endpoint.protocol());
-    if (receive_bytes > 0) {
-      socket_.set_option(boost::asio::socket_base::receive_buffer_size(receive_bytes));
-    }
-    socket_.connect(endpoint);
-  }
-  // Errors show in what is read: the server may have closed already.
-  void Send(const std::string& bytes) {
-    boost::system::error_code ignored;
-    size_t sent = 0;
-    while (sent < bytes.size() && !ignored) {
-      sent += socket_.write_some(boost::asio::buffer(bytes.data() + sent, bytes.size() - sent),
-                                 ignored);
-    }
-  }
-  // Until `marker` has come or the server has closed.
-  std::string ReadUntil(const std::string& marker) {
-    std::string text;
-    std::array<char, 4096> chunk;
-    boost::system::error_code error;
-    while (marker.empty() || text.find(marker) == std::string::npos) {
-      const size_t size = socket_.read_some(boost::asio::buffer(chunk), error);
-      if (error) {
-        break;
-      }
-      text.append(chunk.data(), size);
-    }
-    return text;
-  }
-  std::string ReadAll() { return ReadUntil(""); }
-  void HalfClose() { socket_.shutdown(tcp::socket::shutdown_send); }
-  void Close() { socket_.close(); }
-
- private:
-  boost::asio::io_context io_context_;
-  tcp::socket socket_;
-};
-
-std::string Post(const std::string& path, const std::string& body, const std::string& more = "") {
-  return fmt::format("POST {} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n{}\r\n{}", path,
-                     body.size(), more, body);
-}
-
-class HttpLimits : public testing::Test {
- protected:
-  HttpLimits() {
-    options_.port = 0;
-    options_.header_timeout = milliseconds(5000);
-    options_.idle_timeout = milliseconds(5000);
-  }
-  ~HttpLimits() override {
-    if (server_) {
-      server_->Stop();
-    }
-  }
-  void Start() {
-    api_.AddRoutes(router_);
-    auto server = HttpServer::Create(options_);
-    ASSERT_TRUE(server.ok()) << server.status().message();
-    server_ = std::move(server).value();
-    ASSERT_TRUE(server_
-                    ->Start([this](const RequestPtr& request, const WriterPtr& writer) {
-                      router_.Handle(request, writer);
-                    })
-                    .ok());
-  }
-  std::string Ask(const std::string& bytes) {
-    Client client(server_->port());
-    client.Send(bytes);
-    return client.ReadAll();
-  }
-  // Waits on the server's own clock, not for a fixed time.
-  bool Eventually(const std::function<bool()>& condition) {
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-    while (!condition()) {
-      if (std::chrono::steady_clock::now() > deadline) {
-        return false;
-      }
-      Client client(server_->port());  // a round trip passes time
-      client.Send("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-      client.ReadAll();
-    }
-    return true;
-  }
-
-  HttpOptions options_;
-  std::unique_ptr<HttpServer> server_;  // outlives the service, whose sinks hold connections
-  FakeService service_;
-  const ApiContext context_ = FakeContext(service_);
-  OpenAiApi api_{context_, "1.2.3", 2};
-  Router router_{{.allowed_origins = {}, .new_request_id = [] { return std::string("id"); }}};
-};
+class HttpLimits : public HttpRig {};
 
 TEST_F(HttpLimits, KeepAliveAndPipeliningAnswerInOrder) {
   Start();
@@ -138,7 +33,17 @@ struct RefusedBytes {
   std::string status;
 };
 
+constexpr char kNext[] = "GET /live HTTP/1.1\r\nHost: x\r\n\r\n";
+
 class RefusedRequests : public HttpLimits, public testing::WithParamInterface<RefusedBytes> {};
+
+std::string Repeat(const std::string& text, int count) {
+  std::string result;
+  for (int i = 0; i < count; ++i) {
+    result += text;
+  }
+  return result;
+}
 
 TEST_P(RefusedRequests, GetAnErrorAndAClosedConnection) {
   Start();
@@ -149,8 +54,6 @@ TEST_P(RefusedRequests, GetAnErrorAndAClosedConnection) {
   EXPECT_NE(answer.find("\"error\""), std::string::npos);
   EXPECT_EQ(answer.find("\"live\""), std::string::npos);
 }
-
-constexpr char kNext[] = "GET /live HTTP/1.1\r\nHost: x\r\n\r\n";
 
 INSTANTIATE_TEST_SUITE_P(
     Http, RefusedRequests,
@@ -191,10 +94,35 @@ INSTANTIATE_TEST_SUITE_P(
         RefusedBytes{"ChunksOverHttp10",
                      "POST /tokenize HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
                      "501"},
-        RefusedBytes{"ChunkExtension",
+        RefusedBytes{"EndlessChunkExtension",
                      "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-                     "2;a=b\r\n{}\r\n0\r\n\r\n",
+                     "2;a=" +
+                         std::string(40'000, 'b'),
                      "400"},
+        RefusedBytes{"EndlessChunkSize",
+                     "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
+                         std::string(40'000, '0'),
+                     "400"},
+        RefusedBytes{"EndlessTrailers",
+                     "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                     "2\r\n{}\r\n0\r\n" +
+                         Repeat("X-Trailer: yyyyyyyy\r\n", 2'000),
+                     "400"},
+        RefusedBytes{"EndlessTrailer",
+                     "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+                     "2\r\n{}\r\n0\r\nX: " +
+                         std::string(40'000, 'y'),
+                     "400"},
+        RefusedBytes{"MoreAboutTheChunksThanInThem",
+                     "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" +
+                         Repeat("1;a=" + std::string(1000, 'b') + "\r\n \r\n", 40),
+                     "400"},
+        RefusedBytes{"OnlyEmptyLines", Repeat("\r\n", 1'000), "400"},
+        RefusedBytes{"CompressedBody",
+                     std::string("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Encoding: "
+                                 "gzip\r\nContent-Length: 2\r\n\r\n{}") +
+                         kNext,
+                     "415"},
         RefusedBytes{"BadChunkSize",
                      "POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
                      "zz\r\n{}\r\n0\r\n\r\n",
@@ -234,6 +162,31 @@ TEST_F(HttpLimits, AChunkedBodyIsRead) {
       Ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: "
           "chunked\r\n\r\n5\r\n{\"pro\r\na\r\nmpt\":\"ab\"}\r\n0\r\n\r\n");
   EXPECT_NE(answer.find("[256,97,98]"), std::string::npos) << answer;
+}
+
+TEST_F(HttpLimits, ChunkExtensionsAndTrailersAreLeftOut) {
+  Start();
+  const std::string answer =
+      Ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: "
+          "chunked\r\n\r\nf;signature=\"abc\";x\r\n{\"prompt\":\"ab\"}\r\n0;y=z\r\nHost: two\r\n"
+          "Origin: http://evil.example\r\n\r\n");
+  EXPECT_NE(answer.find("[256,97,98]"), std::string::npos) << answer;
+}
+
+TEST_F(HttpLimits, EmptyLinesBeforeARequestAreSkipped) {
+  Start();
+  const std::string answers =
+      Ask("\r\n\r\n" + Post("/tokenize", R"({"prompt":"a"})") +
+          "\r\nGET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_NE(answers.find("[256,97]"), std::string::npos) << answers;
+  EXPECT_NE(answers.find("1.2.3"), std::string::npos) << answers;
+}
+
+TEST_F(HttpLimits, AnUncodedBodyMayBeNamedSo) {
+  Start();
+  EXPECT_TRUE(Ask(Post("/tokenize", R"({"prompt":"a"})",
+                       "Content-Encoding: Identity\r\nConnection: close\r\n"))
+                  .starts_with("HTTP/1.1 200"));
 }
 
 TEST_F(HttpLimits, AClientThatExpectsIsToldToContinue) {
@@ -282,17 +235,55 @@ TEST_F(HttpLimits, ConnectionsBeyondTheCapGet503) {
   }));
 }
 
-TEST_F(HttpLimits, AllBodiesTogetherAreBounded) {
+TEST_F(HttpLimits, AllLargeBodiesTogetherAreBoundedAndSmallOnesAreTaken) {
   options_.max_total_body_bytes = 50'000;
   Start();
   Client holder(server_->port());
-  holder.Send("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 60000\r\n\r\n" +
-              std::string(60'000, ' '));
+  holder.Send("POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 200000\r\n\r\n" +
+              std::string(115'000, ' '));
+  EXPECT_TRUE(Eventually([this] {  // what is over a small part is counted, not yet refused
+    return Ask("POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+               "Content-Length: 70000\r\n\r\n" +
+               std::string(70'000, ' '))
+        .starts_with("HTTP/1.1 503");
+  }));
+  EXPECT_TRUE(Ask(Post("/tokenize", R"({"prompt":"a"})", "Connection: close\r\n"))
+                  .starts_with("HTTP/1.1 200"));
+  holder.Send(std::string(10'000, ' '));
   EXPECT_TRUE(holder.ReadAll().starts_with("HTTP/1.1 503"));
   EXPECT_TRUE(Eventually([this] {  // given back
-    return Ask(Post("/tokenize", R"({"prompt":"a"})", "Connection: close\r\n")).find("200 OK") !=
+    return Ask(Post("/tokenize", std::string(66'000, ' ') + R"({"prompt":"a"})",
+                    "Connection: close\r\n"))
+        .starts_with("HTTP/1.1 200");
+  }));
+}
+
+TEST_F(HttpLimits, OneAddressCannotTakeAllConnections) {
+  options_.max_connections = 10;
+  options_.max_connections_per_address = 2;
+  Start();
+  Client first(server_->port());
+  Client second(server_->port());
+  first.Send("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+  second.Send("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
+  first.ReadUntil("\"live\"");
+  second.ReadUntil("\"live\"");
+  EXPECT_TRUE(Ask("GET /live HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 429"));
+  first.Close();
+  EXPECT_TRUE(Eventually([this] {
+    return Ask("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").find("200 OK") !=
            std::string::npos;
   }));
+}
+
+TEST(AddressKey, OneHostIsOneAddress) {
+  const auto key = [](const char* address) {
+    return AddressKey(boost::asio::ip::make_address(address));
+  };
+  EXPECT_EQ(key("::ffff:10.0.0.1"), key("10.0.0.1"));
+  EXPECT_NE(key("10.0.0.2"), key("10.0.0.1"));
+  EXPECT_EQ(key("2001:db8:1:2::1"), key("2001:db8:1:2:ffff::2"));
+  EXPECT_NE(key("2001:db8:1:3::1"), key("2001:db8:1:2::1"));
 }
 
 TEST_F(HttpLimits, AClientThatGoesIsCancelledStreamingOrNot) {
@@ -325,6 +316,35 @@ TEST_F(HttpLimits, AReaderThatIsTooSlowIsCancelledAndCut) {
   client.Send(Post("/v1/completions", R"({"prompt":"a","stream":true})"));
   EXPECT_TRUE(Eventually([this] { return service_.num_cancelled == 1; }));
   EXPECT_EQ(client.ReadAll().find("[DONE]"), std::string::npos);
+}
+
+TEST_F(HttpLimits, ALargeAnswerIsWholeOverOneConnection) {
+  Start();
+  Client client(server_->port());
+  const std::string prompt(300'000, 'a');
+  client.Send(Post("/tokenize", R"({"return_token_strs":true,"prompt":")" + prompt + "\"}") +
+              "GET /version HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  const std::string answers = client.ReadAll();
+  EXPECT_NE(answers.find("Transfer-Encoding: chunked"), std::string::npos);
+  EXPECT_NE(answers.find("\"count\":300001,"), std::string::npos);
+  EXPECT_NE(answers.find("\"a\"]}"), std::string::npos);
+  EXPECT_NE(answers.find("1.2.3"), std::string::npos);
+}
+
+TEST_F(HttpLimits, AnswersThatNobodyReadsAreBoundedTogether) {
+  options_.max_total_body_bytes = 12'000'000;
+  Start();
+  const std::string body =
+      R"({"return_token_strs":true,"prompt":")" + std::string(1'500'000, 'a') + "\"}";
+  Client first(server_->port(), 4096);  // its tokens are kept until it reads
+  first.Send(Post("/tokenize", body));
+  EXPECT_TRUE(first.ReadUntil("\r\n\r\n").starts_with("HTTP/1.1 200"));
+  const std::string refused = Ask(Post("/tokenize", body, "Connection: close\r\n"));
+  EXPECT_TRUE(refused.starts_with("HTTP/1.1 503")) << refused.substr(0, 300);
+  first.Close();
+  EXPECT_TRUE(Eventually([&] {
+    return Ask(Post("/tokenize", body, "Connection: close\r\n")).starts_with("HTTP/1.1 200");
+  }));
 }
 
 TEST_F(HttpLimits, AReaderThatStopsIsCutByTheWriteTimeout) {

@@ -83,7 +83,10 @@ INSTANTIATE_TEST_SUITE_P(
                     "\"a\tb\"", "\"\\x41\"", "\"\\ud800\"", "\"\\udc00\"", "\"\\ud800\\u0041\"",
                     "\"\\ud83d", "\"\xff\"", "\"\xc0\x80\"", "\"\xed\xa0\x80\"",
                     "\"\xf4\x90\x80\x80\"", "\"\xe2\x82\"", "\"abc", "{\"\xff\":1}", "\xff\xfe",
-                    std::string("[1,\0 2]", 7), "{\"a\" 1}", "{1:2}", "[\"a\" \"b\"]"));
+                    std::string("[1,\0 2]", 7), std::string("1\0", 2),
+                    std::string("{}\0{\"a\":1}", 10), std::string("\0", 1),
+                    std::string("\"a\0b\"", 5), "{}x", "{}\n{}", "{} // note", "[1]]", "1 2",
+                    "\xef\xbb\xbf{}x", "{\"a\" 1}", "{1:2}", "[\"a\" \"b\"]"));
 
 TEST(Json, DumpReplacesMalformedUtf8) { EXPECT_EQ(DumpJson(Json("a\xff")), "\"a\xef\xbf\xbd\""); }
 

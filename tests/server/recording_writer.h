@@ -17,6 +17,11 @@ class RecordingWriter final : public ResponseWriter {
   }
   void Respond(HttpResponse answer) override {
     response = std::move(answer);
+    if (const std::function<std::string()> next = std::exchange(response.next_piece, nullptr)) {
+      for (std::string piece = next(); !piece.empty(); piece = next()) {
+        response.body += piece;
+      }
+    }
     EndStream();
   }
   void StartStream(HttpResponse head) override { response = std::move(head); }

@@ -39,8 +39,7 @@ class RouterTest : public testing::Test {
   FakeService service_;
   const ApiContext context_ = FakeContext(service_);
   OpenAiApi api_{context_, "1.2.3", 1};
-  Router router_{{.allowed_origins = {"https://a.example"},
-                  .new_request_id = [] { return std::string("new-id"); }}};
+  Router router_{[] { return std::string("new-id"); }};
 };
 
 TEST_F(RouterTest, KnownPathsAreServed) {
@@ -81,18 +80,17 @@ TEST_F(RouterTest, RequestIdsAreEchoedIfPlainAndMadeOtherwise) {
             "new-id");
 }
 
-TEST_F(RouterTest, OnlyAllowedOriginsGetCorsHeaders) {
-  const RecordingWriter allowed =
-      Send("OPTIONS", "/v1/completions", {{"origin", "https://a.example"}});
-  EXPECT_EQ(allowed.response.status, 204);
-  EXPECT_EQ(Header(allowed.headers, "Access-Control-Allow-Origin"), "https://a.example");
-  const RecordingWriter other = Send("GET", "/live", {{"origin", "https://b.example"}});
-  EXPECT_EQ(Header(other.headers, "Access-Control-Allow-Origin"), "");
-}
-
 TEST_F(RouterTest, FormsOfOtherSitesAreRefused) {
   EXPECT_EQ(Send("POST", "/v1/completions", {{"content-type", "text/plain"}}).response.status, 415);
   EXPECT_EQ(Send("POST", "/tokenize", {{"content-type", "text/plain"}}).response.status, 415);
+}
+
+TEST_F(RouterTest, MediaTypesAreReadInAnyCase) {
+  for (const char* type :
+       {"application/json", "Application/JSON", "APPLICATION/JSON; Charset=UTF-8",
+        "application/json ;charset=utf-8", "application/problem+JSON"}) {
+    EXPECT_NE(Send("POST", "/tokenize", {{"content-type", type}}).response.status, 415) << type;
+  }
 }
 
 TEST_F(RouterTest, HealthTurnsRedWhenStoppingOrBroken) {
