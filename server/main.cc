@@ -1,4 +1,5 @@
 #include <spdlog/spdlog.h>
+#include <sys/sysinfo.h>
 
 #include <csignal>
 #include <cstdio>
@@ -10,6 +11,7 @@
 #include <string>
 #include <variant>
 
+#include "server/byte_size.h"
 #include "server/calibrate_command.h"
 #include "server/chat_command.h"
 #include "server/command_line.h"
@@ -44,6 +46,24 @@ std::string DefaultCalibrationDirectory() {
   return cache.empty() ? cache : cache + "/thermocline/calibration";
 }
 
+// Memory that this machine cannot have, however little else runs, is an error of the hand: it would
+// be lent at first, and the process killed once it is used.
+Status CheckMemory(const EngineConfig& engine) {
+  struct sysinfo machine {};
+  if (sysinfo(&machine) != 0) {
+    return {};
+  }
+  const uint64_t most = (uint64_t{machine.totalram} + machine.totalswap) * machine.mem_unit;
+  const uint64_t asked =
+      engine.kv_cache_memory_bytes.value_or(0) + engine.kv_store_memory_bytes.value_or(0);
+  if (asked > most) {
+    return InvalidArgument(
+        "--kv-cache-memory-bytes and --kv-store-memory-bytes ask for {}, but this machine has {}",
+        FormatByteSize(asked), FormatByteSize(most));
+  }
+  return {};
+}
+
 // Of any command but kv.
 EngineConfig& EngineOf(CommandLine& line) {
   if (auto* serve = std::get_if<ServeOptions>(&line.command)) {
@@ -70,6 +90,10 @@ int Main(int argc, const char* const* argv) {
   EngineConfig& engine = EngineOf(line);
   if (engine.calibration_dir.empty()) {
     engine.calibration_dir = DefaultCalibrationDirectory();
+  }
+  if (const Status enough = CheckMemory(engine); !enough.ok()) {
+    spdlog::error("{}", enough.message());
+    return EXIT_FAILURE;
   }
   if (!line.chat_template_path.empty()) {
     Result<std::string> source = ReadFile(line.chat_template_path);

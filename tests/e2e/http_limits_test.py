@@ -268,6 +268,8 @@ def test_help_and_version_are_readable():
     assert run("--version").stdout.startswith("thermocline ")
     assert run("serve", MODEL, "--port", "70000").returncode == 2
     assert run("serve", MODEL, "--host", "").returncode == 2
+    absurd = run("serve", MODEL, "--kv-cache-memory-bytes", "63T")
+    assert absurd.returncode == 1 and "this machine has" in absurd.stderr
     assert run().returncode == 2
 
 
