@@ -44,11 +44,6 @@ Result<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const EngineConfig& confi
   if (eos.ok() && *eos >= 0 && *eos < tokenizer.vocab_size()) {
     tokens.eos_token = Spelling(tokenizer, static_cast<TokenId>(*eos));
   }
-  for (TokenId token = 0; token < tokenizer.vocab_size(); ++token) {
-    if (tokenizer.IsSpecial(token)) {
-      tokens.control_tokens.push_back(Spelling(tokenizer, token));
-    }
-  }
   std::string source = config.chat_template;
   if (source.empty()) {
     const Result<std::string> own = checkpoint.ReadString("tokenizer.chat_template");

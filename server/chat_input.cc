@@ -11,9 +11,9 @@ constexpr size_t kMaxMessages = 4096;
 constexpr size_t kMaxTools = 128;
 constexpr size_t kMaxRoleBytes = 64;
 
-// Text of an array of content parts.
-std::string JoinParts(const Json& parts, FieldReader& message, std::optional<ApiError>& error) {
-  std::string text;
+// An array of content parts, each as {"type": "text", "text": ...}.
+Json ReadParts(const Json& parts, FieldReader& message, std::optional<ApiError>& error) {
+  Json read = Json::array();
   for (size_t i = 0; i < parts.size(); ++i) {
     const std::string name = fmt::format("content[{}]", i);
     if (!parts[i].is_object()) {
@@ -31,33 +31,9 @@ std::string JoinParts(const Json& parts, FieldReader& message, std::optional<Api
       part.Fail(field, "is missing");
       return {};
     }
-    text += i == 0 ? "" : "\n";
-    text += part.String(field, "", std::string::npos);
+    read.push_back({{"type", "text"}, {"text", part.String(field, "", std::string::npos)}});
   }
-  return text;
-}
-
-// Templates want the arguments as an object; OpenAI's clients send them as JSON text.
-void ParseToolArguments(Json& message) {
-  const auto calls = message.find("tool_calls");
-  if (calls == message.end() || !calls->is_array()) {
-    return;
-  }
-  for (Json& call : *calls) {
-    if (!call.is_object() || !call.contains("function") || !call["function"].is_object()) {
-      continue;
-    }
-    Json& function = call["function"];
-    const auto arguments = function.find("arguments");
-    if (arguments == function.end() || !arguments->is_string()) {
-      continue;
-    }
-    // Half the depth that a body may have: what it is put into must stay within the bound.
-    Result<Json> parsed = ParseJson(arguments->get_ref<const std::string&>(), {.max_depth = 32});
-    if (parsed.ok() && parsed->is_object()) {
-      *arguments = std::move(parsed).value();
-    }
-  }
+  return read;
 }
 
 Json ReadMessage(const Json& value, const std::string& path, std::optional<ApiError>& error) {
@@ -72,14 +48,12 @@ Json ReadMessage(const Json& value, const std::string& path, std::optional<ApiEr
     if (role != "assistant") {
       message.Fail("content", "is missing");
     }
-    result["content"] = "";
   } else if (content->is_array()) {
-    result["content"] = JoinParts(*content, message, error);
+    result["content"] = ReadParts(*content, message, error);
   } else if (!content->is_string()) {
     message.Fail("content", fmt::format("must be a string or an array of text parts, not a {}",
                                         KindOf(*content)));
   }
-  ParseToolArguments(result);
   return result;
 }
 
@@ -164,7 +138,8 @@ std::vector<TokenId> EncodeChat(const ApiContext& context, const ChatTemplateInp
   if (!prompt.ok()) {
     error = FromStatus(prompt.status());
     // Whatever stops a template is in what it was given: its limits are the request's fault too.
-    if (prompt.status().code() != StatusCode::kInternal) {
+    if (prompt.status().code() != StatusCode::kInternal &&
+        prompt.status().code() != StatusCode::kUnavailable) {
       error->http_status = 400;
       error->retry_after_seconds = 0;
     }

@@ -10,8 +10,8 @@
 
 namespace thermocline {
 
-// `messages` and what goes with them, checked and brought to the one form that templates know:
-// content is a string (text parts are joined by newlines), arguments of tool calls are objects.
+// `messages` and what goes with them, checked: content is text, an array of text parts or, of an
+// assistant, nothing. ChatTemplate brings them to the form that the model's template expects.
 //
 // `tools` are given to the template unless tool_choice is `none`. A tool_choice that forces a call
 // is refused. Whether calls can be answered is for the endpoint to say.

@@ -120,6 +120,7 @@ void OpenAiApi::Remember(const std::shared_ptr<Generation>& generation) {
 }
 
 void OpenAiApi::CancelAll() {
+  context_.service.chat_template().Stop();
   const std::lock_guard lock(mutex_);
   for (const std::weak_ptr<Generation>& weak : generations_) {
     if (const std::shared_ptr<Generation> generation = weak.lock()) {

@@ -111,6 +111,7 @@ int RunServe(const ServeOptions& options, const std::string& version) {
   }
   PrintAddress(options.http.host, (*server)->port());
   shutdown.Wait();
+  (*engine)->chat_template().Stop();  // what is rendered for a client that has gone
   (*server)->Stop();
   spdlog::info("stopped");
   return EXIT_SUCCESS;

@@ -206,14 +206,14 @@ TEST(ApiRequest, UnknownModelIs404) {
   EXPECT_FALSE(ParseChat(R"("model":"other-name")").error);
 }
 
-TEST(ApiRequest, MessagesAreBroughtToOneForm) {
-  EXPECT_EQ(RenderedMessages(R"([{"role":"user","content":[{"type":"text","text":"a"},)"
+TEST(ApiRequest, MessagesReachTheTemplateAsTheyCame) {
+  EXPECT_EQ(RenderedMessages(R"([{"role":"user","content":[{"type":"input_text","text":"a"},)"
                              R"({"type":"text","text":"b"}]}])"),
-            R"([{"role":"user","content":"a\nb"}]+)");
-  EXPECT_EQ(RenderedMessages(R"([{"role":"assistant","content":null,"tool_calls":[{"function":)"
-                             R"({"name":"f","arguments":"{\"x\":1}"}}]}])"),
-            R"([{"role":"assistant","content":"","tool_calls":[{"function":)"
-            R"({"name":"f","arguments":{"x":1}}}]}]+)");
+            R"([{"role":"user","content":[{"type":"text","text":"a"},)"
+            R"({"type":"text","text":"b"}]}]+)");
+  const std::string call = R"([{"role":"assistant","content":null,"tool_calls":[{"function":)"
+                           R"({"name":"f","arguments":"{\"x\":1}"}}]}])";
+  EXPECT_EQ(RenderedMessages(call), call + "+");
 }
 
 TEST(ApiRequest, BadMessagesAreRefusedByPath) {
