@@ -18,7 +18,7 @@
 namespace thermocline {
 namespace {
 
-constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '5'};
+constexpr char kMagic[8] = {'T', 'H', 'R', 'M', 'C', 'A', 'L', '6'};
 constexpr uintmax_t kMaxFileBytes = uintmax_t{256} << 20;
 
 class Writer {
@@ -86,6 +86,7 @@ std::string Payload(const CalibrationKey& key, const KvLayout& layout,
   writer.Add(calibration.cold_kl);
   writer.Add(calibration.uniform_kl);
   writer.AddAll(calibration.layer_kl);
+  writer.AddAll(calibration.layer_is_measured);
   return std::move(writer.bytes);
 }
 
@@ -122,6 +123,8 @@ bool IsSound(const Calibration& calibration, const KvLayout& layout) {
          AllFinite(formats.mean_keys) && AllFinite(formats.query_factors) &&
          std::all_of(calibration.probe_layers.begin(), calibration.probe_layers.end(),
                      [&](int layer) { return layer >= 0 && layer < layout.num_layers; }) &&
+         AllFinite(calibration.layer_kl) &&
+         calibration.layer_is_measured.size() == calibration.layer_kl.size() &&
          (calibration.layer_kl.empty() || calibration.layer_kl.size() == num_layers);
 }
 
@@ -180,6 +183,7 @@ Result<Calibration> ReadCalibration(const std::string& path, const CalibrationKe
   calibration.cold_kl = reader.Take<double>();
   calibration.uniform_kl = reader.Take<double>();
   calibration.layer_kl = reader.TakeAll<float>();
+  calibration.layer_is_measured = reader.TakeAll<uint8_t>();
   if (!reader.good() || !reader.at_end() || !IsSound(calibration, layout)) {
     return DataLoss("{} holds no sound calibration", path);
   }

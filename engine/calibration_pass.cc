@@ -1,6 +1,7 @@
 #include "engine/calibration_pass.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -12,9 +13,10 @@
 namespace thermocline {
 namespace {
 
-uint32_t LargestUnits(const std::array<uint32_t, kNumTiers>& page_bytes) {
-  return static_cast<uint32_t>(*std::max_element(page_bytes.begin(), page_bytes.end()) /
-                               kArenaUnitBytes);
+// Of a hot page, which is larger than a coded one.
+uint32_t PlaceUnits(const KvLayout& layout) {
+  const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, DefaultKvFormats(layout));
+  return bytes[static_cast<size_t>(Tier::kHot)] / static_cast<uint32_t>(kArenaUnitBytes);
 }
 
 void ToLogProbabilities(std::span<float> logits) {
@@ -31,39 +33,51 @@ void ToLogProbabilities(std::span<float> logits) {
 
 }  // namespace
 
+int CalibrationPass::FirstCooledPage(int page_tokens) { return kWindowTokens / page_tokens + 2; }
+
 Result<std::unique_ptr<CalibrationPass>> CalibrationPass::Create(Transformer& model, Device& device,
                                                                  const KvLayout& layout,
                                                                  KvFormats formats, int num_pages) {
-  const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
-  // A hot place and one in the tier for each page.
+  // A hot place and a coded one for each page; memory that nobody writes to is never taken.
   const uint64_t bytes =
-      2 * static_cast<uint64_t>(num_pages) * LargestUnits(page_bytes) * kArenaUnitBytes;
+      2 * static_cast<uint64_t>(num_pages) * PlaceUnits(layout) * kArenaUnitBytes;
   Result<KvCache> cache = KvCache::Create(device, layout, std::move(formats), bytes);
   if (!cache.ok()) {
     return cache.status();
   }
   return std::unique_ptr<CalibrationPass>(
-      new CalibrationPass(model, device, *std::move(cache), page_bytes, num_pages));
+      new CalibrationPass(model, device, *std::move(cache), num_pages));
 }
 
-CalibrationPass::CalibrationPass(Transformer& model, Device& device, KvCache cache,
-                                 const std::array<uint32_t, kNumTiers>& page_bytes, int num_pages)
+CalibrationPass::CalibrationPass(Transformer& model, Device& device, KvCache cache, int num_pages)
     : model_(model),
       device_(device),
       stream_(device.NewStream()),
       cache_(std::move(cache)),
-      page_units_(LargestUnits(page_bytes)) {
-  for (int i = 0; i < num_pages; ++i) {
-    page_map_.push_back(Place(Tier::kHot, i));
-    page_ids_.push_back(static_cast<PageId>(i));
+      page_map_(static_cast<size_t>(num_pages)),
+      page_ids_(static_cast<size_t>(num_pages)),
+      all_layers_(static_cast<size_t>(cache_.layout().num_layers)) {
+  std::iota(page_ids_.begin(), page_ids_.end(), PageId{0});
+  std::iota(all_layers_.begin(), all_layers_.end(), 0);
+  for (int page = 0; page < num_pages; ++page) {
+    page_map_[static_cast<size_t>(page)] = Place(Tier::kHot, page);
   }
 }
 
 PageEntry CalibrationPass::Place(Tier tier, int page) const {
-  return {tier, (2 * static_cast<uint32_t>(page) + (tier == Tier::kHot ? 0 : 1)) * page_units_};
+  const size_t place = static_cast<size_t>(page) + (tier == Tier::kHot ? 0 : page_map_.size());
+  return {tier, static_cast<uint32_t>(place) * PlaceUnits(cache_.layout())};
 }
 
-Status CalibrationPass::Cool(int page, Tier tier) {
+void CalibrationPass::Restart(KvFormats formats) {
+  cache_.SetFormats(std::move(formats));
+  for (size_t page = 0; page < page_map_.size(); ++page) {
+    page_map_[page] = Place(Tier::kHot, static_cast<int>(page));
+  }
+}
+
+// Into the page's place in `tier`; the page map stays as it is.
+Status CalibrationPass::Code(int page, Tier tier) {
   const PageMove move{.page = static_cast<PageId>(page),
                       .from = page_map_[static_cast<size_t>(page)],
                       .to = Place(tier, page),
@@ -75,50 +89,49 @@ Status CalibrationPass::Cool(int page, Tier tier) {
   if (result.outcome != MoveResult::Outcome::kOk) {
     return Internal("page {} of the calibration text cannot be coded", page);
   }
-  page_map_[static_cast<size_t>(page)] = move.to;
   return {};
 }
 
-Result<std::vector<float>> CalibrationPass::ReadPage(std::span<const TokenId> tokens, int page,
-                                                     Tier tier, std::span<float> energy) {
-  const int page_tokens = cache_.layout().page_tokens;
-  const int window_pages = kWindowTokens / page_tokens;
-  if (const int oldest = page - window_pages - 1; oldest >= 1 && tier != Tier::kHot) {
-    RETURN_IF_ERROR(Cool(oldest, tier));
+Status CalibrationPass::BeginPage(int page, Tier tier) {
+  const int oldest = page - FirstCooledPage(cache_.layout().page_tokens) + 1;
+  if (oldest >= 1 && tier != Tier::kHot) {
+    RETURN_IF_ERROR(Code(oldest, tier));
+    page_map_[static_cast<size_t>(oldest)] = Place(tier, oldest);
   }
-  std::vector<int> layers(static_cast<size_t>(cache_.layout().num_layers));
-  std::iota(layers.begin(), layers.end(), 0);
-  std::vector<float> log_probabilities;
-  const int chunk = std::min(page_tokens, model_.max_tokens());
-  for (int first = 0; first < page_tokens; first += chunk) {
-    const int count = std::min(chunk, page_tokens - first);
-    const int begin = page * page_tokens + first;
-    std::vector<int32_t> positions;
-    std::vector<int32_t> rows;
-    for (int i = 0; i < count; ++i) {
-      positions.push_back(begin + i);
-      if ((first + i) % kStride == 0) {
-        rows.push_back(i);
-      }
-    }
-    const std::vector<int32_t> starts = {0, count};
-    const std::vector<int32_t> page_starts = {0, page + 1};
-    const BatchView batch{.num_tokens = count,
-                          .num_sequences = 1,
-                          .sequence_starts = starts.data(),
-                          .positions = positions.data(),
-                          .page_starts = page_starts.data(),
-                          .page_ids = page_ids_.data()};
-    model_.Forward(tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), batch,
-                   cache_.view(page_map_), *stream_,
-                   {.layers = energy.empty() ? std::span<const int>() : layers, .energy = energy});
-    if (!rows.empty()) {
-      const Tensor logits = model_.ComputeLogits(rows, *stream_);
-      RETURN_IF_ERROR(stream_->Sync());
-      log_probabilities.insert(log_probabilities.end(), logits.f32(),
-                               logits.f32() + logits.num_elements());
+  return {};
+}
+
+Result<std::vector<float>> CalibrationPass::ReadChunk(std::span<const TokenId> tokens, int page,
+                                                      int first, int count,
+                                                      std::span<float> energy) {
+  const int begin = page * cache_.layout().page_tokens + first;
+  std::vector<int32_t> positions;
+  std::vector<int32_t> rows;
+  for (int i = 0; i < count; ++i) {
+    positions.push_back(begin + i);
+    if ((first + i) % kStride == 0) {
+      rows.push_back(i);
     }
   }
+  const std::vector<int32_t> starts = {0, count};
+  const std::vector<int32_t> page_starts = {0, page + 1};
+  const BatchView batch{.num_tokens = count,
+                        .num_sequences = 1,
+                        .sequence_starts = starts.data(),
+                        .positions = positions.data(),
+                        .page_starts = page_starts.data(),
+                        .page_ids = page_ids_.data()};
+  model_.Forward(
+      tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), batch,
+      cache_.view(page_map_), *stream_,
+      {.layers = energy.empty() ? std::span<const int>() : all_layers_, .energy = energy});
+  RETURN_IF_ERROR(stream_->Sync());
+  if (rows.empty()) {
+    return std::vector<float>();
+  }
+  const Tensor logits = model_.ComputeLogits(rows, *stream_);
+  RETURN_IF_ERROR(stream_->Sync());
+  std::vector<float> log_probabilities(logits.f32(), logits.f32() + logits.num_elements());
   const auto width = static_cast<size_t>(model_.config().vocab_size);
   for (size_t row = 0; row < log_probabilities.size(); row += width) {
     ToLogProbabilities(std::span(log_probabilities).subspan(row, width));
@@ -150,6 +163,47 @@ std::vector<float> CalibrationPass::MeanKeys(int num_pages) const {
     }
   }
   return means;
+}
+
+Status CalibrationPass::AddKeyLosses(int page, std::span<const float> moments,
+                                     std::vector<double>& losses) {
+  RETURN_IF_ERROR(Code(page, Tier::kCold));
+  const KvCacheView kv = cache_.view(page_map_);
+  const KvLayout& layout = kv.layout;
+  const auto dim = static_cast<size_t>(layout.head_dim);
+  const auto num_values = static_cast<size_t>(layout.page_tokens) * dim;
+  std::vector<float> k(num_values);
+  std::vector<float> coded(num_values);
+  std::vector<float> v(num_values);
+  for (int layer = 0; layer < layout.num_layers; ++layer) {
+    double worst = 0;
+    for (int head = 0; head < layout.num_kv_heads; ++head) {
+      DecodeBlock(Codec::kNative, layout, kv.block(static_cast<PageId>(page), layer, head),
+                  k.data(), v.data());
+      AddKeyBias(kv, layer, head, page * layout.page_tokens, -1, k.data());
+      DecodeBlock(kv.format(layer, Tier::kCold).codec, layout,
+                  kv.block_at(Place(Tier::kCold, page), layer, head), coded.data(), v.data());
+      const float* mean = kv.mean_key(layer, head);
+      const auto block = static_cast<size_t>(layer * layout.num_kv_heads + head);
+      const float* moment = moments.data() + block * dim * dim;
+      double sum = 0;
+      for (size_t first = 0; first < num_values; first += dim) {
+        for (size_t i = 0; i < dim; ++i) {
+          k[first + i] -= coded[first + i] + (mean == nullptr ? 0 : mean[i]);
+        }
+        for (size_t i = 0; i < dim; ++i) {
+          float product = 0;
+          for (size_t j = 0; j < dim; ++j) {
+            product += moment[i * dim + j] * k[first + j];
+          }
+          sum += static_cast<double>(product * k[first + i]);
+        }
+      }
+      worst = std::max(worst, sum / layout.page_tokens);
+    }
+    losses[static_cast<size_t>(layer)] += worst;
+  }
+  return {};
 }
 
 }  // namespace thermocline

@@ -99,7 +99,7 @@ class Engine::Loop {
       : parts_(std::move(parts)),
         core_(parts_.scheduler, *parts_.pool, *parts_.runner, *parts_.tokenizer,
               parts_.page_io.get()),
-        stats_(core_.stats()),
+        stats_(Stats()),
         thread_([this](const std::stop_token& stop) { Run(stop); }) {
     if (parts_.page_io != nullptr) {
       parts_.page_io->set_on_end([this] {
@@ -206,6 +206,8 @@ class Engine::Loop {
   const EngineParts& parts() const { return parts_; }
 
  private:
+  static constexpr int kMaxStepsBeforeSwitch = 1000;
+
   struct Submission {
     std::shared_ptr<const Request> request;
     std::unique_ptr<OutputSink> sink;
@@ -229,10 +231,12 @@ class Engine::Loop {
   // Without memory a step may have ended anywhere: who asked is told, and no more is taken.
   void Turn() {
     Status status;
+    bool has_work = false;
     try {
       ObeyCommands();
       // Not for a question alone: an empty step would still age the pages' energies.
-      status = core_.has_work() ? core_.Step() : Status();
+      has_work = core_.has_work();
+      status = has_work ? core_.Step() : Status();
     } catch (const std::bad_alloc&) {
       status = Internal("out of memory");
     }
@@ -242,6 +246,56 @@ class Engine::Loop {
       healthy_ = false;
     }
     PublishAndDeliver();
+    if (WantsToCalibrate()) {
+      Calibrate(has_work);
+    }
+  }
+
+  // While no request runs or waits.
+  bool CalibratesWhenIdle() const {
+    if (parts_.live_calibration == nullptr || core_.scheduler().has_work()) {
+      return false;
+    }
+    return !parts_.live_calibration->ended() ||
+           (parts_.live_calibration->wants_switch() && core_.CanSwitchFormats());
+  }
+
+  bool WantsToCalibrate() const {
+    return parts_.live_calibration != nullptr &&
+           (!parts_.live_calibration->ended() || parts_.live_calibration->wants_switch());
+  }
+
+  // A piece of calibration, or the switch to what it has found: at a moment when that costs nobody
+  // anything, or after kMaxStepsBeforeSwitch.
+  void Calibrate(bool had_work) {
+    LiveCalibration& calibration = *parts_.live_calibration;
+    if (!calibration.ended()) {
+      if (had_work ? core_.last_step_seconds() > 0 : CalibratesWhenIdle()) {
+        calibration.Work(had_work ? core_.last_step_seconds() : 0);
+      }
+    } else if (core_.CanSwitchFormats() || ++num_steps_before_switch_ > kMaxStepsBeforeSwitch) {
+      core_.SwitchFormats(calibration.page_bytes(), [&] { calibration.Switch(); });
+    }
+    const std::lock_guard lock(mutex_);
+    stats_ = Stats();
+  }
+
+  EngineStats Stats() const {
+    EngineStats stats = core_.stats();
+    const LiveCalibration* live = parts_.live_calibration.get();
+    if (live == nullptr) {
+      stats.calibration = parts_.calibration_state;
+      stats.calibration_fraction = stats.calibration == CalibrationState::kCalibrated ? 1 : 0;
+      stats.cold_kl = parts_.calibration.cold_kl;
+      return stats;
+    }
+    stats.calibration_fraction = live->fraction();
+    stats.calibration = live->switched()       ? CalibrationState::kCalibrated
+                        : live->wants_switch() ? CalibrationState::kSwitching
+                        : live->ended()        ? CalibrationState::kFailed
+                                               : CalibrationState::kMeasuring;
+    stats.cold_kl = live->switched() ? live->result().cold_kl : 0;
+    return stats;
   }
 
   // What the store says that it has is looked at first, on the thread that copies pages; what has
@@ -304,7 +358,8 @@ class Engine::Loop {
   // Waits for something to do; false when the engine is to stop.
   bool TakeCommands(const std::stop_token& stop) {
     std::unique_lock lock(mutex_);
-    wake_.wait(lock, stop, [&] { return !commands_.empty() || core_.has_work(); });
+    wake_.wait(lock, stop,
+               [&] { return !commands_.empty() || core_.has_work() || CalibratesWhenIdle(); });
     taken_.swap(commands_);
     if (!stop.stop_requested()) {
       return true;
@@ -339,7 +394,7 @@ class Engine::Loop {
   void PublishAndDeliver() {
     {
       const std::lock_guard lock(mutex_);
-      stats_ = core_.stats();
+      stats_ = Stats();
       num_queued_ -= core_.TakeNumAdmitted();
       CountPlaces();
     }
@@ -372,7 +427,9 @@ class Engine::Loop {
     if (kv_callbacks_.empty()) {
       return;
     }
-    const auto snapshot = std::make_shared<const KvSnapshot>(core_.TakeSnapshot());
+    KvSnapshot taken = core_.TakeSnapshot();
+    taken.stats = Stats();
+    const auto snapshot = std::make_shared<const KvSnapshot>(std::move(taken));
     for (const KvCallback& callback : std::exchange(kv_callbacks_, {})) {
       callback(snapshot);
     }
@@ -383,6 +440,7 @@ class Engine::Loop {
   EngineCore core_;
   std::deque<Command> taken_;
   std::vector<KvCallback> kv_callbacks_;
+  int num_steps_before_switch_ = 0;
 
   mutable std::mutex mutex_;
   // Guarded by mutex_, down to stats_:

@@ -48,6 +48,16 @@ class OutputSink {
   virtual void OnDone(const Status& status, const Usage& usage) = 0;
 };
 
+// Which formats cold pages have, and how far the measuring of better ones is.
+enum class CalibrationState : uint8_t {
+  kNotNeeded,   // no page cools
+  kOff,         // SafeKvFormats are in force and stay so
+  kMeasuring,   // SafeKvFormats are in force
+  kSwitching,   // measured; they are still in force
+  kFailed,      // they stay so
+  kCalibrated,  // the model's own are
+};
+
 // A consistent picture of the engine, taken after each step.
 struct EngineStats {
   int num_running = 0;
@@ -75,6 +85,9 @@ struct EngineStats {
   double move_seconds = 0;  // that copying pages has taken
   double step_seconds = 0;  // that steps have taken
   TierStats tiers;
+  CalibrationState calibration = CalibrationState::kNotNeeded;
+  double calibration_fraction = 0;  // in [0, 1]: how far measuring is
+  double cold_kl = 0;               // of calibrated formats, before a budget widens them; else 0
   bool has_store = false;
   BackingStore::Usage store;  // of pages outside the arena
 };
@@ -87,8 +100,7 @@ struct MemoryBudget {
   uint64_t num_kv_tokens = 0;  // that the arena holds, all hot
   int max_model_len = 0;
   uint64_t cold_page_bytes = 0;
-  double cold_kl = 0;               // Calibration's, before a budget widens pages; 0: not measured
-  std::string calibration_warning;  // why a calibration could not be kept, or empty
+  double cold_kl = 0;  // Calibration's, before a budget widens pages; 0: not measured yet
 };
 
 struct EngineParts;

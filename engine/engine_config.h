@@ -34,10 +34,14 @@ struct EngineConfig {
   int num_threads = 0;                               // 0: the cores this process may use
   std::optional<IsaLevel> cpu_isa;                   // of the kernels; nothing: the CPU's best
   std::string calibration_dir;                       // where calibrations are kept; empty: nowhere
-  bool calibrate_every_layer = false;  // see Calibrate; a kept one without that is not enough
+  bool calibrate = true;                             // while idle, unless a calibration is kept
+  bool calibrate_every_layer = false;  // see Calibrator; a kept one without that is not enough
   bool calibrate_afresh = false;       // whatever is kept
   std::string chat_template;           // Jinja source; empty: the model's own
 
+  // Called on the engine thread when calibration has ended, with what it comes to in a line; posts
+  // and returns. Not ok: why the formats that are safe for any model stay. Empty: nobody asks.
+  std::function<void(const Status& status, const std::string& summary)> on_calibrated;
   // Called on the loading thread with a phase's name and a fraction in [0, 1].
   std::function<void(std::string_view phase, double fraction)> on_progress;
   // Called with what the operator should read in the log, whatever the answers say: on the loading

@@ -84,6 +84,7 @@ void EngineCore::End(ActiveRequests::iterator it, Status status) {
 }
 
 Status EngineCore::Step() {
+  last_step_seconds_ = 0;
   EndTransfers(/*wait=*/false);
   if (!can_run()) {
     StartTransfers();
@@ -112,6 +113,7 @@ Status EngineCore::Step() {
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
   step_seconds_ = Average(step_seconds_, elapsed.count());
   total_step_seconds_ += elapsed.count();
+  last_step_seconds_ = elapsed.count();
 
   std::vector<EndedChoice> ended_choices;
   std::map<RequestId, Status> failed;
@@ -227,6 +229,19 @@ void EngineCore::SaveCachedPages() {
     StartTransfers();
     EndTransfers(/*wait=*/true);
   }
+}
+
+void EngineCore::SwitchFormats(const std::array<uint32_t, kNumTiers>& page_bytes,
+                               const std::function<void()>& apply) {
+  EndMoves(/*wait=*/true);
+  StartTransfers();
+  while (pool_.num_transferring() > 0) {
+    EndTransfers(/*wait=*/true);
+  }
+  scheduler_.DropCodedPages();
+  pool_.SetPageBytes(page_bytes);
+  apply();
+  stalled_ = false;
 }
 
 void EngineCore::MovePages() {

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <span>
@@ -41,6 +42,19 @@ class EngineCore {
   void FailAll(const Status& status);
   void Deliver();
 
+  // Of the last Step, 0 if it ran nothing.
+  double last_step_seconds() const { return last_step_seconds_; }
+  // Whether SwitchFormats costs no request anything: nothing moves, and nobody reads a page whose
+  // bytes it takes.
+  bool CanSwitchFormats() const {
+    return num_moving_ == 0 && pool_.num_transferring() == 0 && !scheduler_.ReadsCodedPages();
+  }
+  // Between steps: what pages take from now on, by tier, and `apply`, called once all pages are
+  // hot, which gives the new formats to those who copy and read them. What read others is computed
+  // again.
+  void SwitchFormats(const std::array<uint32_t, kNumTiers>& page_bytes,
+                     const std::function<void()>& apply);
+
   // False while nothing runs and nothing can: until the next Add or Cancel, or until a transfer
   // ends, Step would do nothing.
   bool has_work() const {
@@ -62,6 +76,7 @@ class EngineCore {
   // As stats(), page by page.
   KvSnapshot TakeSnapshot() const;
   Scheduler& scheduler() { return scheduler_; }
+  const Scheduler& scheduler() const { return scheduler_; }
   // How many requests have left the waiting queue for the first time (to run, or ended) since the
   // last call.
   int TakeNumAdmitted() { return std::exchange(num_admitted_, 0); }
@@ -128,6 +143,7 @@ class EngineCore {
   uint64_t num_steps_ = 0;
   size_t num_moving_ = 0;  // moves started and not yet ended
   double total_step_seconds_ = 0;
+  double last_step_seconds_ = 0;
   double step_seconds_ = 0;  // moving averages
   double seconds_per_move_ = 0;
   double move_seconds_seen_ = 0;  // of the runner's, in the average

@@ -9,8 +9,7 @@
 
 #include "engine/available_memory.h"
 #include "engine/baselines/evictor.h"
-#include "engine/calibration_file.h"
-#include "engine/cold_formats.h"
+#include "engine/calibration_start.h"
 #include "engine/engine_parts.h"
 #include "engine/kv_cache.h"
 #include "engine/kv_sessions.h"
@@ -20,6 +19,7 @@
 #include "engine/model/transformer.h"
 #include "engine/model_runner.h"
 #include "engine/page_io.h"
+#include "engine/page_recoder.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/cpu/cpu_device.h"
 #include "scheduler/prefix_cache.h"
@@ -76,12 +76,6 @@ uint64_t RandomBits() {
   return uint64_t{device()} << 32 | device();
 }
 
-bool HasBudget(const EngineConfig& config) {
-  return config.kv_policy == KvPolicy::kAdaptive && config.kv_budget > 0;
-}
-
-bool Cools(KvPolicy policy) { return policy != KvPolicy::kHot && !Evicts(policy); }
-
 // Of the whole file, which takes a while: once, and only where something is kept by it. Before the
 // weights are packed, and not left in memory beside them.
 ContentHash DigestOfModel(const EngineConfig& config, std::span<const std::byte> model_file,
@@ -94,62 +88,6 @@ ContentHash DigestOfModel(const EngineConfig& config, std::span<const std::byte>
     checkpoint.Release(tensor);
   }
   return digest;
-}
-
-// From the directory where calibrations are kept, or measured now and put there. Nothing to measure
-// where no page cools.
-Status LoadCalibration(const EngineConfig& config, const ContentHash& model_digest,
-                       int max_model_len, const KvLayout& layout, Transformer& model,
-                       EngineParts& parts) {
-  KvFormats formats = DefaultKvFormats(layout);
-  formats.key_bias = ReadKeyBias(model.config(), *parts.checkpoint, layout, max_model_len);
-  parts.calibration.formats = formats;
-  if (!Cools(config.kv_policy)) {
-    return {};
-  }
-  const std::vector<TokenId> tokens =
-      CalibrationTokens(*parts.tokenizer, layout.page_tokens, max_model_len);
-  const CalibrationKey key = CalibrationKeyOf(model_digest, tokens, layout);
-  const std::string path = CalibrationPath(config.calibration_dir, key);
-  const bool is_kept = !config.calibration_dir.empty();
-  const bool every_layer = config.calibrate_every_layer || HasBudget(config);
-  if (is_kept && !config.calibrate_afresh) {
-    Result<Calibration> kept = ReadCalibration(path, key, layout);
-    if (kept.ok() && (kept->measures_layers() || !every_layer)) {
-      parts.calibration = *std::move(kept);
-      parts.calibration.formats.key_bias = std::move(formats.key_bias);
-      return {};
-    }
-  }
-  const auto report = [&](double fraction) {
-    if (config.on_progress) {
-      config.on_progress("calibration", fraction);
-    }
-  };
-  report(0);
-  Result<Calibration> calibration =
-      Calibrate(model, *parts.device, layout, std::move(formats), tokens, every_layer, report);
-  if (!calibration.ok()) {
-    return calibration.status();
-  }
-  parts.calibration = *std::move(calibration);
-  if (is_kept) {
-    const Status written = WriteCalibration(path, key, layout, parts.calibration);
-    parts.budget.calibration_warning = written.message();
-  }
-  return {};
-}
-
-// A budget is for sequences that are as long as may be: what it leaves them beyond cold pages buys
-// better ones.
-void SpendBudget(const EngineConfig& config, int max_model_len, const KvLayout& layout,
-                 Calibration& calibration) {
-  if (!HasBudget(config) || !calibration.measures_layers()) {
-    return;
-  }
-  if (const auto ratio = ColdRatioOfBudget(layout, config.kv_budget, max_model_len)) {
-    WidenColdFormats(layout, calibration.layer_kl, *ratio, calibration.formats);
-  }
 }
 
 int NumThreads(const EngineConfig& config) {
@@ -170,6 +108,26 @@ std::unique_ptr<Evictor> MakeEvictor(const EngineConfig& config, const ModelConf
                                    pool.layout(), pool.page_map().size());
 }
 
+// Pages that were kept before the model was calibrated are recoded when they are read.
+Status SetStoreFormats(const KvLayout& layout, const KvFormats& formats, Device& device, PageIo& io,
+                       KvSessions& sessions) {
+  const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
+  KvFormats safe = SafeKvFormats(layout);
+  safe.key_bias = formats.key_bias;
+  const bool is_safe = formats.cold == safe.cold && formats.mean_keys.empty();
+  PageNames names = is_safe ? PageNames(formats) : PageNames(formats, safe);
+  Result<std::unique_ptr<PageRecoder>> recoder = std::unique_ptr<PageRecoder>();
+  if (!is_safe) {
+    recoder = PageRecoder::Create(device, layout, std::move(safe), formats);
+    names = recoder.ok() ? names : PageNames(formats);
+  }
+  io.WhileIdle([&] {
+    io.SetFormats(page_bytes, names, recoder.ok() ? *std::move(recoder) : nullptr);
+    sessions.SetFormats(page_bytes, names);
+  });
+  return recoder.status();
+}
+
 // Pages outside the arena: where they are kept and who copies them.
 Status LoadStore(const EngineConfig& config, const ContentHash& model_digest,
                  const KvFormats& formats, int max_model_len, ModelRunner& runner,
@@ -186,11 +144,27 @@ Status LoadStore(const EngineConfig& config, const ContentHash& model_digest,
   }
   parts.store = std::make_unique<KvStore>(*std::move(store));
   parts.scheduler.prefix_hash_key = parts.store->pages->hash_key();
-  const PageNames names(formats);
   parts.sessions = std::make_unique<KvSessions>(*parts.store, layout.page_tokens, page_bytes,
-                                                UnixSeconds, names, config.on_notice);
-  parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner.arena(), page_bytes, names);
-  return {};
+                                                UnixSeconds, PageNames(formats), config.on_notice);
+  parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner.arena(), page_bytes);
+  return SetStoreFormats(layout, formats, *parts.device, *parts.page_io, *parts.sessions);
+}
+
+// What is measured while the engine serves goes to all that know formats. They are where they are
+// for the engine's life, wherever `parts` goes.
+void AddLiveCalibration(CalibrationStart start, ModelRunner& runner, EngineParts& parts) {
+  LiveCalibration::Config config = *std::move(start.to_measure);
+  config.apply = [layout = config.layout, &runner, device = parts.device.get(),
+                  io = parts.page_io.get(),
+                  sessions = parts.sessions.get()](const Calibration& calibration) {
+    runner.SetFormats(calibration.formats, calibration.probe_layers);
+    if (io != nullptr) {
+      // Without memory for it older pages are not read.
+      (void)SetStoreFormats(layout, calibration.formats, *device, *io, *sessions);
+    }
+  };
+  parts.live_calibration = std::make_unique<LiveCalibration>(
+      runner.model(), *parts.device, std::move(start.begun), std::move(config));
 }
 
 // The model's weights and the cache: what takes the time and the memory.
@@ -216,10 +190,12 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   const uint64_t weight_bytes = transformer->weight_bytes();
 
   const KvLayout layout = MakeKvLayout(model, config.block_size);
-  RETURN_IF_ERROR(
-      LoadCalibration(config, model_digest, *max_model_len, layout, *transformer, parts));
-  SpendBudget(config, *max_model_len, layout, parts.calibration);
-  const KvFormats formats = parts.calibration.formats;
+  CalibrationStart calibration = StartCalibration(config, model_digest, *max_model_len, layout,
+                                                  model, *parts.checkpoint, *parts.tokenizer);
+  parts.calibration = calibration.in_force;
+  parts.kept_calibration = calibration.kept;
+  parts.calibration_state = calibration.state;
+  const KvFormats& formats = parts.calibration.formats;
 
   report("cache", 0);
   const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
@@ -236,7 +212,10 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   }
   report("cache", 1);
 
-  parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes);
+  const std::array<uint32_t, kNumTiers> smallest = PageBytes(layout, DefaultKvFormats(layout));
+  parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes,
+                                          std::min(smallest[static_cast<size_t>(Tier::kCold)],
+                                                   smallest[static_cast<size_t>(Tier::kArchive)]));
   auto runner = std::make_unique<ModelRunner>(
       *std::move(transformer), *std::move(cache),
       Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device,
@@ -251,6 +230,9 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
       .prefix_hash_key = RandomBits(),
       .tiers = {.policy = config.kv_policy, .budget = config.kv_budget}};
   RETURN_IF_ERROR(LoadStore(config, model_digest, formats, *max_model_len, *runner, parts));
+  if (calibration.to_measure.has_value()) {
+    AddLiveCalibration(std::move(calibration), *runner, parts);
+  }
   parts.runner = std::move(runner);
   MemoryBudget& budget = parts.budget;
   budget.weight_bytes = weight_bytes;
@@ -264,6 +246,21 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
 }
 
 }  // namespace
+
+Status CalibrateNow(EngineParts& parts) {
+  LiveCalibration* live = parts.live_calibration.get();
+  if (live == nullptr) {
+    return {};
+  }
+  while (!live->ended()) {
+    live->Step(parts.pool->layout().page_tokens);
+  }
+  if (live->wants_switch()) {
+    parts.pool->SetPageBytes(live->page_bytes());
+    live->Switch();
+  }
+  return live->status();
+}
 
 Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   RETURN_IF_ERROR(ValidateEngineConfig(config));

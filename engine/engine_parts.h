@@ -9,6 +9,7 @@
 #include "engine/engine_config.h"
 #include "engine/kv_sessions.h"
 #include "engine/kv_store.h"
+#include "engine/live_calibration.h"
 #include "engine/loader/checkpoint.h"
 #include "engine/page_io.h"
 #include "engine/runner.h"
@@ -34,9 +35,17 @@ struct EngineParts {
   std::unique_ptr<PageIo> page_io;       // null
   SchedulerConfig scheduler;
   MemoryBudget budget;
-  Calibration calibration;              // of the default formats where no page ever cools
+  Calibration calibration;       // in force at first; of the default formats where no page
+                                 // ever cools, of safe ones while there is a live_calibration
+  Calibration kept_calibration;  // what there was of it, before a budget was spent
+  CalibrationState calibration_state = CalibrationState::kNotNeeded;  // without the next
+  std::unique_ptr<LiveCalibration> live_calibration;  // null: there is nothing to measure
   std::function<uint64_t()> draw_seed;  // for requests without a seed; calls are serialised
 };
+
+// Measures what is to be measured, and has it in force, before anything is served. Nothing happens
+// where all is known. Errors: LiveCalibration::status.
+Status CalibrateNow(EngineParts& parts);
 
 // Opens the model file and prepares all of it for one device.
 Result<EngineParts> LoadEngineParts(const EngineConfig& config);

@@ -65,6 +65,10 @@ KvFormats DefaultKvFormats(const KvLayout& layout) {
   return {.cold = std::vector<Codec>(static_cast<size_t>(layout.num_layers), Codec::kTurbo3)};
 }
 
+KvFormats SafeKvFormats(const KvLayout& layout) {
+  return {.cold = std::vector<Codec>(static_cast<size_t>(layout.num_layers), Codec::kTurboK4V3)};
+}
+
 KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens) {
   return {.num_layers = config.num_layers,
           .num_kv_heads = config.num_kv_heads,
@@ -124,8 +128,12 @@ KvCache::KvCache(const KvLayout& layout, KvFormats formats, Buffer arena)
     : layout_(layout),
       arena_(std::move(arena)),
       formats_(static_cast<size_t>(layout.num_layers) * kNumTiers) {
+  SetFormats(std::move(formats));
+}
+
+void KvCache::SetFormats(KvFormats formats) {
   for (const Tier tier : kCodedTiers) {
-    const std::vector<LayerFormat> layers = LayersOf(tier, layout, formats).first;
+    const std::vector<LayerFormat> layers = LayersOf(tier, layout_, formats).first;
     for (size_t layer = 0; layer < layers.size(); ++layer) {
       formats_[layer * kNumTiers + static_cast<size_t>(tier)] = layers[layer];
     }

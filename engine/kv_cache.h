@@ -24,8 +24,10 @@ struct KvFormats {
   std::optional<KeyBias> key_bias;   // nothing: the model's K projection has none
 };
 
-// 3-bit cold pages, no mean keys and no factors: what is known without a calibration.
+// The smallest: 3-bit cold pages, no mean keys and no factors.
 KvFormats DefaultKvFormats(const KvLayout& layout);
+// 4-bit keys in all layers: right for any model before it has been calibrated.
+KvFormats SafeKvFormats(const KvLayout& layout);
 
 // The shape of a model's KV cache with pages of `page_tokens` positions.
 KvLayout MakeKvLayout(const ModelConfig& config, int page_tokens);
@@ -46,6 +48,10 @@ class KvCache {
  public:
   static Result<KvCache> Create(Device& device, const KvLayout& layout, KvFormats formats,
                                 uint64_t arena_bytes);
+
+  // Between steps, while no page is in a tier that both code differently and nothing moves. Views
+  // that were made before are no longer valid.
+  void SetFormats(KvFormats formats);
 
   // For one step: `page_map` may grow or move between steps.
   KvCacheView view(std::span<const PageEntry> page_map) const;

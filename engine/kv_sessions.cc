@@ -39,6 +39,9 @@ std::vector<ContentHash> KvSessions::Hold(const std::vector<ContentHash>& pages)
   for (const ContentHash& page : pages) {
     for (const Tier tier : {Tier::kHot, Tier::kWarm, Tier::kCold, Tier::kArchive}) {
       held.push_back(names_.NameOf(page, tier));
+      if (const std::optional<ContentHash> older = names_.OlderNameOf(page, tier)) {
+        held.push_back(*older);
+      }
     }
   }
   SetPinned(held, true);

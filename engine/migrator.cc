@@ -3,6 +3,7 @@
 #include <chrono>
 #include <utility>
 
+#include "kernels/base/check.h"
 #include "kernels/ops.h"
 
 namespace thermocline {
@@ -12,6 +13,12 @@ Migrator::Migrator(Device& device, const KvCacheView& kv)
       kv_(kv),
       stream_(device.NewStream()),
       thread_([this](const std::stop_token& stop) { Run(stop); }) {}
+
+void Migrator::SetView(const KvCacheView& kv) {
+  const std::lock_guard lock(mutex_);
+  CHECK(queue_.empty() && !copying_);
+  kv_ = kv;
+}
 
 void Migrator::Start(std::span<const PageMove> moves) {
   if (moves.empty()) {

@@ -27,6 +27,8 @@ class Migrator {
   Migrator(const Migrator&) = delete;
   Migrator& operator=(const Migrator&) = delete;
 
+  // Other formats, while nothing moves.
+  void SetView(const KvCacheView& kv);
   void Start(std::span<const PageMove> moves);
   // Those that have ended since the last call, in the order of Start; `wait`: all of them.
   std::vector<FinishedMove> TakeFinished(bool wait);
@@ -37,7 +39,7 @@ class Migrator {
   void Run(const std::stop_token& stop);
 
   Device& device_;
-  KvCacheView kv_;
+  KvCacheView kv_;                  // guarded by mutex_ while no copy is in work
   std::unique_ptr<Stream> stream_;  // the migrator thread's
 
   mutable std::mutex mutex_;

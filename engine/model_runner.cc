@@ -16,20 +16,30 @@ ModelRunner::ModelRunner(Transformer model, KvCache cache, Sampler sampler, cons
       cache_(std::move(cache)),
       sampler_(std::move(sampler)),
       pool_(pool),
-      probe_layers_(std::move(probe_layers)),
       evictor_(std::move(evictor)),
       stream_(device.NewStream()),
       migrator_(std::make_unique<Migrator>(device, cache_.view(pool.page_map()))) {
-  if (probe_layers_.empty()) {
-    probe_layers_.resize(static_cast<size_t>(cache_.layout().num_layers));
-    std::iota(probe_layers_.begin(), probe_layers_.end(), 0);
-  }
+  SetProbeLayers(std::move(probe_layers));
   if (evictor_ != nullptr) {
     model_.set_attention_observer(
         [this](int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv) {
           evictor_->Observe(layer, qkv, batch, kv);
         });
   }
+}
+
+void ModelRunner::SetProbeLayers(std::vector<int> layers) {
+  probe_layers_ = std::move(layers);
+  if (probe_layers_.empty()) {
+    probe_layers_.resize(static_cast<size_t>(cache_.layout().num_layers));
+    std::iota(probe_layers_.begin(), probe_layers_.end(), 0);
+  }
+}
+
+void ModelRunner::SetFormats(KvFormats formats, std::vector<int> probe_layers) {
+  cache_.SetFormats(std::move(formats));
+  SetProbeLayers(std::move(probe_layers));
+  migrator_->SetView(cache_.view(pool_.page_map()));
 }
 
 void ModelRunner::StartMoves(std::span<const PageMove> moves) { migrator_->Start(moves); }

@@ -33,6 +33,11 @@ class ModelRunner : public Runner {
     logits_observer_ = std::move(observer);
   }
 
+  // Between steps, while nothing moves and no page is in a tier whose formats change.
+  void SetFormats(KvFormats formats, std::vector<int> probe_layers);
+  // For whoever runs it between steps, on the thread of Run.
+  Transformer& model() { return model_; }
+
   // Where pages are, for those who copy them to and from a store.
   std::byte* arena() const { return cache_.view(pool_.page_map()).arena; }
 
@@ -42,6 +47,7 @@ class ModelRunner : public Runner {
   double move_seconds() const override;
 
  private:
+  void SetProbeLayers(std::vector<int> layers);
   // StepResult::heat from what the last forward pass left in page_energy_.
   std::vector<std::vector<PageHeat>> FoldHeat() const;
   void ReadRow(const LogitRow& row, std::span<const float> logits, const StepPlan& plan,

@@ -150,7 +150,15 @@ bool PageIo::Save(const PageTransfer& transfer) {
 // A hash only says where to look: what is found has to be of this tenant, these tokens and this
 // place in the sequence.
 bool PageIo::Load(PageTransfer& transfer) {
-  Result<StoredPage> page = store_.Get(names_.NameOf(transfer.content.hash, transfer.place.tier()));
+  const Tier tier = transfer.place.tier();
+  Result<StoredPage> page = store_.Get(names_.NameOf(transfer.content.hash, tier));
+  const auto older = names_.OlderNameOf(transfer.content.hash, tier);
+  if (page.status().code() == StatusCode::kNotFound && older.has_value() && recoder_ != nullptr) {
+    page = store_.Get(*older);
+    if (page.ok() && !recoder_->Recode(*page)) {
+      return false;
+    }
+  }
   if (!page.ok()) {
     return false;
   }

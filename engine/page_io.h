@@ -7,14 +7,17 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <span>
 #include <thread>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "engine/page_names.h"
+#include "engine/page_recoder.h"
 #include "engine/store/backing_store.h"
 #include "kernels/page_format.h"
 #include "scheduler/page_transfer.h"
@@ -47,10 +50,13 @@ class PageIo : public PageFinder {
   // Waits until nothing is queued or in work, and runs `change` while it stays so. No transfer may
   // be under way.
   void WhileIdle(const std::function<void()>& change);
-  // Other formats; in WhileIdle.
-  void SetFormats(const std::array<uint32_t, kNumTiers>& page_bytes, const PageNames& names) {
+  // Other formats; in WhileIdle, or before anything is started. `recoder`: of pages that the names
+  // find in older ones; null if they find none.
+  void SetFormats(const std::array<uint32_t, kNumTiers>& page_bytes, const PageNames& names,
+                  std::unique_ptr<PageRecoder> recoder) {
     page_bytes_ = page_bytes;
     names_ = names;
+    recoder_ = std::move(recoder);
   }
   const PageNames& names() const { return names_; }
   // Those that have ended since the last call, loads in the order of Start. `wait`: at least one,
@@ -81,6 +87,7 @@ class PageIo : public PageFinder {
   // Changed by WhileIdle alone, which no copy sees:
   std::array<uint32_t, kNumTiers> page_bytes_;
   PageNames names_;
+  std::unique_ptr<PageRecoder> recoder_;  // the loading thread's
 
   std::mutex mutex_;
   // Guarded by mutex_, down to finished_:

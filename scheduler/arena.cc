@@ -56,6 +56,15 @@ Arena::Arena(std::span<const uint32_t, kNumTiers> page_bytes, uint64_t arena_byt
   }
 }
 
+void Arena::SetPageBytes(std::span<const uint32_t, kNumTiers> page_bytes) {
+  for (size_t tier = 0; tier < kNumTiers; ++tier) {
+    const auto units =
+        static_cast<uint32_t>((page_bytes[tier] + kArenaUnitBytes - 1) / kArenaUnitBytes);
+    CHECK(units == page_units_[tier] || num_used_[tier] == 0);
+    page_units_[tier] = units;
+  }
+}
+
 uint32_t Arena::Capacity(size_t superblock, Tier tier) const {
   const auto first = static_cast<uint32_t>(superblock) * superblock_units_;
   const uint32_t page = units_per_page(tier);

@@ -27,6 +27,9 @@ class Arena {
   // `arena_bytes` fills no unit, or lies above kMaxArenaUnits, stays unused.
   Arena(std::span<const uint32_t, kNumTiers> page_bytes, uint64_t arena_bytes);
 
+  // Other sizes of pages, in tiers that have none now.
+  void SetPageBytes(std::span<const uint32_t, kNumTiers> page_bytes);
+
   // A place in the fullest superblock of the tier that has one, or else in an empty superblock.
   // Nothing when there is neither or the tier has no places.
   // `keep_empty` superblocks are left empty.

@@ -9,8 +9,13 @@ namespace thermocline {
 namespace {
 
 // More pages than places of the smallest size cannot exist at once.
-size_t MaxPages(const Arena& arena) {
+size_t MaxPages(const Arena& arena, uint32_t smallest_page_bytes) {
   uint32_t smallest = arena.units_per_page(Tier::kHot);
+  if (smallest_page_bytes > 0) {
+    smallest = std::min(
+        smallest,
+        static_cast<uint32_t>((smallest_page_bytes + kArenaUnitBytes - 1) / kArenaUnitBytes));
+  }
   for (int tier = 0; tier < kNumTiers; ++tier) {
     const uint32_t units = arena.units_per_page(static_cast<Tier>(tier));
     if (units > 0) {
@@ -24,11 +29,11 @@ size_t MaxPages(const Arena& arena) {
 }  // namespace
 
 PagePool::PagePool(const KvLayout& layout, std::span<const uint32_t, kNumTiers> page_bytes,
-                   uint64_t arena_bytes)
+                   uint64_t arena_bytes, uint32_t smallest_page_bytes)
     : layout_(layout),
       arena_(page_bytes, arena_bytes),
       num_pages_(arena_.num_places(Tier::kHot)),
-      page_map_(MaxPages(arena_), kNoPlace),
+      page_map_(MaxPages(arena_, smallest_page_bytes), kNoPlace),
       pages_(page_map_.size()),
       page_at_(arena_.num_units(), kNone),
       free_ids_(page_map_.size()) {

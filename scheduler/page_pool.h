@@ -46,11 +46,17 @@ inline constexpr Tier kAnyTier = Tier::kArchive;
 // Invariants: Audit().
 class PagePool {
  public:
-  // `page_bytes`: of one page by tier; hot must not be 0.
+  // `page_bytes`: of one page by tier; hot must not be 0. `smallest_page_bytes`: that SetPageBytes
+  // may ask for; 0: none is smaller than these.
   PagePool(const KvLayout& layout, std::span<const uint32_t, kNumTiers> page_bytes,
-           uint64_t arena_bytes);
+           uint64_t arena_bytes, uint32_t smallest_page_bytes = 0);
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
+
+  // Other sizes of pages, in tiers that have none now: see Scheduler::DropCodedPages.
+  void SetPageBytes(std::span<const uint32_t, kNumTiers> page_bytes) {
+    arena_.SetPageBytes(page_bytes);
+  }
 
   // A hot page with one reference, whose reader accepts loss up to `accepted`; its bytes are
   // undefined. Cached pages are evicted for it. Nothing when even then no hot place is free.

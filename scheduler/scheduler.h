@@ -105,6 +105,13 @@ class Scheduler {
   // Of the places of its pages.
   uint64_t HeldBytes(const Sequence& sequence) const;
 
+  // Whether a running sequence reads a page that is not hot.
+  bool ReadsCodedPages() const;
+  // Before formats change: all pages are hot afterwards. Sequences that read another are preempted,
+  // so that their tokens are computed again; cached ones are forgotten. Nothing may be moving or
+  // being transferred.
+  void DropCodedPages();
+
   // Transfers to start now: pages that admitted prompts wait for, in the order in which they have
   // to end, and pages to save. Each has to come back to EndTransfers, between steps.
   std::vector<PageTransfer> TakeTransfers();

@@ -19,14 +19,29 @@ int RunCalibrate(const CalibrateOptions& options) {
     progress.Report(phase, fraction);
   };
   const Result<EngineParts> parts = LoadEngineParts(config);
-  progress.Finish();
   if (!parts.ok()) {
+    progress.Finish();
     spdlog::error("{}", parts.status().message());
     return EXIT_FAILURE;
   }
-  fmt::print("{}", FormatCalibration(parts->calibration, parts->pool->layout()));
-  if (const std::string& warning = parts->budget.calibration_warning; !warning.empty()) {
-    spdlog::error("{}", warning);
+  const KvLayout& layout = parts->pool->layout();
+  LiveCalibration* live = parts->live_calibration.get();
+  while (live != nullptr && !live->ended()) {
+    live->Step(layout.page_tokens);
+    progress.Report("calibration", live->fraction());
+  }
+  progress.Finish();
+  if (live == nullptr) {
+    fmt::print("{}", FormatCalibration(parts->kept_calibration, layout));
+    return EXIT_SUCCESS;
+  }
+  if (!live->status().ok()) {
+    spdlog::error("{}", live->status().message());
+    return EXIT_FAILURE;
+  }
+  fmt::print("{}", FormatCalibration(live->result(), layout));
+  if (!live->keep_warning().empty()) {
+    spdlog::error("the calibration is not kept: {}", live->keep_warning());
     return EXIT_FAILURE;
   }
   return EXIT_SUCCESS;

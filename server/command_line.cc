@@ -109,6 +109,9 @@ void AddEngineOptions(CLI::App& app, EngineConfig& engine) {
   app.add_option("--block-size", engine.block_size, "Tokens per page of the KV cache; only 64")
       ->check(CLI::IsMember({64}))
       ->capture_default_str();
+  app.add_flag("--calibrate,!--no-calibrate", engine.calibrate,
+               "Measure, while idle, which formats the model's cold pages need (default: yes, once "
+               "per model; until then, and without, they have 4-bit keys)");
   app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", engine.enable_prefix_caching,
                "Keep the KV cache of prompts for later requests that start alike (default: on)");
 }

@@ -38,6 +38,18 @@ Json MovesJson(const EngineStats& stats) {
   return moves;
 }
 
+// `formats`: those in force. `cold_kl`: null until they are the model's own.
+Json CalibrationJson(const EngineStats& stats) {
+  Json json = Json::object();
+  json["state"] = NameOf(kCalibrationNames, stats.calibration);
+  json["fraction"] = stats.calibration_fraction;
+  json["formats"] = stats.calibration == CalibrationState::kNotNeeded    ? Json()
+                    : stats.calibration == CalibrationState::kCalibrated ? Json("calibrated")
+                                                                         : Json("safe");
+  json["cold_kl"] = stats.cold_kl > 0 ? Json(stats.cold_kl) : Json();
+  return json;
+}
+
 Json StoreJson(const EngineStats& stats) {
   const BackingStore::Usage& store = stats.store;
   Json json = Json::object();
@@ -99,6 +111,7 @@ Json KvJson(const ApiContext& context, const KvSnapshot& snapshot) {
                    {"empty_superblocks", stats.num_empty_superblocks}};
   root["tiers"] = TiersJson(stats);
   root["moves"] = MovesJson(stats);
+  root["calibration"] = CalibrationJson(stats);
   root["store"] = stats.has_store ? StoreJson(stats) : Json();
   root["preemptions"] = stats.num_preemptions;
   Json energy = Json::object();

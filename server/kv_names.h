@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/engine.h"
 #include "kernels/base/check.h"
 #include "kernels/page_format.h"
 #include "scheduler/tier_policy.h"
@@ -32,6 +33,11 @@ inline constexpr Named<KvFidelity> kKvFidelityNames[] = {{"exact", KvFidelity::k
 // The tiers that kernels read, hottest first. The first letter is a tier's own.
 inline constexpr Named<Tier> kTierNames[] = {
     {"hot", Tier::kHot}, {"warm", Tier::kWarm}, {"cold", Tier::kCold}, {"archive", Tier::kArchive}};
+
+inline constexpr Named<CalibrationState> kCalibrationNames[] = {
+    {"not_needed", CalibrationState::kNotNeeded}, {"off", CalibrationState::kOff},
+    {"measuring", CalibrationState::kMeasuring},  {"switching", CalibrationState::kSwitching},
+    {"failed", CalibrationState::kFailed},        {"done", CalibrationState::kCalibrated}};
 
 template <typename T, size_t size>
 std::optional<T> FindNamed(const Named<T> (&table)[size], std::string_view name) {

@@ -14,6 +14,7 @@ namespace thermocline {
 namespace {
 
 constexpr int kBarWidth = 32;
+constexpr std::chrono::seconds kLogPeriod{10};
 
 }  // namespace
 
@@ -26,9 +27,15 @@ void LoadProgress::Report(std::string_view phase, double fraction) {
   phase_ = phase;
   drawn_percent_ = percent;
   if (!terminal_) {
+    const auto now = std::chrono::steady_clock::now();
     if (new_phase) {
       spdlog::info("loading: {}", phase);
+    } else if (now - told_at_ >= kLogPeriod) {
+      spdlog::info("loading: {}, {} %", phase, percent);
+    } else {
+      return;
     }
+    told_at_ = now;
     return;
   }
   const int filled = percent * kBarWidth / 100;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -8,8 +9,9 @@
 
 namespace thermocline {
 
-// Shows how far the loading of a model is: one bar that is drawn over on a terminal, a plain line
-// per phase in a log. Used by the loading thread alone.
+// Shows how far the loading of a model is: one bar that is drawn over on a terminal; in a log a
+// plain line per phase, and one every ten seconds of a phase that takes longer. Used by the loading
+// thread alone.
 class LoadProgress {
  public:
   explicit LoadProgress(bool terminal) : terminal_(terminal) {}
@@ -20,6 +22,7 @@ class LoadProgress {
   bool terminal_;
   std::string phase_;
   int drawn_percent_ = -1;
+  std::chrono::steady_clock::time_point told_at_;  // the last line in a log
 };
 
 // Loads with progress on stderr.

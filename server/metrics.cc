@@ -98,6 +98,10 @@ void AddKvCache(const EngineStats& stats, FamilyList& list) {
             {"corrupt", Count(stats.tiers.corrupt)},
             {"device", Count(stats.tiers.device_errors)},
             {"refused", Count(stats.tiers.refused)}});
+  list.Gauge("kv_calibration_fraction", "How far measuring the model's page formats is, 0 to 1.",
+             stats.calibration_fraction);
+  list.Gauge("kv_calibrated", "1: cold pages have the model's own formats; 0: those safe for any.",
+             stats.calibration == CalibrationState::kCalibrated ? 1 : 0);
   list.Gauge("kv_moves_in_flight", "Page moves that have not ended.", Count(stats.num_moving));
   list.Counter("kv_move_seconds_total", "Seconds that copying pages took.", stats.move_seconds);
 }

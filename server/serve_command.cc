@@ -76,13 +76,21 @@ int RunServe(const ServeOptions& options, const std::string& version) {
   if (!server.ok()) {
     return Fail(server.status());
   }
-  const Result<std::unique_ptr<Engine>> engine = LoadEngine(options.engine);
+  EngineConfig config = options.engine;
+  config.on_calibrated = [](const Status& status, const std::string& summary) {
+    if (status.ok()) {
+      spdlog::info("calibrated: {}", summary);
+    } else {
+      spdlog::warn("cold pages keep 4-bit keys, calibration failed: {}", status.message());
+    }
+  };
+  const Result<std::unique_ptr<Engine>> engine = LoadEngine(config);
   if (!engine.ok()) {
     return Fail(engine.status());
   }
   LogBudget(options.engine.model_path, (*engine)->budget());
-  if (const std::string& warning = (*engine)->budget().calibration_warning; !warning.empty()) {
-    spdlog::warn("the calibration is not kept: {}", warning);
+  if ((*engine)->stats().calibration == CalibrationState::kMeasuring) {
+    spdlog::info("calibrating while idle; until then cold pages have 4-bit keys in all layers");
   }
 
   EngineService service(**engine);

@@ -54,6 +54,8 @@ class Server:
             raise RuntimeError(f"the server did not start: {' '.join(command)}")
         self.url = line.split()[-1]
         self.http = httpx.Client(base_url=self.url, timeout=None)
+        while self.http.get("/v1/kv").json()["calibration"]["state"] in ("measuring", "switching"):
+            time.sleep(0.1)  # once per model
 
     def stop(self):
         self.process.terminate()

@@ -155,6 +155,8 @@ class Thermocline(Server):
         self.port = free_port()
         super().__init__([str(program), "serve", str(model), "--port", str(self.port), "--threads", str(threads),
                           "--kv-cache-memory-bytes", str(arena), *flags])
+        while self.kv()["calibration"]["state"] in ("measuring", "switching"):  # once per model
+            time.sleep(0.1)
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/models") as answer:
             self.model = json.load(answer)["data"][0]["id"]
 

@@ -104,6 +104,10 @@ class Reader {
       fmt::print(stderr, "{}\n", parts.status().message());
       std::exit(1);
     }
+    if (const Status status = CalibrateNow(*parts); !status.ok()) {
+      fmt::print(stderr, "{}\n", status.message());
+      std::exit(1);
+    }
     return *std::move(parts);
   }
 

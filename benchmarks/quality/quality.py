@@ -160,7 +160,7 @@ def measure_distributions(args, states, folder):
         command = [args.kv_quality, args.model, "--text", str(path), "--tokens", str(num_tokens)]
         for flags in missing:
             command += ["--flags", flags]
-        # The calibration that the servers use, or each engine would measure its own.
+        # The calibration that the servers use: the first engine measures it, unless it is kept already.
         cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
         environment = {"THERMOCLINE_CALIBRATION_DIR": str(cache / "thermocline" / "calibration")} | os.environ
         environment |= {"THERMOCLINE_THREADS": str(args.threads)}

@@ -39,6 +39,17 @@ const kvStrip = (() => {
     });
   }
 
+  // Until the server has measured the model, cold pages are larger than they will be.
+  function calibrationText(calibration) {
+    if (!calibration) return '';
+    switch (calibration.state) {
+      case 'measuring': return `· measuring this model: ${Math.floor(100 * calibration.fraction)} %`;
+      case 'switching': return '· measured, about to switch';
+      case 'failed': return '· this model could not be measured';
+      default: return '';
+    }
+  }
+
   // `before`: the pages at the last look.
   function draw(pages, tokens, before) {
     const cells = [...pages].map((letter, i) => {
@@ -69,6 +80,7 @@ const kvStrip = (() => {
     pageTokens = kv.page_tokens;
     tiers = Object.keys(kv.tiers);
     pageBytes = Object.fromEntries(tiers.map((tier) => [tier, kv.tiers[tier].page_bytes]));
+    $('kv-calibration').textContent = calibrationText(kv.calibration);
     const mine = kv.sequences.find((sequence) => sequence.id === id);
     if (!mine || signal.aborted) return;
     const before = seen;

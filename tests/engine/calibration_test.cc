@@ -2,111 +2,67 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iterator>
 #include <memory>
 #include <random>
+#include <utility>
+#include <vector>
 
 #include "engine/calibration_file.h"
+#include "engine/calibrator.h"
 #include "engine/query_moments.h"
-#include "kernels/cpu/cpu_device.h"
-#include "tests/testing/fake_checkpoint.h"
+#include "tests/testing/tiny_model.h"
 
 namespace thermocline {
 namespace {
 
-constexpr int kPageTokens = 64;
-constexpr int kVocab = 61;
-
-ModelConfig TinyConfig() {
-  ModelConfig config;
-  config.num_layers = 3;
-  config.hidden_size = 64;
-  config.intermediate_size = 96;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 16;
-  config.vocab_size = kVocab;
-  config.context_length = 2048;
-  config.tied_embeddings = true;
-  config.rope_dim = 16;
-  for (int i = 0; i < 8; ++i) {
-    config.rope_frequencies.push_back(std::pow(10000.0F, -static_cast<float>(i) / 8));
-  }
-  return config;
-}
-
-// Random weights, large enough for attention to be peaked.
-FakeCheckpoint TinyCheckpoint(const ModelConfig& config) {
-  std::mt19937 random(1);
-  FakeCheckpoint checkpoint;
-  const auto matrix = [&](const std::string& name, int rows, int cols, float size) {
-    std::normal_distribution<float> normal(0, size / std::sqrt(static_cast<float>(cols)));
-    std::vector<float> values(static_cast<size_t>(rows * cols));
-    for (float& value : values) {
-      value = normal(random);
-    }
-    checkpoint.SetTensor(name, std::move(values), cols);
-  };
-  const int hidden = config.hidden_size;
-  const std::vector<float> ones(static_cast<size_t>(hidden), 1.0F);
-  matrix("token_embd.weight", kVocab, hidden, 8);
-  checkpoint.SetTensor("output_norm.weight", ones);
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    const std::string prefix = "blk." + std::to_string(layer) + ".";
-    const int q = config.num_heads * config.head_dim;
-    const int kv = config.num_kv_heads * config.head_dim;
-    checkpoint.SetTensor(prefix + "attn_norm.weight", ones);
-    checkpoint.SetTensor(prefix + "ffn_norm.weight", ones);
-    matrix(prefix + "attn_q.weight", q, hidden, 2);
-    matrix(prefix + "attn_k.weight", kv, hidden, 2);
-    matrix(prefix + "attn_v.weight", kv, hidden, 1);
-    matrix(prefix + "attn_output.weight", hidden, q, 1);
-    matrix(prefix + "ffn_gate.weight", config.intermediate_size, hidden, 1);
-    matrix(prefix + "ffn_up.weight", config.intermediate_size, hidden, 1);
-    matrix(prefix + "ffn_down.weight", hidden, config.intermediate_size, 1);
-  }
-  return checkpoint;
-}
-
 class CalibrationTest : public testing::Test {
  protected:
-  CalibrationTest()
-      : config_(TinyConfig()),
-        checkpoint_(TinyCheckpoint(config_)),
-        device_(CpuDevice::Create({.num_threads = 2}).value()),
-        layout_(MakeKvLayout(config_, kPageTokens)) {}
-
-  Calibration Run(bool every_layer, int max_tokens, const std::function<void(double)>& report) {
-    Transformer model =
-        Transformer::Load(config_, checkpoint_, *device_, device_->ops(), max_tokens, {}).value();
-    std::mt19937 random(2);
-    std::vector<TokenId> tokens;
-    for (int i = 0; i < 8 * kPageTokens; ++i) {
-      tokens.push_back(static_cast<TokenId>(random() % kVocab));
+  // Of a model whose steps have at most `max_tokens`, in pieces that `next_piece` gives.
+  Calibration Run(
+      bool every_layer, int max_tokens = kTinyPageTokens,
+      const std::function<int()>& next_piece = [] { return kTinyPageTokens; }) {
+    Transformer model = tiny_.Load(max_tokens);
+    const auto calibrator = Begin(model, every_layer, {.formats = DefaultKvFormats(tiny_.layout)});
+    while (!calibrator->done()) {
+      EXPECT_TRUE(calibrator->Step(next_piece()).ok());
+      progress_.push_back(calibrator->fraction());
     }
-    const std::vector<TokenId> copy = tokens;
-    tokens.insert(tokens.end(), copy.begin(), copy.end());
-    return Calibrate(model, *device_, layout_, DefaultKvFormats(layout_), tokens, every_layer,
-                     report)
+    EXPECT_LE(calibrator->num_tokens_read(), Calibrator::kMaxTokensRead);
+    return calibrator->calibration();
+  }
+  std::unique_ptr<Calibrator> Begin(Transformer& model, bool every_layer, Calibration begun) {
+    return Calibrator::Create(model, *tiny_.device, tiny_.layout, std::move(begun),
+                              tiny_.CopiedText(16), every_layer)
         .value();
   }
+  static void ExpectSame(const Calibration& a, const Calibration& b) {
+    EXPECT_EQ(a.formats.cold, b.formats.cold);
+    EXPECT_EQ(a.formats.mean_keys, b.formats.mean_keys);
+    EXPECT_EQ(a.formats.query_factors, b.formats.query_factors);
+    EXPECT_EQ(a.probe_layers, b.probe_layers);
+    EXPECT_EQ(a.warm_kl, b.warm_kl);
+    EXPECT_EQ(a.uniform_kl, b.uniform_kl);
+    EXPECT_EQ(a.cold_kl, b.cold_kl);
+    EXPECT_EQ(a.layer_kl, b.layer_kl);
+    EXPECT_EQ(a.layer_is_measured, b.layer_is_measured);
+  }
 
-  ModelConfig config_;
-  FakeCheckpoint checkpoint_;
-  std::unique_ptr<CpuDevice> device_;
-  KvLayout layout_;
+  TinyModel tiny_;
+  std::vector<double> progress_;
 };
 
 TEST_F(CalibrationTest, ColderPagesDivergeMoreAndEveryLayerTakesPart) {
-  std::vector<double> progress;
-  const Calibration calibration =
-      Run(true, kPageTokens, [&](double fraction) { progress.push_back(fraction); });
+  const Calibration calibration = Run(true);
   EXPECT_GT(calibration.warm_kl, 0);
   EXPECT_GT(calibration.uniform_kl, 10 * calibration.warm_kl);
   EXPECT_LE(calibration.cold_kl, calibration.uniform_kl);
+  EXPECT_EQ(calibration.layer_is_measured, std::vector<uint8_t>(3, 1));
   ASSERT_EQ(calibration.layer_kl.size(), 3U);
   for (const float kl : calibration.layer_kl) {
     EXPECT_GT(kl, 0);
@@ -115,23 +71,86 @@ TEST_F(CalibrationTest, ColderPagesDivergeMoreAndEveryLayerTakesPart) {
   EXPECT_EQ(calibration.formats.mean_keys.size(), size_t{3} * 2 * 16);
   EXPECT_EQ(calibration.formats.query_factors.size(), size_t{3} * 2 * 16 * 16);
   EXPECT_EQ(calibration.probe_layers, (std::vector<int>{0, 1, 2}));
-  EXPECT_TRUE(std::is_sorted(progress.begin(), progress.end()));
-  EXPECT_LE(progress.back(), 1);
-  EXPECT_GE(progress.back(), 0.7);
-  const double ratio = static_cast<double>(PageBytes(layout_, calibration.formats)[0]) /
-                       PageBytes(layout_, calibration.formats)[2];
-  const double uniform = static_cast<double>(PageBytes(layout_, DefaultKvFormats(layout_))[0]) /
-                         PageBytes(layout_, DefaultKvFormats(layout_))[2];
-  EXPECT_GE(ratio, std::min(uniform, kMinColdRatio));
+  EXPECT_TRUE(std::is_sorted(progress_.begin(), progress_.end()));
+  EXPECT_EQ(progress_.back(), 1);
+  const auto cold_ratio = [&](const KvFormats& formats) {
+    const auto bytes = PageBytes(tiny_.layout, formats);
+    return static_cast<double>(bytes[0]) / bytes[2];
+  };
+  EXPECT_GE(cold_ratio(calibration.formats),
+            std::min(cold_ratio(DefaultKvFormats(tiny_.layout)), kMinColdRatio));
 }
 
-// Chunks of a step smaller than a page, another order of the same arithmetic: the same bits.
-TEST_F(CalibrationTest, DoesNotDependOnHowLongAStepIs) {
-  const Calibration whole = Run(false, kPageTokens, {});
-  const Calibration pieces = Run(false, 20, {});
-  EXPECT_EQ(whole.formats.mean_keys, pieces.formats.mean_keys);
-  EXPECT_EQ(whole.formats.query_factors, pieces.formats.query_factors);
-  EXPECT_EQ(whole.uniform_kl, pieces.uniform_kl);
+// However it is cut, and whatever the model is used for in between: the same bits.
+TEST_F(CalibrationTest, DoesNotDependOnHowItIsCut) {
+  const Calibration whole = Run(true);
+  ExpectSame(whole, Run(true, 20));
+  std::mt19937 random(7);
+  ExpectSame(whole,
+             Run(true, kTinyPageTokens, [&] { return static_cast<int>(1 + random() % 64); }));
+
+  Transformer model = tiny_.Load(kTinyPageTokens);
+  const auto calibrator = Begin(model, true, {.formats = DefaultKvFormats(tiny_.layout)});
+  const auto other =
+      CalibrationPass::Create(model, *tiny_.device, tiny_.layout, DefaultKvFormats(tiny_.layout), 2)
+          .value();
+  const std::vector<TokenId> text = tiny_.CopiedText(2);
+  for (int i = 0; !calibrator->done(); ++i) {
+    ASSERT_TRUE(calibrator->Step(48).ok());
+    ASSERT_TRUE(other->ReadChunk(text, i / 2 % 2, i % 2 * 32, 32).ok());
+  }
+  ExpectSame(whole, calibrator->calibration());
+}
+
+TEST_F(CalibrationTest, GoesOnFromWhatAnEarlierOneHadKept) {
+  const Calibration whole = Run(true);
+  Transformer model = tiny_.Load(kTinyPageTokens);
+  const auto first = Begin(model, true, {.formats = DefaultKvFormats(tiny_.layout)});
+  ASSERT_TRUE(first->Finish().ok());
+  const int num_results = first->num_results();
+  for (int stop_at = 1; stop_at < num_results; ++stop_at) {
+    const auto stopped = Begin(model, true, {.formats = DefaultKvFormats(tiny_.layout)});
+    while (stopped->num_results() < stop_at) {
+      ASSERT_TRUE(stopped->Step(kTinyPageTokens).ok());
+    }
+    Calibration kept = stopped->calibration();
+    kept.formats = DefaultKvFormats(tiny_.layout);
+    const auto second = Begin(model, true, std::move(kept));
+    ASSERT_TRUE(second->Finish().ok());
+    ExpectSame(whole, second->calibration());
+    EXPECT_LE(second->num_tokens_read(), first->num_tokens_read());
+  }
+}
+
+// A model of many layers: those that lose least by the rule are not measured, and still count.
+TEST(Calibrator, ReadsABoundedTextWhateverTheModel) {
+  TinyModel tiny(60, /*hidden_size=*/16);
+  Transformer model = tiny.Load(kTinyPageTokens);
+  const auto calibrator =
+      Calibrator::Create(model, *tiny.device, tiny.layout,
+                         {.formats = DefaultKvFormats(tiny.layout)}, tiny.CopiedText(32), true)
+          .value();
+  ASSERT_TRUE(calibrator->Finish().ok());
+  EXPECT_LE(calibrator->num_tokens_read(), Calibrator::kMaxTokensRead);
+  const Calibration& calibration = calibrator->calibration();
+  const auto num_measured =
+      std::count(calibration.layer_is_measured.begin(), calibration.layer_is_measured.end(), 1);
+  EXPECT_GT(num_measured, 30);
+  EXPECT_LT(num_measured, 60);
+  for (const float kl : calibration.layer_kl) {
+    EXPECT_GT(kl, 0);
+  }
+}
+
+TEST(Calibrator, OfATextInWhichNoPageCoolsThereIsNothingToMeasure) {
+  TinyModel tiny;
+  Transformer model = tiny.Load(kTinyPageTokens);
+  const auto calibrator =
+      Calibrator::Create(model, *tiny.device, tiny.layout,
+                         {.formats = DefaultKvFormats(tiny.layout)}, tiny.CopiedText(4), true)
+          .value();
+  EXPECT_TRUE(calibrator->done());
+  EXPECT_FALSE(calibrator->calibration().measures_layers());
 }
 
 TEST(QueryMoments, AreOfTheHeadsThatReadAKeyWithAnIsotropicPart) {
@@ -158,8 +177,8 @@ TEST(QueryMoments, AreOfTheHeadsThatReadAKeyWithAnIsotropicPart) {
 }
 
 TEST_F(CalibrationTest, TableNamesEveryLayerAndTheWhole) {
-  const Calibration calibration = Run(true, kPageTokens, {});
-  const std::string table = FormatCalibration(calibration, layout_);
+  const Calibration calibration = Run(true);
+  const std::string table = FormatCalibration(calibration, tiny_.layout);
   EXPECT_NE(table.find("all pages cold"), std::string::npos);
   EXPECT_EQ(std::count(table.begin(), table.end(), '\n'), 1 + 3 + 2);
 }
@@ -181,6 +200,7 @@ class CalibrationFile : public testing::Test {
     calibration_.cold_kl = 0.25;
     calibration_.uniform_kl = 0.75;
     calibration_.layer_kl = {0.125F, 2};
+    calibration_.layer_is_measured = {1, 0};
   }
   ~CalibrationFile() override { std::filesystem::remove_all(directory_); }
 
@@ -209,6 +229,7 @@ TEST_F(CalibrationFile, HoldsWhatWasWritten) {
   EXPECT_EQ(read->cold_kl, 0.25);
   EXPECT_EQ(read->uniform_kl, 0.75);
   EXPECT_EQ(read->layer_kl, calibration_.layer_kl);
+  EXPECT_EQ(read->layer_is_measured, calibration_.layer_is_measured);
 }
 
 TEST_F(CalibrationFile, IsAbsentUntilWritten) {
@@ -263,6 +284,12 @@ TEST_F(CalibrationFile, UnsoundNumbersAreRefused) {
   EXPECT_TRUE(refused(bad));
   bad = calibration_;
   bad.probe_layers = {2};
+  EXPECT_TRUE(refused(bad));
+  bad = calibration_;
+  bad.layer_kl[1] = NAN;
+  EXPECT_TRUE(refused(bad));
+  bad = calibration_;
+  bad.layer_is_measured.pop_back();
   EXPECT_TRUE(refused(bad));
 }
 

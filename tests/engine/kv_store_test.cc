@@ -82,6 +82,8 @@ struct Options {
   int max_pages = 16;                // of a sequence
   ContentHash identity = kIdentity;  // another one: another model
   Codec cold = Codec::kTurbo3;       // as if calibrated so, for the names of formats alone
+  KvFormats formats = DefaultKvFormats(kSmallLayout);
+  std::optional<KvFormats> older = std::nullopt;  // that pages are read in too
 };
 
 // One process.
@@ -91,9 +93,12 @@ class Process {
     EngineParts parts;
     parts.device = *CpuDevice::Create({.num_threads = 1});
     parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
-    parts.pool = MakeBytePool(options.num_units);
+    parts.pool =
+        std::make_unique<PagePool>(kSmallLayout, PageBytes(kSmallLayout, options.formats),
+                                   static_cast<uint64_t>(options.num_units) * kArenaUnitBytes);
     auto runner = std::make_unique<ByteRunner>(*parts.pool, *parts.device, kVocab);
     runner_ = runner.get();
+    runner_->SetFormats(options.formats);
     std::array<uint32_t, kNumTiers> page_bytes{};
     for (size_t tier = 0; tier < kNumTiers; ++tier) {
       page_bytes[tier] = static_cast<uint32_t>(
@@ -107,9 +112,11 @@ class Process {
       const std::lock_guard lock(mutex_);
       notices_ += notice + "\n";
     };
-    KvFormats formats = DefaultKvFormats(kSmallLayout);
-    formats.cold[0] = options.cold;
-    const PageNames names(formats);
+    KvFormats formats = options.formats;
+    if (options.cold != Codec::kTurbo3) {
+      formats.cold[0] = options.cold;
+    }
+    const PageNames names = options.older ? PageNames(formats, *options.older) : PageNames(formats);
     parts.store = std::make_unique<KvStore>(*OpenKvStore(
         config, options.identity, kSmallLayout, page_bytes, options.max_pages * kPageTokens, 1));
     parts.sessions = std::make_unique<KvSessions>(
@@ -118,6 +125,11 @@ class Process {
     store = parts.store->pages.get();
     parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner_->bytes().view().arena,
                                              page_bytes, names);
+    if (options.older) {
+      parts.page_io->SetFormats(
+          page_bytes, names,
+          *PageRecoder::Create(*parts.device, kSmallLayout, *options.older, options.formats));
+    }
     parts.runner = std::move(runner);
     parts.scheduler = {.max_num_seqs = 4,
                        .max_num_batched_tokens = 64,
@@ -200,6 +212,63 @@ TEST(KvStore, PagesOfAnotherModelOrLayoutHaveAnotherIdentity) {
   KvLayout layout = kSmallLayout;
   layout.page_tokens *= 2;
   EXPECT_NE(identity, KvIdentity(model, layout));
+}
+
+TEST(KvStore, WhatWasKeptInOlderFormatsIsRestoredWhole) {
+  const Directory directory;
+  const Options before{.policy = KvPolicy::kCold, .formats = SafeKvFormats(kSmallLayout)};
+  const Options after{.policy = KvPolicy::kCold, .older = before.formats};
+  std::vector<TokenId> conversation = Counting(200);
+  uint64_t num_saved = 0;
+  {
+    Process process(directory.path(), before);
+    conversation = process.Run(conversation, 40, "talk");
+    num_saved = process.Do(&Engine::SaveSession, "talk").value().num_saved_tokens;
+    EXPECT_GE(num_saved, 6U * kPageTokens);
+  }
+  Process process(directory.path(), after);
+  EXPECT_EQ(process.Do(&Engine::RestoreSession, "talk").value().num_restored_tokens, num_saved);
+  process.Run(conversation, 8);
+  EXPECT_EQ(static_cast<uint64_t>(process.usage.cached_prompt_tokens), num_saved);
+  // Saved again, in today's formats, none of it is lost.
+  conversation = process.Run(conversation, 8, "talk");
+  EXPECT_GE(process.Do(&Engine::SaveSession, "talk").value().num_saved_tokens, num_saved);
+}
+
+TEST(KvStore, ColdPagesOfFormatsThatNobodyKnowsAreComputedAgain) {
+  const Directory directory;
+  std::vector<TokenId> conversation = Counting(200);
+  conversation =
+      Process(directory.path(), {.policy = KvPolicy::kCold, .formats = {.cold = {Codec::kInt8}}})
+          .Run(conversation, 40);
+  Process process(directory.path(), {.policy = KvPolicy::kCold});
+  process.Run(conversation, 8);
+  // The first page is warm, and no mean keys are taken off it.
+  EXPECT_EQ(process.usage.cached_prompt_tokens, kPageTokens);
+}
+
+TEST(PageNames, HotPagesHaveOneNameAndCodedOnesOneForEachFormat) {
+  const ContentHash hash{.low = 5, .high = 6};
+  const KvFormats formats = DefaultKvFormats(kSmallLayout);
+  KvFormats other_codec = formats;
+  other_codec.cold[0] = Codec::kInt8;
+  KvFormats other_means = formats;
+  other_means.mean_keys.assign(4, 1.0F);
+  const auto name = [&](const KvFormats& of, Tier tier) {
+    return PageNames(of).NameOf(hash, tier);
+  };
+  for (const Tier tier : {Tier::kHot, Tier::kWarm, Tier::kCold, Tier::kArchive}) {
+    EXPECT_EQ(name(formats, tier), name(formats, tier));
+    EXPECT_EQ(name(formats, tier) == name(other_codec, tier), tier <= Tier::kWarm);
+    EXPECT_EQ(name(formats, tier) == name(other_means, tier), tier == Tier::kHot);
+  }
+  EXPECT_EQ(name(formats, Tier::kHot), hash);
+  EXPECT_NE(name(formats, Tier::kCold), name(formats, Tier::kArchive));
+  const PageNames both(formats, other_codec);
+  EXPECT_EQ(both.NameOf(hash, Tier::kCold), name(formats, Tier::kCold));
+  EXPECT_EQ(both.OlderNameOf(hash, Tier::kCold), name(other_codec, Tier::kCold));
+  EXPECT_FALSE(both.OlderNameOf(hash, Tier::kHot).has_value());
+  EXPECT_FALSE(both.OlderNameOf(hash, Tier::kArchive).has_value());  // there is no way back
 }
 
 TEST(KvStore, AConversationGoesOnAfterARestartWithoutItsPromptBeingComputedAgain) {

@@ -26,6 +26,8 @@ EngineStats SomeStats() {
   stats.step_seconds = 20;
   stats.tiers = {
       .moves = {1, 8, 6, 2}, .compactions = 3, .not_finite = 7, .corrupt = 9, .refused = 4};
+  stats.calibration = CalibrationState::kMeasuring;
+  stats.calibration_fraction = 0.25;
   return stats;
 }
 
@@ -69,6 +71,14 @@ TEST_F(KvEndpointsTest, KvTellsTiersMovesAndEnergies) {
   EXPECT_EQ(kv["moves"]["in_flight"], 1);
   EXPECT_EQ(kv["moves"]["share_of_step_time"], 0.025);
   EXPECT_EQ(kv["preemptions"], 4);
+  EXPECT_EQ(
+      kv["calibration"],
+      Json({{"state", "measuring"}, {"fraction", 0.25}, {"formats", "safe"}, {"cold_kl", Json()}}));
+  service_.engine_stats.calibration = CalibrationState::kCalibrated;
+  service_.engine_stats.cold_kl = 0.5;
+  const Json calibrated = (*ParseJson(Get("/v1/kv").body))["calibration"];
+  EXPECT_EQ(calibrated["formats"], "calibrated");
+  EXPECT_EQ(calibrated["cold_kl"], 0.5);
   EXPECT_EQ(kv["energy_log2"]["hot"], Json({{"-2", 5}, {"unseen", 2}}));
   EXPECT_EQ(kv["energy_log2"]["cold"], Json::object());
 }
@@ -101,6 +111,8 @@ TEST_F(KvEndpointsTest, MetricsAreInPrometheusTextFormat) {
            "thermocline_kv_moves_total{model_name=\"fake\",tier=\"cold\"} 6\n",
            "thermocline_kv_move_failures_total{model_name=\"fake\",reason=\"corrupt\"} 9\n",
            "thermocline_kv_move_seconds_total{model_name=\"fake\"} 0.5\n",
+           "thermocline_kv_calibration_fraction{model_name=\"fake\"} 0.25\n",
+           "thermocline_kv_calibrated{model_name=\"fake\"} 0\n",
            "thermocline_kv_arena_bytes{model_name=\"fake\"} 1000\n",
        }) {
     EXPECT_NE(response.body.find(line), std::string::npos) << line << response.body;

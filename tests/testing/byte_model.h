@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "engine/kv_cache.h"
@@ -32,6 +33,8 @@ class PageBytesModel {
   bool Holds(PageId page, std::span<const uint64_t> states) const;
   // Changes one bit of the codes of a page that is not hot.
   void FlipBit(PageId page);
+  // Codecs without mean keys, while no page is cold.
+  void SetFormats(KvFormats formats) { cache_.SetFormats(std::move(formats)); }
   KvCacheView view() const { return cache_.view(pool_.page_map()); }
 
  private:
@@ -56,6 +59,11 @@ class ByteRunner : public Runner {
   double move_seconds() const override { return migrator_.busy_seconds(); }
 
   PageBytesModel& bytes() { return bytes_; }
+  // Between steps, while nothing moves and no page is cold.
+  void SetFormats(KvFormats formats) {
+    bytes_.SetFormats(std::move(formats));
+    migrator_.SetView(bytes_.view());
+  }
   int num_wrong_pages() const { return num_wrong_pages_; }  // seen so far
 
  private:

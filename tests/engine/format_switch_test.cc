@@ -1,0 +1,166 @@
+// The formats of cold pages change while requests run, on pages of real bytes: no page is read in
+// formats that it was not written in.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "engine/engine_core.h"
+#include "kernels/cpu/cpu_device.h"
+#include "tests/testing/byte_model.h"
+#include "tests/testing/fake_model.h"
+#include "tests/testing/fake_tokenizer.h"
+#include "tests/testing/recording_sink.h"
+
+namespace thermocline {
+namespace {
+
+constexpr int kVocab = 500;
+constexpr int kPageTokens = kSmallLayout.page_tokens;
+
+// Cold pages of int8, three units of the arena; in the formats that follow they take one.
+KvFormats WideFormats() { return {.cold = {Codec::kInt8}}; }
+KvFormats NarrowFormats() { return DefaultKvFormats(kSmallLayout); }
+
+class Rig {
+ public:
+  Rig(int num_units, KvPolicy policy)
+      : tokenizer_(kVocab),
+        device_(*CpuDevice::Create({.num_threads = 1})),
+        pool(kSmallLayout, PageBytes(kSmallLayout, WideFormats()),
+             static_cast<uint64_t>(num_units) * kArenaUnitBytes, kArenaUnitBytes),
+        runner(pool, *device_, kVocab),
+        core({.max_num_seqs = 4,
+              .max_num_batched_tokens = 64,
+              .max_model_len = 16 * kPageTokens,
+              .prefix_hash_key = 1,
+              .tiers = {.policy = policy, .window_tokens = kPageTokens}},
+             pool, runner, tokenizer_) {
+    runner.SetFormats(WideFormats());
+  }
+
+  struct Submitted {
+    std::vector<TokenId> prompt;
+    int max_tokens = 0;
+    std::shared_ptr<Recording> recording;
+  };
+  Submitted Add(int num_prompt, TokenId first, int max_tokens,
+                KvFidelity fidelity = KvFidelity::kBalanced) {
+    Submitted submitted{.max_tokens = max_tokens, .recording = std::make_shared<Recording>()};
+    for (int i = 0; i < num_prompt; ++i) {
+      submitted.prompt.push_back((first + i) % ByteRunner::kInfiniteToken);
+    }
+    Request request;
+    request.id = next_id_++;
+    request.prompt = submitted.prompt;
+    request.stop = {.max_tokens = max_tokens, .ignore_eos = true};
+    request.kv_fidelity = fidelity;
+    core.Add(std::make_shared<const Request>(std::move(request)),
+             std::make_unique<RecordingSink>(submitted.recording));
+    return submitted;
+  }
+  void Step() {
+    ASSERT_TRUE(core.Step().ok());
+    core.Deliver();
+  }
+  void RunAll() {
+    for (int i = 0; core.has_work(); ++i) {
+      ASSERT_LT(i, 100000);
+      Step();
+    }
+  }
+  void Switch(const KvFormats& formats) {
+    core.SwitchFormats(PageBytes(kSmallLayout, formats), [&] {
+      EXPECT_EQ(pool.arena().num_used(Tier::kCold), 0U);
+      EXPECT_EQ(pool.arena().num_used(Tier::kWarm), 0U);
+      runner.SetFormats(formats);
+    });
+    EXPECT_TRUE(pool.Audit().ok()) << pool.Audit().message();
+  }
+  void ExpectRight(const Submitted& submitted) {
+    EXPECT_TRUE(submitted.recording->Wait().ok());
+    EXPECT_EQ(submitted.recording->tokens(),
+              FakeRunner::ExpectedOutput(submitted.prompt, 0, submitted.max_tokens, kVocab));
+    EXPECT_EQ(runner.num_wrong_pages(), 0);
+  }
+
+ private:
+  FakeTokenizer tokenizer_;
+  std::unique_ptr<CpuDevice> device_;
+  RequestId next_id_ = 1;
+
+ public:
+  PagePool pool;
+  ByteRunner runner;
+  EngineCore core;
+};
+
+TEST(FormatSwitch, CachedCodedPagesAreForgotten) {
+  Rig rig(400, KvPolicy::kCold);
+  const auto before = rig.Add(8 * kPageTokens, 0, 4);
+  rig.RunAll();
+  rig.ExpectRight(before);
+  EXPECT_GT(rig.pool.arena().num_used(Tier::kCold), 0U);
+  EXPECT_TRUE(rig.core.CanSwitchFormats());
+  rig.Switch(NarrowFormats());
+  EXPECT_EQ(rig.pool.arena().units_per_page(Tier::kCold), 1U);
+  const auto after = rig.Add(8 * kPageTokens, 0, 4);
+  rig.RunAll();
+  rig.ExpectRight(after);
+  EXPECT_EQ(after.recording->usage().cached_prompt_tokens, 0);
+}
+
+TEST(FormatSwitch, WhoReadsColdPagesComputesAgainAndContinuesTheText) {
+  Rig rig(400, KvPolicy::kCold);
+  const auto reader = rig.Add(6 * kPageTokens, 0, 80);
+  const auto small = rig.Add(kPageTokens / 2, 300, 100);  // has no cold page
+  while (reader.recording->tokens().size() < 20) {
+    rig.Step();
+  }
+  EXPECT_FALSE(rig.core.CanSwitchFormats());
+  rig.Switch(NarrowFormats());
+  EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+  rig.RunAll();
+  rig.ExpectRight(reader);
+  rig.ExpectRight(small);
+}
+
+TEST(FormatSwitch, UnderChurnNothingIsLostAndEveryTextIsRight) {
+  std::mt19937 random(11);
+  const auto draw = [&](int low, int high) {
+    return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
+  };
+  for (const KvPolicy policy : {KvPolicy::kAdaptive, KvPolicy::kCold}) {
+    Rig rig(140, policy);
+    std::vector<Rig::Submitted> all;
+    bool wide = true;
+    for (int round = 0; round < 400; ++round) {
+      if (all.size() < 60 && draw(0, 3) == 0) {
+        constexpr std::array<KvFidelity, 4> kFidelities = {KvFidelity::kExact, KvFidelity::kHigh,
+                                                           KvFidelity::kBalanced, KvFidelity::kMax};
+        const KvFidelity fidelity = kFidelities[static_cast<size_t>(draw(0, 3))];
+        all.push_back(rig.Add(draw(1, 8 * kPageTokens), 40 * draw(0, 3), draw(1, 60), fidelity));
+      }
+      rig.Step();
+      if (draw(0, 9) == 0) {
+        wide = !wide;
+        rig.Switch(wide ? WideFormats() : NarrowFormats());
+      }
+    }
+    rig.RunAll();
+    for (const Rig::Submitted& submitted : all) {
+      rig.ExpectRight(submitted);
+    }
+    const EngineStats stats = rig.core.stats();
+    EXPECT_GT(stats.tiers.moves[static_cast<size_t>(Tier::kCold)], 0U);
+    EXPECT_EQ(stats.tiers.corrupt, 0U);
+  }
+}
+
+}  // namespace
+}  // namespace thermocline
