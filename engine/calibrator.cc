@@ -14,6 +14,7 @@ namespace {
 
 constexpr int kShortPages = 16;  // of the text that layers are measured on
 constexpr int kMaxImprovements = 2;
+constexpr int kMaxMeasuredLayers = 16;  // unless every one is asked for
 constexpr size_t kMaxProbeLayers = 8;
 
 // The start of the text and the same of its copy.
@@ -129,9 +130,10 @@ double Calibrator::fraction() const {
   // What is read when all there is to measure is measured.
   const int num_pages = static_cast<int>(hot_.size());
   const int cooled = num_pages - first_page_;
-  const int all =
-      num_pages + (2 + kMaxImprovements) * cooled +
-      (1 + layout_.num_layers) * (static_cast<int>(short_hot_.size()) - first_short_page_);
+  const int num_layers =
+      every_layer_ ? layout_.num_layers : std::min(layout_.num_layers, kMaxMeasuredLayers);
+  const int all = num_pages + (2 + kMaxImprovements) * cooled +
+                  (1 + num_layers) * (static_cast<int>(short_hot_.size()) - first_short_page_);
   const double most = std::min(all * layout_.page_tokens, kMaxTokensRead);
   return done() ? 1 : std::min(1.0, num_tokens_read_ / most);
 }
@@ -328,8 +330,13 @@ void Calibrator::ChooseLayers() {
   const int improvements = kMaxImprovements * (static_cast<int>(hot_.size()) - first_page_) * page;
   const int each = (static_cast<int>(short_hot_.size()) - first_page_) * page;
   const int room = (kMaxTokensRead - num_tokens_read_ - improvements) / each;
-  for (size_t i = 0; i < rule_.size(); ++i) layers_ = Ranked(rule_);
-  layers_.resize(static_cast<size_t>(std::clamp(room, 0, layout_.num_layers)));
+  // What coding does to a layer's scores, in the layers that look things up.
+  for (size_t layer = 0; layer < rule_.size(); ++layer) {
+    rule_[layer] *= copy_scores_[layer];
+  }
+  layers_ = Ranked(rule_);
+  const int most = every_layer_ ? room : std::min(room, kMaxMeasuredLayers);
+  layers_.resize(static_cast<size_t>(std::clamp(most, 0, layout_.num_layers)));
   std::erase_if(layers_, [&](int layer) {
     return calibration_.layer_is_measured[static_cast<size_t>(layer)] != 0;
   });

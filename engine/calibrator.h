@@ -18,17 +18,17 @@ namespace thermocline {
 //
 // It reads the text once hot: the distributions to compare with, the queries' moments and the
 // layers that copy. Then it reads all of it warm and cold, and, where that is not good enough, a
-// part of it with one layer cold at a time: as many as there is room for, those first that lose
-// most by the rule. Better codecs
-// are measured twice at most.
+// part of it with one layer cold at a time: the sixteen that lose most by the rule, which is what
+// coding does to a layer's scores times how much the layer copies. Better codecs are measured
+// twice at most.
 class Calibrator {
  public:
   static constexpr int kMaxTokensRead = 32768;
 
-  // `begun`: the model's own formats (key bias), and what an earlier Calibrator of the
-  // same text had in calibration() when it stopped. `every_layer`: measures layers
-  // even when the target holds without it. `tokens`: see
-  // CalibrationTokens; of fewer than seven pages there is nothing to measure.
+  // `begun`: the model's own formats (key bias), and what an earlier Calibrator of the same text
+  // had in calibration() when it stopped. `every_layer`: measures each, as far as kMaxTokensRead
+  // leaves room, even when the target holds without it. `tokens`: see CalibrationTokens; of fewer
+  // than seven pages there is nothing to measure.
   static Result<std::unique_ptr<Calibrator>> Create(Transformer& model, Device& device,
                                                     const KvLayout& layout, Calibration begun,
                                                     std::vector<TokenId> tokens, bool every_layer);
