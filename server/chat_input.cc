@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "server/prompt_bound.h"
+
 namespace thermocline {
 namespace {
 
@@ -133,7 +135,7 @@ ChatTemplateInput ReadChatInput(FieldReader& fields, std::optional<ApiError>& er
 }
 
 std::vector<TokenId> EncodeChat(const ApiContext& context, const ChatTemplateInput& input,
-                                bool add_bos, std::optional<ApiError>& error) {
+                                bool add_bos, PromptLength length, std::optional<ApiError>& error) {
   const Result<RenderedPrompt> prompt = context.service.chat_template().Render(input);
   if (!prompt.ok()) {
     error = FromStatus(prompt.status());
@@ -146,6 +148,13 @@ std::vector<TokenId> EncodeChat(const ApiContext& context, const ChatTemplateInp
     error->param = "messages";
     error->code = "chat_template_error";
     return {};
+  }
+  if (length == PromptLength::kOfContext) {
+    if (const auto too_many = TooManyBytes(context, prompt->text)) {
+      error = InvalidField("messages", *too_many);
+      error->code = "context_length_exceeded";
+      return {};
+    }
   }
   std::vector<TokenId> tokens =
       context.service.tokenizer().Encode(prompt->text, SpecialTokens::kParse, prompt->plain_ranges);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,9 +19,11 @@ namespace thermocline {
 ChatTemplateInput ReadChatInput(FieldReader& fields, std::optional<ApiError>& error);
 
 // Renders and tokenises. What a message spells stays text: it cannot forge a turn. No bos is added
-// but what the template writes, as HF does, unless `add_bos`.
+// but what the template writes, as HF does, unless `add_bos`. With PromptLength::kOfContext a
+// prompt that cannot fit by its bytes is an error before it is tokenised.
+enum class PromptLength : uint8_t { kAny, kOfContext };
 std::vector<TokenId> EncodeChat(const ApiContext& context, const ChatTemplateInput& input,
-                                bool add_bos, std::optional<ApiError>& error);
+                                bool add_bos, PromptLength length, std::optional<ApiError>& error);
 // A raw prompt is the client's own template, so control tokens are parsed, as vLLM does.
 std::vector<TokenId> EncodePrompt(const ApiContext& context, const std::string& prompt,
                                   bool add_bos);

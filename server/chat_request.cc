@@ -71,7 +71,7 @@ std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_
   const bool add_bos = fields.Bool("add_special_tokens", false);
   RefuseUnread(fields, FieldScope::kAll);
   if (!error) {
-    prompt.prompt = EncodeChat(context, input, add_bos, error);
+    prompt.prompt = EncodeChat(context, input, add_bos, PromptLength::kOfContext, error);
   }
   if (!error) {
     FitLength(context, fields, "messages", max_tokens, prompt, request.warnings);

@@ -113,7 +113,7 @@ HttpResponse Tokenize(const ApiContext& context, std::string_view body) {
     const ChatTemplateInput input = ReadChatInput(fields, error);
     RefuseUnread(fields, FieldScope::kPrompt);
     if (!error) {
-      tokens = EncodeChat(context, input, add_bos, error);
+      tokens = EncodeChat(context, input, add_bos, PromptLength::kAny, error);
     }
   } else {
     if (!fields.Has("prompt")) {

@@ -67,7 +67,10 @@ Result<WorkerProcess> WorkerPool::Take() {
       changed_.notify_all();
       continue;
     }
-    if (num_workers_ == 0 && start_error_) {
+    // What may have ended a worker from outside while it started is waited for, as its successor
+    // is.
+    if (num_workers_ == 0 && start_error_ &&
+        start_error_->code() == StatusCode::kFailedPrecondition) {
       return Unavailable("no worker process: {}", start_error_->message());
     }
     ++num_waiting_;
