@@ -57,7 +57,7 @@ class KvCommand : public testing::Test {
   KvCommand() {
     const auto pages = OpenPages();
     CHECK(pages->Put(TestHash(0), TestPage(0)).ok());
-    CHECK(pages->Put(TestHash(1), TestPage(1, Tier::kCold, true)).ok());
+    CHECK(pages->Put(TestHash(1), TestPage(1, Tier::kCold, Tier::kCold)).ok());
     CHECK(pages->Put(TestHash(2), TestPage(2)).ok());
     CHECK(pages->Flush().ok());
     Save("default", "winter");
