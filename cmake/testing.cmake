@@ -14,11 +14,15 @@ set(THERMOCLINE_SANITIZER_ENVIRONMENT
 # Builds what `ctest -L tsan` runs.
 add_custom_target(tsan_tests)
 
-# thermocline_test(NAME SOURCES ... DEPENDS TARGETS... LABELS ...): one GoogleTest program, one ctest
-# entry. The label `tsan` has it run under ThreadSanitizer too.
+# thermocline_test(NAME SOURCES ... DEPENDS TARGETS... LABELS ... [OWN_NAMES]): one GoogleTest program,
+# one ctest entry. The label `tsan` has it run under ThreadSanitizer too. OWN_NAMES: its sources use one
+# name for different things, so they are never built as one.
 function(thermocline_test name)
-  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "OWN_NAMES" "" "SOURCES;DEPENDS;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
+  if(ARG_OWN_NAMES)
+    set_target_properties(${name} PROPERTIES UNITY_BUILD OFF)
+  endif()
   target_link_libraries(${name} PRIVATE thermocline_options ${ARG_DEPENDS} GTest::gmock GTest::gtest_main)
   add_test(NAME ${name} COMMAND ${name})
   if("tsan" IN_LIST ARG_LABELS)
