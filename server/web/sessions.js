@@ -85,24 +85,26 @@ const savedSessions = (() => {
     update();
   }
 
-  // How many tokens are in memory again. None is no reason not to continue.
+  // How many tokens are in memory again, or why none is. That is no reason not to continue.
   async function restore(id) {
     try {
-      return (await call('POST', pathOf(id, '/restore'))).restored_tokens;
+      return {tokens: (await call('POST', pathOf(id, '/restore'))).restored_tokens};
     } catch (error) {
-      if (error.status === 409 || error.status === 503) return 0;
+      if (error.status === 409 || error.status === 503) return {tokens: 0, why: error.message};
       throw error;
     }
   }
 
   async function resume({id, here, there}) {
-    const restored = there ? await restore(id) : 0;
+    const restored = there ? await restore(id) : {tokens: 0};
     $('saved').close();
     $('system').value = here.system || '';
     openConversation(id, here.messages);
-    if (restored) kvStrip.restored(restored);
-    say('notice', restored ? `Continued: ${restored} of ${there.tokens} tokens are in memory again.` :
-                             'Continued: its tokens are computed again with the next message.');
+    if (restored.tokens) kvStrip.restored(restored.tokens);
+    const anew = 'Continued: its tokens are computed again with the next message';
+    say('notice', restored.tokens ? `Continued: ${restored.tokens} of ${there.tokens} tokens are in memory again.` :
+                  restored.why    ? `${anew} (${restored.why}).` :
+                                    `${anew}.`);
   }
 
   async function remove({id, there}) {

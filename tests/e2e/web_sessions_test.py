@@ -179,6 +179,13 @@ def test_errors_are_shown(open_page, start_server, store):
     page.route("**/restore", lambda route: route.fulfill(status=503, json=full))
     open_saved(page, 1)
     page.get_by_role("button", name="Continue").click()
+    expect(page.locator(".message")).to_have_count(2)
+    expect(page.locator("#notice")).to_have_text(
+        "Continued: its tokens are computed again with the next message (<i>the disk is full</i>).")
+    page.unroute("**/restore")
+    page.route("**/restore", lambda route: route.fulfill(status=500, json=full))
+    open_saved(page, 1)
+    page.get_by_role("button", name="Continue").click()
     expect(page.locator("#saved-notice.error")).to_have_text("Error: <i>the disk is full</i>")
     assert server.stop() == 0
     page.get_by_role("button", name="Delete:").click()
