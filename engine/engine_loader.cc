@@ -52,7 +52,7 @@ Result<std::unique_ptr<ChatTemplate>> LoadChatTemplate(const EngineConfig& confi
     }
     source = own.ok() ? *own : std::string(kChatMl);
   }
-  return ChatTemplate::Create(source, std::move(tokens));
+  return ChatTemplate::Create(source, tokens);
 }
 
 std::vector<TokenId> EndTokens(const Tokenizer& tokenizer) {

@@ -96,7 +96,7 @@ class JinjaTemplate final : public ChatTemplate {
 }  // namespace
 
 Result<std::unique_ptr<ChatTemplate>> ChatTemplate::Create(std::string_view source,
-                                                           ChatTemplateTokens tokens,
+                                                           const ChatTemplateTokens& tokens,
                                                            ChatTemplateLimits limits) {
   if (source.size() > limits.max_source_bytes) {
     return InvalidArgument("the chat template has {} bytes, more than {}", source.size(),

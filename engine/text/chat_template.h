@@ -51,7 +51,7 @@ class ChatTemplate {
  public:
   // kInvalidArgument with Jinja's message and line when the source does not parse.
   static Result<std::unique_ptr<ChatTemplate>> Create(std::string_view source,
-                                                      ChatTemplateTokens tokens,
+                                                      const ChatTemplateTokens& tokens,
                                                       ChatTemplateLimits limits = {});
   virtual ~ChatTemplate() = default;
 

@@ -34,7 +34,7 @@ bool StartInterpreter() {
 }
 
 py::module_ MakeModule(const char* name, const char* source) {
-  const py::module_ made = py::module_::import("types").attr("ModuleType")(name);
+  py::module_ made = py::module_::import("types").attr("ModuleType")(name);
   py::module_::import("sys").attr("modules")[name] = made;
   py::exec(source, made.attr("__dict__"));
   return made;

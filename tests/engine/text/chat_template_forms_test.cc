@@ -68,14 +68,14 @@ TEST(ChatForms, ArgumentsThatAreNoObjectAreNotTouched) {
 }
 
 TEST(ChatForms, MissingContentIsSpelledAsTheTemplateExpects) {
-  const std::string kIfNull =
+  constexpr const char* kIfNull =
       "{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}"
       "{% for c in m.tool_calls %}<{{ c.function.name }}{{ c.function.arguments | tojson }}>"
       "{% endfor %}{% else %}[{{ m.content }}]{% endif %}{% endfor %}";
-  const std::string kAdds =
+  constexpr const char* kAdds =
       "{% for m in messages %}{{ '[' + m.content + ']' }}{% for c in m.tool_calls or [] %}"
       "<{{ c.function.name }}{{ c.function.arguments | tojson }}>{% endfor %}{% endfor %}";
-  const std::string kIfDefined =
+  constexpr const char* kIfDefined =
       "{% for m in messages %}{% if 'content' in m %}[{{ m.content }}]{% else %}"
       "{% for c in m.tool_calls %}<{{ c.function.name }}{{ c.function.arguments | tojson }}>"
       "{% endfor %}{% endif %}{% endfor %}";
@@ -112,12 +112,12 @@ TEST(ChatForms, DeveloperIsASystemMessageWhereTheRoleIsUnknown) {
 }
 
 TEST(ChatForms, SystemTextJoinsTheUsersWhereTheRoleIsUnknown) {
-  const std::string kRaises =
+  constexpr const char* kRaises =
       "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
       "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
       "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.role }}:{{ m.content }};"
       "{% endfor %}";
-  const std::string kDrops =
+  constexpr const char* kDrops =
       "{% for m in messages if m.role != 'system' %}{{ m.role }}:{{ m.content }};{% endfor %}";
   for (const char* role : {"system", "developer"}) {
     const std::string messages =
@@ -131,8 +131,8 @@ TEST(ChatForms, ContentIsTextOrPartsAsTheTemplateReadsIt) {
   const std::string parts =
       R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])";
   const std::string text = std::string("[") + kHi + "]";
-  const std::string kText = "{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}";
-  const std::string kParts =
+  constexpr const char* kText = "{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}";
+  constexpr const char* kParts =
       "{% for m in messages %}{% for p in m.content if p.type == 'text' %}[{{ p.text }}]{% endfor "
       "%}"
       "{% endfor %}";
@@ -143,7 +143,7 @@ TEST(ChatForms, ContentIsTextOrPartsAsTheTemplateReadsIt) {
 }
 
 TEST(ChatForms, CallsAndResultsAreShownWhereTheTemplateKnowsNone) {
-  const std::string kKnowsThree =
+  constexpr const char* kKnowsThree =
       "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
       "{{ raise_exception('role') }}{% endif %}{{ m.role }}:{{ m.content }};{% endfor %}";
   const std::string shown = Text(kKnowsThree, Called(R"("content": null, )", R"("{\"a\": 1}")"));

@@ -75,26 +75,30 @@ TEST(ChatTemplateLimits, NoTemplateCostsMoreThanItsLimits) {
       doubling("'a'", "n.x.replace('a', 'aaaa')"),
       doubling("'a'", "n.x.join(n.x ~ 'bc')"),
       "{% set n = namespace(x=7) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
-      "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
-      "{{ n.x }}",
-      "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
-      "{{ n.x | tojson | length }}",
-      "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
-      "{{ n.x | pprint | length }}",
-      "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = {'a': n.x, 'b': n.x} %}"
-      "{% endfor %}{{ n.x | string | length }}",
+      ("{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor "
+       "%}"
+       "{{ n.x }}"),
+      ("{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor "
+       "%}"
+       "{{ n.x | tojson | length }}"),
+      ("{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}{% endfor "
+       "%}"
+       "{{ n.x | pprint | length }}"),
+      ("{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = {'a': n.x, 'b': n.x} %}"
+       "{% endfor %}{{ n.x | string | length }}"),
       "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
       "{% for a in range(99999) %}{% for b in range(99999) %}xxxxxxxxxx{% endfor %}{% endfor %}",
       "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
-      "{% macro f(n) %}{% for i in range(9) %}{{ f(n + 1) if n < 90 }}{% endfor %}{% endmacro %}"
-      "{{ f(0) }}",
+      ("{% macro f(n) %}{% for i in range(9) %}{{ f(n + 1) if n < 90 }}{% endfor %}{% endmacro %}"
+       "{{ f(0) }}"),
       "{% for x in [[1]] recursive %}{{ loop([x]) }}{% endfor %}",
-      "{% set c = cycler(*range(99999)) %}{% for i in range(99999) %}{% for j in range(99999) %}"
-      "{% set x = c.next() %}{% endfor %}{% endfor %}",
-      "{% set x = range(99999) | list %}{% for i in range(99999) %}{% set y = x | sort | reverse | "
-      "map('string') | unique | groupby(0) | list %}{% endfor %}",
-      "{% set x = range(99999) | list %}{% for i in range(99999) %}{% set y = x | map('upper') | "
-      "select('in', x) | list %}{% endfor %}",
+      ("{% set c = cycler(*range(99999)) %}{% for i in range(99999) %}{% for j in range(99999) %}"
+       "{% set x = c.next() %}{% endfor %}{% endfor %}"),
+      ("{% set x = range(99999) | list %}{% for i in range(99999) %}{% set y = x | sort | reverse "
+       "| "
+       "map('string') | unique | groupby(0) | list %}{% endfor %}"),
+      ("{% set x = range(99999) | list %}{% for i in range(99999) %}{% set y = x | map('upper') | "
+       "select('in', x) | list %}{% endfor %}"),
       "{{ (range(99999) | map('string') | join(' ' * 10000)) | length }}",
   };
   std::string joined = "{% if which is undefined %}fine";
@@ -121,8 +125,8 @@ TEST(ChatTemplateLimits, LoadingIsBoundedToo) {
       "{{ 9 ** (9 ** 9) }}",
       "{{ ('<' * 60000) | striptags | length }}",
       "{{ " + nested + "1" + std::string(100'000, ')') + " }}",
-      "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}"
-      "{% endfor %}{% endfor %}{% endfor %}",
+      ("{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}"
+       "{% endfor %}{% endfor %}{% endfor %}"),
   };
   for (const std::string& source : sources) {
     const auto made = ChatTemplate::Create(source, {}, kShort);
@@ -157,8 +161,8 @@ TEST(ChatTemplateLimits, HostileChatsDoNotStopOthers) {
 
 TEST(ChatTemplateLimits, StoppingEndsWhatRuns) {
   auto created = ChatTemplate::Create(
-      "{% if messages[0].content == 'bomb' %}{% for a in range(9999) %}{% for b in range(99999) %}"
-      "{% endfor %}{% endfor %}{% endif %}",
+      ("{% if messages[0].content == 'bomb' %}{% for a in range(9999) %}{% for b in range(99999) %}"
+       "{% endfor %}{% endfor %}{% endif %}"),
       {}, {.max_time = milliseconds(600'000)});
   const auto made = std::move(created).value();
   std::jthread caller([&made] {

@@ -111,29 +111,29 @@ std::string Continued(std::string_view source, const std::string& final) {
 }
 
 TEST(ChatTemplate, TheFinalMessageIsLeftOpenWhereItEnds) {
-  const char* const kEnds =
+  constexpr const char* kEnds =
       "{% for m in messages %}[{{ m.role }}|{{ m.content }}]d</end>{% endfor %}";
   const std::string before = "[user|a letter of the end]d</end>[assistant|";
   for (const char* final : {"The", "d", "m", "e", "end", "]", "b ", " ", "</end>", "\\n"}) {
     const std::string shown = std::string(final) == "\\n" ? "\n" : final;
     EXPECT_EQ(Continued(kEnds, '"' + std::string(final) + '"'), before + shown);
   }
-  const char* const kTrims = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
+  constexpr const char* kTrims = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
   EXPECT_EQ(Continued(kTrims, "\" b \""), "[a letter of the end][b");
-  const char* const kThinks =
+  constexpr const char* kThinks =
       "{% for m in messages %}[{{ m.content.split('</think>')[-1].lstrip('\\n') | upper }}]"
       "{% endfor %}";
   EXPECT_EQ(Continued(kThinks, R"("t</think>\n\nend")"), "[A LETTER OF THE END][END");
-  const char* const kQuotes = "{% for m in messages %}[{{ m.content | tojson }}]{% endfor %}";
+  constexpr const char* kQuotes = "{% for m in messages %}[{{ m.content | tojson }}]{% endfor %}";
   EXPECT_EQ(Continued(kQuotes, R"("e\"n")"), R"(["a letter of the end"]["e\"n)");
-  const char* const kParts = "{% for m in messages %}[{{ m.content[0].text }}]{% endfor %}";
+  constexpr const char* kParts = "{% for m in messages %}[{{ m.content[0].text }}]{% endfor %}";
   EXPECT_EQ(Continued(kParts, "\"end\""), "[a letter of the end][end");
 }
 
 TEST(ChatTemplate, AnEmptyFinalMessageContinuesItsTurn) {
-  const char* const kPlain = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
-  const char* const kTrims = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
-  const char* const kIfAny =
+  constexpr const char* kPlain = "{% for m in messages %}[{{ m.content }}]{% endfor %}";
+  constexpr const char* kTrims = "{% for m in messages %}[{{ m.content | trim }}]{% endfor %}";
+  constexpr const char* kIfAny =
       "{% for m in messages %}{% if m.content %}[{{ m.content }}]{% endif %}{% endfor %}";
   for (const char* source : {kPlain, kTrims, kIfAny}) {
     EXPECT_EQ(Continued(source, "\"\""), "[a letter of the end][") << source;
@@ -144,7 +144,7 @@ TEST(ChatTemplate, AnEmptyFinalMessageContinuesItsTurn) {
 }
 
 TEST(ChatTemplate, WhatCannotBeContinuedIsAnError) {
-  const char* const kDrops =
+  constexpr const char* kDrops =
       "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}";
   EXPECT_NE(Continued(kDrops, "\"end\"").find("does not show the final message"),
             std::string::npos);
