@@ -159,14 +159,13 @@ Result<Calibration> ReadCalibration(const std::string& path, const CalibrationKe
   if (!read.ok()) {
     return DataLoss("{} cannot be read as a calibration", path);
   }
-  std::string bytes(read->size(), '\0');
-  std::memcpy(bytes.data(), read->data(), read->size());
+  const std::string_view bytes(reinterpret_cast<const char*>(read->data()), read->size());
   const size_t payload = bytes.size() < sizeof(uint64_t) ? 0 : bytes.size() - sizeof(uint64_t);
-  Reader tail(std::string_view(bytes).substr(payload));
+  Reader tail(bytes.substr(payload));
   if (tail.Take<uint64_t>() != XXH3_64bits(bytes.data(), payload) || !tail.good()) {
     return DataLoss("{} is damaged: its checksum is wrong", path);
   }
-  Reader reader(std::string_view(bytes).substr(0, payload));
+  Reader reader(bytes.substr(0, payload));
   const auto magic = reader.Take<std::array<char, sizeof(kMagic)>>();
   const auto file_key = reader.Take<CalibrationKey>();
   const auto file_layout = reader.Take<KvLayout>();
