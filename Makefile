@@ -93,8 +93,7 @@ examples: build  ## a book, a code base, an agent's memory, a log: memory and ti
 	done
 
 soak: build  ## sixteen clients that come and go for a minute
-	@THERMOCLINE_SOAK_SECONDS=60 THERMOCLINE_MODEL="$(MODEL)" THERMOCLINE_BUILD=build/release \
-	  $(CACHE)/venv/bin/python -m pytest -q -s -p no:cacheprovider tests/e2e/soak_test.py
+	@THERMOCLINE_SOAK_SECONDS=60 $(CTEST) build/release -R e2e_soak --verbose
 
 format:  ## format our C++ in place
 	@git ls-files '*.h' '*.cc' | xargs clang-format -i

@@ -34,7 +34,8 @@ endfunction()
 
 # thermocline_pytest(NAME FILE [LABELS ...]): one pytest file, one ctest entry. It reads
 # THERMOCLINE_MODEL and THERMOCLINE_BUILD (the folder with the programs under test) from the
-# environment.
+# environment. Programs that it starts keep nothing in the user's cache and find nothing there. They
+# do not calibrate: page formats that change while a test runs would make it another one each time.
 function(thermocline_pytest name file)
   cmake_parse_arguments(ARG "" "" "LABELS" ${ARGN})
   add_test(NAME ${name}
@@ -43,5 +44,5 @@ function(thermocline_pytest name file)
     ${name}
     PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT 900
                ENVIRONMENT
-               "THERMOCLINE_MODEL=${THERMOCLINE_TEST_MODEL};THERMOCLINE_BUILD=${CMAKE_BINARY_DIR};${THERMOCLINE_SANITIZER_ENVIRONMENT}")
+               "THERMOCLINE_MODEL=${THERMOCLINE_TEST_MODEL};THERMOCLINE_BUILD=${CMAKE_BINARY_DIR};THERMOCLINE_CALIBRATE=false;THERMOCLINE_CALIBRATION_DIR=${CMAKE_BINARY_DIR}/tests/calibration;${THERMOCLINE_SANITIZER_ENVIRONMENT}")
 endfunction()

@@ -14,10 +14,6 @@ import pytest
 BINARY = pathlib.Path(os.environ["THERMOCLINE_BUILD"]) / "thermocline"
 MODEL = os.environ["THERMOCLINE_MODEL"]
 START_TIMEOUT = 120  # of a sanitizer build on a busy machine
-# Of all programs that tests start. Nothing is kept in the user's cache, nor found there; and page formats that change
-# while a test runs would make it another one each time, so that only calibration_test.py measures any.
-os.environ["THERMOCLINE_CALIBRATION_DIR"] = str(BINARY.parent / "tests" / "calibration")
-os.environ["THERMOCLINE_CALIBRATE"] = "false"
 
 
 class Server:
