@@ -19,7 +19,7 @@
 namespace thermocline {
 namespace {
 
-constexpr int kPageTokens = 64;
+constexpr int kCodedPageTokens = 64;
 constexpr float kMagnitude = 1.1F;  // as YaRN's
 
 struct Shape {
@@ -29,7 +29,7 @@ struct Shape {
 
   int num_pairs() const { return (rotated > 0 ? rotated : head_dim) / 2; }
 };
-constexpr Shape kShapes[] = {
+constexpr Shape kCodedShapes[] = {
     {7, 1, 64, RopeStyle::kHalves},     {4, 2, 128, RopeStyle::kInterleaved},
     {2, 1, 80, RopeStyle::kHalves},     {3, 3, 16, RopeStyle::kInterleaved},
     {2, 1, 64, RopeStyle::kHalves, 16}, {2, 2, 80, RopeStyle::kInterleaved, 60}};
@@ -39,7 +39,7 @@ constexpr Shape kShapes[] = {
 class Rig {
  public:
   Rig(const Shape& shape, float bias_size, int first_page, int num_pages)
-      : layout{2, shape.num_kv_heads, shape.head_dim, kPageTokens},
+      : layout{2, shape.num_kv_heads, shape.head_dim, kCodedPageTokens},
         shape_(shape),
         first_page_(first_page),
         num_pages_(num_pages),
@@ -53,20 +53,22 @@ class Rig {
     for (size_t i = heads() * dim(); i < biases_.size(); ++i) {
       biases_[i] = static_cast<float>(normal(random)) * bias_size / std::sqrt(float(dim()));
     }
-    content.resize(2 * heads() * static_cast<size_t>(num_pages * kPageTokens) * dim());
+    content.resize(2 * heads() * static_cast<size_t>(num_pages * kCodedPageTokens) * dim());
     for (double& x : content) {
       x = normal(random);
     }
     key_bias_ = std::make_unique<KeyBias>(
         layout, biases_,
         KeyBias::Rope{.style = shape.style, .frequencies = frequencies_, .magnitude = kMagnitude},
-        signs_, (first_page + num_pages) * kPageTokens);
+        signs_, (first_page + num_pages) * kCodedPageTokens);
     FillArena(random);
   }
 
   size_t dim() const { return static_cast<size_t>(layout.head_dim); }
   size_t heads() const { return static_cast<size_t>(layout.num_kv_heads); }
-  int position(int page, int token) const { return (first_page_ + page) * kPageTokens + token; }
+  int position(int page, int token) const {
+    return (first_page_ + page) * kCodedPageTokens + token;
+  }
 
   // H S RoPE(b, position) in double.
   std::vector<double> ExactBias(size_t layer, size_t head, int position) const {
@@ -96,8 +98,9 @@ class Rig {
   }
   std::vector<double> ExactKey(size_t layer, size_t head, int page, int token) const {
     std::vector<double> key = ExactBias(layer, head, position(page, token));
-    const size_t row = (layer * heads() + head) * static_cast<size_t>(num_pages_ * kPageTokens) +
-                       static_cast<size_t>(page * kPageTokens + token);
+    const size_t row =
+        (layer * heads() + head) * static_cast<size_t>(num_pages_ * kCodedPageTokens) +
+        static_cast<size_t>(page * kCodedPageTokens + token);
     for (size_t i = 0; i < dim(); ++i) {
       key[i] += content[row * dim() + i];
     }
@@ -135,7 +138,7 @@ class Rig {
   std::vector<double> Oracle(size_t layer, size_t kv_head, const float* q) {
     std::vector<double> scores;
     std::vector<float> values;
-    std::vector<float> k(size_t{kPageTokens} * dim());
+    std::vector<float> k(size_t{kCodedPageTokens} * dim());
     std::vector<float> v(k.size());
     for (int page = 0; page < num_pages_; ++page) {
       const PageEntry entry = page_map[static_cast<size_t>(first_page_ + page)];
@@ -143,7 +146,7 @@ class Rig {
                   view().block_at(entry, static_cast<int>(layer), static_cast<int>(kv_head)),
                   k.data(), v.data());
       values.insert(values.end(), v.begin(), v.end());
-      for (int token = 0; token < kPageTokens; ++token) {
+      for (int token = 0; token < kCodedPageTokens; ++token) {
         const std::vector<double> key = ExactKey(layer, kv_head, page, token);
         scores.push_back(0);
         for (size_t i = 0; i < dim(); ++i) {
@@ -172,7 +175,7 @@ class Rig {
     const auto num_tokens = static_cast<int>(q.size()) / (shape_.num_heads * layout.head_dim);
     std::vector<int32_t> positions;
     for (int i = 0; i < num_tokens; ++i) {
-      positions.push_back(position(num_pages_ - 1, kPageTokens - num_tokens + i));
+      positions.push_back(position(num_pages_ - 1, kCodedPageTokens - num_tokens + i));
     }
     std::vector<PageId> ids(page_map.size());
     for (size_t i = 0; i < ids.size(); ++i) {
@@ -220,7 +223,7 @@ class Rig {
         const size_t layer = head / heads();
         std::byte* block = view().block_at(page_map.back(), static_cast<int>(layer),
                                            static_cast<int>(head % heads()));
-        for (int token = 0; token < kPageTokens; ++token) {
+        for (int token = 0; token < kCodedPageTokens; ++token) {
           const std::vector<double> key = ExactKey(layer, head % heads(), page, token);
           for (size_t i = 0; i < dim(); ++i) {
             const size_t at = static_cast<size_t>(token) * dim() + i;
@@ -246,14 +249,14 @@ class Rig {
 };
 
 TEST(KeyBias, IsRopeOfTheBiasInTheBasisOfPagesAtAnyPosition) {
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : kCodedShapes) {
     for (const int first_page : {0, 1, 500}) {
       Rig rig(shape, 900.0F, first_page, 1);
-      std::vector<float> k(size_t{kPageTokens} * rig.dim(), 0.0F);
+      std::vector<float> k(size_t{kCodedPageTokens} * rig.dim(), 0.0F);
       AddKeyBias(rig.view(), 0, 0, rig.position(0, 0), 1.0F, k.data());
       ASSERT_EQ(k, std::vector<float>(k.size(), 0.0F)) << "layer 0 has no bias";
       AddKeyBias(rig.view(), 1, 0, rig.position(0, 0), 1.0F, k.data());
-      for (int token = 0; token < kPageTokens; ++token) {
+      for (int token = 0; token < kCodedPageTokens; ++token) {
         const std::vector<double> want = rig.ExactBias(1, 0, rig.position(0, token));
         for (size_t i = 0; i < want.size(); ++i) {
           ASSERT_NEAR(k[static_cast<size_t>(token) * rig.dim() + i], want[i], 900 * 4e-7)
@@ -277,15 +280,15 @@ class KeyBiasTest : public testing::TestWithParam<IsaLevel> {
 
   // Mean squared error of a page's keys as readers see them, from the exact ones.
   double KeyError(float bias_size, Tier tier, bool with_bias) {
-    Rig rig(kShapes[0], bias_size, 70, 1);
+    Rig rig(kCodedShapes[0], bias_size, 70, 1);
     rig.Move(device_->ops(), *stream_, 0, tier, with_bias);
-    std::vector<float> k(size_t{kPageTokens} * rig.dim());
+    std::vector<float> k(size_t{kCodedPageTokens} * rig.dim());
     std::vector<float> v(k.size());
     DecodeBlock(rig.formats[static_cast<size_t>(tier)].codec, rig.layout,
                 rig.view().block(70, 1, 0), k.data(), v.data());
     AddKeyBias(rig.view(with_bias), 1, 0, rig.position(0, 0), 1.0F, k.data());
     double error = 0;
-    for (int token = 0; token < kPageTokens; ++token) {
+    for (int token = 0; token < kCodedPageTokens; ++token) {
       const std::vector<double> exact = rig.ExactKey(1, 0, 0, token);
       for (size_t i = 0; i < exact.size(); ++i) {
         error += std::pow(k[static_cast<size_t>(token) * rig.dim() + i] - exact[i], 2);
@@ -314,7 +317,7 @@ TEST_P(KeyBiasTest, CodedKeysAreAsGoodAsThoseOfAModelWithoutBias) {
 }
 
 TEST_P(KeyBiasTest, TranscodedPagesHaveTheReferencesBytesAndComeBack) {
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : kCodedShapes) {
     Rig want(shape, 300.0F, 9, 1);
     Rig got(shape, 300.0F, 9, 1);
     for (const Tier tier : {Tier::kWarm, Tier::kCold, Tier::kHot}) {
@@ -323,11 +326,11 @@ TEST_P(KeyBiasTest, TranscodedPagesHaveTheReferencesBytesAndComeBack) {
       got.Move(device_->ops(), *stream_, 0, tier);
       ASSERT_EQ(got.arena, want.arena) << "head_dim " << shape.head_dim;
     }
-    std::vector<float> k(size_t{kPageTokens} * got.dim());
+    std::vector<float> k(size_t{kCodedPageTokens} * got.dim());
     std::vector<float> v(k.size());
     DecodeBlock(Codec::kNative, got.layout, got.view().block(9, 1, 0), k.data(), v.data());
     double error = 0;
-    for (int token = 0; token < kPageTokens; ++token) {
+    for (int token = 0; token < kCodedPageTokens; ++token) {
       const std::vector<double> exact = got.ExactKey(1, 0, 0, token);
       for (size_t i = 0; i < exact.size(); ++i) {
         error += std::pow(k[static_cast<size_t>(token) * got.dim() + i] - exact[i], 2);
@@ -349,7 +352,7 @@ std::vector<float> SmallQueries(size_t count) {
 }
 
 TEST_P(KeyBiasTest, AttentionIsThatOfExactKeys) {
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : kCodedShapes) {
     Rig rig(shape, 900.0F, 0, 4);
     rig.Move(device_->ops(), *stream_, 0, Tier::kWarm);
     rig.Move(device_->ops(), *stream_, 1, Tier::kCold);
@@ -367,7 +370,7 @@ TEST_P(KeyBiasTest, AttentionIsThatOfExactKeys) {
 }
 
 TEST_P(KeyBiasTest, AttentionOverMixedTiersEqualsTheReference) {
-  for (const Shape& shape : kShapes) {
+  for (const Shape& shape : kCodedShapes) {
     Rig rig(shape, 900.0F, 30, 4);
     rig.Move(device_->ops(), *stream_, 0, Tier::kWarm);
     rig.Move(device_->ops(), *stream_, 1, Tier::kCold);

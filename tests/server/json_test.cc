@@ -7,7 +7,7 @@
 namespace thermocline {
 namespace {
 
-std::string Repeat(const std::string& text, int count) {
+std::string Repeated(const std::string& text, int count) {
   std::string result;
   for (int i = 0; i < count; ++i) {
     result += text;
@@ -31,15 +31,16 @@ TEST(Json, RoundTripKeepsValuesAndOrder) {
 }
 
 TEST(Json, DepthOf64IsTheLast) {
-  EXPECT_TRUE(ParseJson(Repeat("[", 64) + Repeat("]", 64)).ok());
-  EXPECT_NE(ErrorOf(Repeat("[", 65) + Repeat("]", 65)).find("deeper than 64"), std::string::npos);
-  EXPECT_TRUE(ParseJson(Repeat("{\"a\":", 64) + "1" + Repeat("}", 64)).ok());
-  EXPECT_NE(ErrorOf(Repeat("{\"a\":", 65) + "1" + Repeat("}", 65)).find("deeper"),
+  EXPECT_TRUE(ParseJson(Repeated("[", 64) + Repeated("]", 64)).ok());
+  EXPECT_NE(ErrorOf(Repeated("[", 65) + Repeated("]", 65)).find("deeper than 64"),
+            std::string::npos);
+  EXPECT_TRUE(ParseJson(Repeated("{\"a\":", 64) + "1" + Repeated("}", 64)).ok());
+  EXPECT_NE(ErrorOf(Repeated("{\"a\":", 65) + "1" + Repeated("}", 65)).find("deeper"),
             std::string::npos);
 }
 
 TEST(Json, AMillionOpenBracketsCostNoStack) {
-  EXPECT_NE(ErrorOf(Repeat("[", 1'000'000)).find("deeper"), std::string::npos);
+  EXPECT_NE(ErrorOf(Repeated("[", 1'000'000)).find("deeper"), std::string::npos);
 }
 
 TEST(Json, DuplicateKeysAreRefusedAtAnyLevel) {
@@ -51,7 +52,7 @@ TEST(Json, DuplicateKeysAreRefusedAtAnyLevel) {
 }
 
 TEST(Json, TooManyValuesAreRefused) {
-  const std::string text = "[" + Repeat("0,", 1 << 20) + "0]";
+  const std::string text = "[" + Repeated("0,", 1 << 20) + "0]";
   EXPECT_NE(ErrorOf(text).find("more than 1048576 values"), std::string::npos);
 }
 

@@ -15,6 +15,7 @@
 
 #include "engine/store/backing_store.h"
 #include "engine/store/page_record.h"
+#include "engine/store/session_record.h"
 #include "kernels/base/check.h"
 #include "tests/testing/token_hash.h"
 
@@ -23,6 +24,7 @@ namespace thermocline {
 // A model of tiny pages, and what tests of the stores put and expect.
 inline constexpr ContentHash kTestIdentity{.low = 0x1dea, .high = 0x5eed};
 inline constexpr PageLimits kTestLimits{.page_tokens = 4, .page_bytes = {160, 80, 40, 0, 0}};
+inline constexpr SessionLimits kTestSessionLimits{.max_tokens = 50};
 
 inline ContentHash TestHash(uint64_t number) {
   return {.low = Mix(number + 1), .high = Mix(number + 1000)};

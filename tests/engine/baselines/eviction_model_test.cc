@@ -17,9 +17,9 @@ namespace {
 constexpr KvPolicy kBaselines[] = {KvPolicy::kStreaming, KvPolicy::kH2o, KvPolicy::kSnapKv};
 constexpr int kOutput = 10;
 
-class Rig {
+class RealModelRig {
  public:
-  Rig(KvPolicy policy, double budget)
+  RealModelRig(KvPolicy policy, double budget)
       : parts_(Load(policy, budget)),
         core_(parts_.scheduler, *parts_.pool, *parts_.runner, *parts_.tokenizer) {}
 
@@ -84,12 +84,12 @@ TEST(EvictionModel, PolicyWithoutABudgetIsRefusedByTheOptionsName) {
 }
 
 TEST(EvictionModel, WithTheWholeBudgetTheBitsAreThoseOfHotPages) {
-  Rig hot_rig(KvPolicy::kHot, 0);
+  RealModelRig hot_rig(KvPolicy::kHot, 0);
   const auto hot = hot_rig.Run(Story());
   const auto num_held = static_cast<uint64_t>(hot->usage().prompt_tokens + kOutput - 1);
   EXPECT_EQ(hot->usage().kv_bytes_held, (num_held + 63) / 64 * hot_rig.page_bytes());
   for (const KvPolicy policy : kBaselines) {
-    Rig rig(policy, 1.0);
+    RealModelRig rig(policy, 1.0);
     const auto all = rig.Run(Story());
     EXPECT_EQ(all->tokens(), hot->tokens());
     for (size_t i = 0; i < hot->logprobs().size(); ++i) {
@@ -101,7 +101,7 @@ TEST(EvictionModel, WithTheWholeBudgetTheBitsAreThoseOfHotPages) {
 
 TEST(EvictionModel, AQuarterOfTheBudgetIsAQuarterOfTheTokens) {
   for (const KvPolicy policy : kBaselines) {
-    Rig rig(policy, 0.25);
+    RealModelRig rig(policy, 0.25);
     for (const std::string& prompt : {Story(), Story() + "The miller said"}) {
       const auto recording = rig.Run(prompt);
       const int num_prompt = recording->usage().prompt_tokens;

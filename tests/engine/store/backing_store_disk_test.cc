@@ -21,8 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 using Call = FaultyFileIo::Call;
 
-constexpr SessionLimits kLimits{.max_tokens = 50};
-
 class BackingStoreOnDisk : public testing::Test {
  protected:
   Result<std::unique_ptr<BackingStore>> Open(uint64_t memory_pages = 10,
@@ -353,7 +351,7 @@ TEST_F(BackingStoreOnDisk, PagesThatASessionOfAnotherIdentityNeedsStayWhateverTh
     }
     Flush(*store);
     const auto sessions =
-        std::move(SessionStore::Create(folder_.path(), other, io_, kLimits)).value();
+        std::move(SessionStore::Create(folder_.path(), other, io_, kTestSessionLimits)).value();
     ASSERT_TRUE(sessions
                     ->Save({.tenant = "a",
                             .id = "chat",
@@ -456,7 +454,8 @@ TEST_F(HashKey, LostWithItsCopyItCostsNoPageThatASessionNeeds) {
   Leave(3);
   {
     const auto sessions =
-        std::move(SessionStore::Create(folder_.path(), kTestIdentity, io_, kLimits)).value();
+        std::move(SessionStore::Create(folder_.path(), kTestIdentity, io_, kTestSessionLimits))
+            .value();
     ASSERT_TRUE(
         sessions->Save({.tenant = "a", .id = "chat", .tokens = {1}, .pages = {TestHash(0)}}).ok());
   }

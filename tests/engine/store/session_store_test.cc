@@ -15,7 +15,8 @@
 namespace thermocline {
 namespace {
 
-constexpr SessionLimits kLimits{.max_sessions_per_tenant = 3, .max_sessions = 5, .max_tokens = 50};
+constexpr SessionLimits kSmallLimits{
+    .max_sessions_per_tenant = 3, .max_sessions = 5, .max_tokens = 50};
 
 SavedSession TestSession(const std::string& tenant, const std::string& id, int64_t saved_at = 100) {
   return {.tenant = tenant,
@@ -26,8 +27,8 @@ SavedSession TestSession(const std::string& tenant, const std::string& id, int64
           .bytes = 12345};
 }
 
-StatusCode CodeOf(std::span<const std::byte> record) {
-  return DecodeSession(kTestIdentity, record, kLimits).status().code();
+StatusCode SessionCodeOf(std::span<const std::byte> record) {
+  return DecodeSession(kTestIdentity, record, kSmallLimits).status().code();
 }
 
 TEST(SessionId, IsShortAndOfPlainCharacters) {
@@ -44,7 +45,8 @@ TEST(SessionId, IsShortAndOfPlainCharacters) {
 
 TEST(SessionRecord, GivesBackEveryField) {
   const SavedSession session = TestSession("tenant", "chat", -1);
-  const auto decoded = DecodeSession(kTestIdentity, EncodeSession(kTestIdentity, session), kLimits);
+  const auto decoded =
+      DecodeSession(kTestIdentity, EncodeSession(kTestIdentity, session), kSmallLimits);
   ASSERT_TRUE(decoded.ok()) << decoded.status().message();
   EXPECT_TRUE(*decoded == session);
 }
@@ -54,21 +56,22 @@ TEST(SessionRecord, AnyFlippedBitTruncationOrTailIsDamage) {
   for (size_t i = 0; i < record.size() * 8; ++i) {
     std::vector<std::byte> bad = record;
     bad[i / 8] ^= std::byte{1} << (i % 8);
-    ASSERT_EQ(CodeOf(bad), StatusCode::kDataLoss) << "bit " << i;
+    ASSERT_EQ(SessionCodeOf(bad), StatusCode::kDataLoss) << "bit " << i;
   }
   for (size_t size = 0; size < record.size(); ++size) {
-    ASSERT_EQ(CodeOf(std::span(record).first(size)), StatusCode::kDataLoss) << size;
+    ASSERT_EQ(SessionCodeOf(std::span(record).first(size)), StatusCode::kDataLoss) << size;
   }
   record.push_back({});
-  EXPECT_EQ(CodeOf(record), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(record), StatusCode::kDataLoss);
 }
 
 TEST(SessionRecord, OfAnotherIdentityOrALaterVersionIsRefusedAsSuch) {
-  EXPECT_EQ(CodeOf(EncodeSession({.low = 9, .high = 9}, TestSession("a", "b"))),
+  EXPECT_EQ(SessionCodeOf(EncodeSession({.low = 9, .high = 9}, TestSession("a", "b"))),
             StatusCode::kFailedPrecondition);
   RecordWriter writer({.magic = "THRMSESS", .version = 2, .name = "later"}, kTestIdentity, 0);
-  EXPECT_EQ(CodeOf(std::move(writer).Seal()), StatusCode::kUnimplemented);
-  EXPECT_EQ(CodeOf(EncodePage(kTestIdentity, TestHash(1), TestPage(1))), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(std::move(writer).Seal()), StatusCode::kUnimplemented);
+  EXPECT_EQ(SessionCodeOf(EncodePage(kTestIdentity, TestHash(1), TestPage(1))),
+            StatusCode::kDataLoss);
 }
 
 TEST(SessionRecord, NumbersOutOfBoundsAreDamageEvenUnderARightChecksum) {
@@ -81,25 +84,25 @@ TEST(SessionRecord, NumbersOutOfBoundsAreDamageEvenUnderARightChecksum) {
         std::span(bytes).first(bytes.size() - kRecordChecksumBytes).subspan(kRecordStartBytes));
     return std::move(writer).Seal();
   };
-  ASSERT_EQ(CodeOf(forged(32, uint32_t{6})), StatusCode::kOk);
-  EXPECT_EQ(CodeOf(forged(32, ~uint32_t{0})), StatusCode::kDataLoss);
-  EXPECT_EQ(CodeOf(forged(36, ~uint32_t{0})), StatusCode::kDataLoss);
-  EXPECT_EQ(CodeOf(forged(40, ~uint64_t{0})), StatusCode::kDataLoss);
-  EXPECT_EQ(CodeOf(forged(40, uint64_t{1} << 62)), StatusCode::kDataLoss);
-  EXPECT_EQ(CodeOf(forged(48, uint64_t{6})), StatusCode::kDataLoss);
-  EXPECT_EQ(CodeOf(forged(48, uint64_t{1} << 60)), StatusCode::kDataLoss);
-  EXPECT_EQ(CodeOf(forged(78, '/')), StatusCode::kDataLoss);  // in the id
+  ASSERT_EQ(SessionCodeOf(forged(32, uint32_t{6})), StatusCode::kOk);
+  EXPECT_EQ(SessionCodeOf(forged(32, ~uint32_t{0})), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(forged(36, ~uint32_t{0})), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(forged(40, ~uint64_t{0})), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(forged(40, uint64_t{1} << 62)), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(forged(48, uint64_t{6})), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(forged(48, uint64_t{1} << 60)), StatusCode::kDataLoss);
+  EXPECT_EQ(SessionCodeOf(forged(78, '/')), StatusCode::kDataLoss);  // in the id
 }
 
 TEST(SessionRecord, MoreOfAnythingThanMayBeIsDamageThoughTheLengthsFit) {
   const auto code_of = [](const SavedSession& session) {
-    return CodeOf(EncodeSession(kTestIdentity, session));
+    return SessionCodeOf(EncodeSession(kTestIdentity, session));
   };
   SavedSession session = TestSession("tenant", "chat");
   session.pages.resize(session.tokens.size() + 1);
   EXPECT_EQ(code_of(session), StatusCode::kDataLoss);
   session = TestSession("tenant", "chat");
-  session.tokens.resize(kLimits.max_tokens + 1);
+  session.tokens.resize(kSmallLimits.max_tokens + 1);
   EXPECT_EQ(code_of(session), StatusCode::kDataLoss);
   EXPECT_EQ(code_of(TestSession(std::string(kMaxTenantBytes + 1, 'x'), "chat")),
             StatusCode::kDataLoss);
@@ -110,7 +113,7 @@ TEST(SessionRecord, MoreOfAnythingThanMayBeIsDamageThoughTheLengthsFit) {
 class Sessions : public testing::TestWithParam<bool> {
  protected:
   std::string Directory() const { return GetParam() ? folder_.path() : ""; }
-  std::unique_ptr<SessionStore> Opened(const SessionLimits& limits = kLimits) {
+  std::unique_ptr<SessionStore> Opened(const SessionLimits& limits = kSmallLimits) {
     return std::move(SessionStore::Create(Directory(), kTestIdentity, io_, limits)).value();
   }
 
@@ -205,7 +208,7 @@ TEST_P(Sessions, OutOfTheirLimitsAreRefused) {
 class SessionsOnDisk : public testing::Test {
  protected:
   std::unique_ptr<SessionStore> Opened(const ContentHash& identity = kTestIdentity) {
-    return std::move(SessionStore::Create(folder_.path(), identity, io_, kLimits)).value();
+    return std::move(SessionStore::Create(folder_.path(), identity, io_, kSmallLimits)).value();
   }
   std::filesystem::path OnlyFile() const {
     const auto files = folder_.Files(".session");
@@ -244,7 +247,7 @@ TEST_F(SessionsOnDisk, OfAnotherModelAreNotFoundAndStay) {
 
 TEST_F(SessionsOnDisk, AreOfOneProcessAtATime) {
   const auto first = Opened();
-  const auto second = SessionStore::Create(folder_.path(), kTestIdentity, io_, kLimits);
+  const auto second = SessionStore::Create(folder_.path(), kTestIdentity, io_, kSmallLimits);
   EXPECT_EQ(second.status().code(), StatusCode::kFailedPrecondition);
 }
 

@@ -26,7 +26,6 @@ namespace fs = std::filesystem;
 using testing::ElementsAre;
 
 constexpr ContentHash kOtherIdentity{.low = 0x07e4, .high = 0xabcdef};
-constexpr SessionLimits kLimits{.max_tokens = 50};
 
 // A directory with pages and sessions of two models, as their servers left them.
 class SurveyedStore : public testing::Test {
@@ -50,7 +49,7 @@ class SurveyedStore : public testing::Test {
   }
   void AddSession(const ContentHash& identity, const std::string& id,
                   std::vector<ContentHash> pages, int64_t saved_at) {
-    const auto store = SessionStore::Create(folder_.path(), identity, io_, kLimits);
+    const auto store = SessionStore::Create(folder_.path(), identity, io_, kTestSessionLimits);
     CHECK(store.ok());
     CHECK((*store)
               ->Save({.tenant = "default",
@@ -119,7 +118,8 @@ TEST_F(SurveyedStore, TellsWhichPagesOfASessionAreThere) {
 
 TEST_F(SurveyedStore, WorksBesideAServerAndWritesNothing) {
   const auto store = BackingStore::Create(TestConfig(folder_.path(), 10, 100), io_);
-  const auto sessions = SessionStore::Create(folder_.path(), kTestIdentity, io_, kLimits);
+  const auto sessions =
+      SessionStore::Create(folder_.path(), kTestIdentity, io_, kTestSessionLimits);
   ASSERT_TRUE(store.ok() && sessions.ok());
   const std::set<std::string> before = FileNames();
   EXPECT_EQ(Survey().sessions.size(), 2);
@@ -306,7 +306,8 @@ TEST_F(SurveyedStore, NothingIsRemovedBesideAServer) {
     EXPECT_EQ(StoreRemoval::Open(io_, folder_.path()).status().code(),
               StatusCode::kFailedPrecondition);
   }
-  const auto sessions = SessionStore::Create(folder_.path(), kTestIdentity, io_, kLimits);
+  const auto sessions =
+      SessionStore::Create(folder_.path(), kTestIdentity, io_, kTestSessionLimits);
   ASSERT_TRUE(sessions.ok());
   EXPECT_EQ(StoreRemoval::Open(io_, folder_.path()).status().code(),
             StatusCode::kFailedPrecondition);

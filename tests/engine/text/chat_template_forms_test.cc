@@ -9,7 +9,7 @@
 namespace thermocline {
 namespace {
 
-std::string Text(std::string_view source, const std::string& messages) {
+std::string TextOf(std::string_view source, const std::string& messages) {
   const auto made = ChatTemplate::Create(source, {}, {});
   if (!made.ok()) {
     return "error: " + made.status().message();
@@ -19,10 +19,10 @@ std::string Text(std::string_view source, const std::string& messages) {
   return rendered.ok() ? rendered->text : "error: " + rendered.status().message();
 }
 
-constexpr char kHi[] = R"({"role": "user", "content": "hi"})";
+constexpr char kHiMessage[] = R"({"role": "user", "content": "hi"})";
 
 std::string Called(const std::string& content, const std::string& arguments) {
-  return std::string("[") + kHi + R"(, {"role": "assistant", )" + content +
+  return std::string("[") + kHiMessage + R"(, {"role": "assistant", )" + content +
          R"("tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": )" +
          arguments + R"(}}]}, {"role": "tool", "tool_call_id": "1", "content": "42"}])";
 }
@@ -51,20 +51,20 @@ TEST(ChatForms, ArgumentsAreTextOrAnObjectAsTheTemplateUsesThem) {
   const std::string object = R"({"a": 1})";
   for (const std::string& arguments : {text, object}) {
     const std::string messages = Called(R"("content": null, )", arguments);
-    EXPECT_EQ(Text(kAddsText, messages), R"([hi]<call>f {"a": 1}</call>[42])");
-    EXPECT_EQ(Text(kItems, messages), "[hi]f a=1;[42]");
-    EXPECT_EQ(Text(kToJson, messages), R"([hi]f {"a": 1}[42])");
-    EXPECT_EQ(Text(kEither, messages), R"([hi]{"a": 1}f[42])");
+    EXPECT_EQ(TextOf(kAddsText, messages), R"([hi]<call>f {"a": 1}</call>[42])");
+    EXPECT_EQ(TextOf(kItems, messages), "[hi]f a=1;[42]");
+    EXPECT_EQ(TextOf(kToJson, messages), R"([hi]f {"a": 1}[42])");
+    EXPECT_EQ(TextOf(kEither, messages), R"([hi]{"a": 1}f[42])");
   }
 }
 
 TEST(ChatForms, ArgumentsThatAreNoObjectAreNotTouched) {
-  EXPECT_EQ(Text(kAddsText, Called("", R"("{\"a\":1,  \"a\":2}")")),
+  EXPECT_EQ(TextOf(kAddsText, Called("", R"("{\"a\":1,  \"a\":2}")")),
             R"([hi]<call>f {"a":1,  "a":2}</call>[42])");
-  EXPECT_EQ(Text(kToJson, Called("", R"("{broken")")), R"([hi]f "{broken"[42])");
-  EXPECT_EQ(Text(kToJson, Called("", R"("")")), R"([hi]f {}[42])");
-  EXPECT_EQ(Text(kToJson, Called("", "null")), R"([hi]f {}[42])");
-  EXPECT_EQ(Text(kAddsText, Called("", "null")), R"([hi]<call>f {}</call>[42])");
+  EXPECT_EQ(TextOf(kToJson, Called("", R"("{broken")")), R"([hi]f "{broken"[42])");
+  EXPECT_EQ(TextOf(kToJson, Called("", R"("")")), R"([hi]f {}[42])");
+  EXPECT_EQ(TextOf(kToJson, Called("", "null")), R"([hi]f {}[42])");
+  EXPECT_EQ(TextOf(kAddsText, Called("", "null")), R"([hi]<call>f {}</call>[42])");
 }
 
 TEST(ChatForms, MissingContentIsSpelledAsTheTemplateExpects) {
@@ -81,33 +81,33 @@ TEST(ChatForms, MissingContentIsSpelledAsTheTemplateExpects) {
       "{% endfor %}{% endif %}{% endfor %}";
   for (const char* content : {R"("content": null, )", R"("content": "", )", ""}) {
     const std::string messages = Called(content, "{}");
-    EXPECT_EQ(Text(kIfNull, messages), "[hi]<f{}>[42]") << content;
-    EXPECT_EQ(Text(kAdds, messages), "[hi][]<f{}>[42]") << content;
-    EXPECT_EQ(Text(kIfDefined, messages), "[hi]<f{}>[42]") << content;
+    EXPECT_EQ(TextOf(kIfNull, messages), "[hi]<f{}>[42]") << content;
+    EXPECT_EQ(TextOf(kAdds, messages), "[hi][]<f{}>[42]") << content;
+    EXPECT_EQ(TextOf(kIfDefined, messages), "[hi]<f{}>[42]") << content;
   }
-  EXPECT_EQ(Text(kAdds, Called(R"("content": "so", )", "{}")), "[hi][so]<f{}>[42]");
-  EXPECT_EQ(Text(kAdds, R"([{"role": "assistant", "content": null}])"), "[]");
+  EXPECT_EQ(TextOf(kAdds, Called(R"("content": "so", )", "{}")), "[hi][so]<f{}>[42]");
+  EXPECT_EQ(TextOf(kAdds, R"([{"role": "assistant", "content": null}])"), "[]");
 }
 
 TEST(ChatForms, DeveloperIsASystemMessageWhereTheRoleIsUnknown) {
   const std::string messages =
-      std::string(R"([{"role": "developer", "content": "Be brief."}, )") + kHi + "]";
-  EXPECT_EQ(Text("{% if messages[0].role != 'system' %}default;{% endif %}"
-                 "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}",
-                 messages),
+      std::string(R"([{"role": "developer", "content": "Be brief."}, )") + kHiMessage + "]";
+  EXPECT_EQ(TextOf("{% if messages[0].role != 'system' %}default;{% endif %}"
+                   "{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}",
+                   messages),
             "system:Be brief.;user:hi;");
   EXPECT_EQ(
-      Text("{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant', 'tool'] %}"
-           "{{ raise_exception('role') }}{% endif %}{{ m.role }}:{{ m.content }};{% endfor %}",
-           messages),
+      TextOf("{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant', 'tool'] %}"
+             "{{ raise_exception('role') }}{% endif %}{{ m.role }}:{{ m.content }};{% endfor %}",
+             messages),
       "system:Be brief.;user:hi;");
-  EXPECT_EQ(Text("{% for m in messages %}{% if m.role in ['user', 'system'] %}{{ m.role }}:"
-                 "{{ m.content }};{% endif %}{% endfor %}",
-                 messages),
+  EXPECT_EQ(TextOf("{% for m in messages %}{% if m.role in ['user', 'system'] %}{{ m.role }}:"
+                   "{{ m.content }};{% endif %}{% endfor %}",
+                   messages),
             "system:Be brief.;user:hi;");
-  EXPECT_EQ(Text("{% for m in messages %}{% if m.role == 'developer' %}# {% endif %}{{ m.role }}:"
-                 "{{ m.content }};{% endfor %}",
-                 messages),
+  EXPECT_EQ(TextOf("{% for m in messages %}{% if m.role == 'developer' %}# {% endif %}{{ m.role }}:"
+                   "{{ m.content }};{% endfor %}",
+                   messages),
             "# developer:Be brief.;user:hi;");
 }
 
@@ -121,32 +121,32 @@ TEST(ChatForms, SystemTextJoinsTheUsersWhereTheRoleIsUnknown) {
       "{% for m in messages if m.role != 'system' %}{{ m.role }}:{{ m.content }};{% endfor %}";
   for (const char* role : {"system", "developer"}) {
     const std::string messages =
-        std::string(R"([{"role": ")") + role + R"(", "content": "Be brief."}, )" + kHi + "]";
-    EXPECT_EQ(Text(kRaises, messages), "user:Be brief.\n\nhi;");
-    EXPECT_EQ(Text(kDrops, messages), "user:Be brief.\n\nhi;");
+        std::string(R"([{"role": ")") + role + R"(", "content": "Be brief."}, )" + kHiMessage + "]";
+    EXPECT_EQ(TextOf(kRaises, messages), "user:Be brief.\n\nhi;");
+    EXPECT_EQ(TextOf(kDrops, messages), "user:Be brief.\n\nhi;");
   }
 }
 
 TEST(ChatForms, ContentIsTextOrPartsAsTheTemplateReadsIt) {
   const std::string parts =
       R"([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}])";
-  const std::string text = std::string("[") + kHi + "]";
+  const std::string text = std::string("[") + kHiMessage + "]";
   constexpr const char* kText = "{% for m in messages %}{{ '[' + m.content + ']' }}{% endfor %}";
   constexpr const char* kParts =
       "{% for m in messages %}{% for p in m.content if p.type == 'text' %}[{{ p.text }}]{% endfor "
       "%}"
       "{% endfor %}";
-  EXPECT_EQ(Text(kText, parts), "[a\nb]");
-  EXPECT_EQ(Text(kText, text), "[hi]");
-  EXPECT_EQ(Text(kParts, parts), "[a][b]");
-  EXPECT_EQ(Text(kParts, text), "[hi]");
+  EXPECT_EQ(TextOf(kText, parts), "[a\nb]");
+  EXPECT_EQ(TextOf(kText, text), "[hi]");
+  EXPECT_EQ(TextOf(kParts, parts), "[a][b]");
+  EXPECT_EQ(TextOf(kParts, text), "[hi]");
 }
 
 TEST(ChatForms, CallsAndResultsAreShownWhereTheTemplateKnowsNone) {
   constexpr const char* kKnowsThree =
       "{% for m in messages %}{% if m.role not in ['system', 'user', 'assistant'] %}"
       "{{ raise_exception('role') }}{% endif %}{{ m.role }}:{{ m.content }};{% endfor %}";
-  const std::string shown = Text(kKnowsThree, Called(R"("content": null, )", R"("{\"a\": 1}")"));
+  const std::string shown = TextOf(kKnowsThree, Called(R"("content": null, )", R"("{\"a\": 1}")"));
   EXPECT_EQ(shown, R"(user:hi;assistant:{"tool_calls": [{"name": "f", "arguments": {"a": 1}}]};)"
                    R"(user:{"tool_response": {"tool_call_id": "1", "content": "42"}};)");
 }

@@ -269,8 +269,8 @@ TEST_P(BadVocabularyTest, IsRefusedByTheNameOfTheField) {
   EXPECT_THAT(tokenizer.status().message(), HasSubstr(GetParam().message));
 }
 
-constexpr const char* kTokens = "tokenizer.ggml.tokens";
-constexpr const char* kTypes = "tokenizer.ggml.token_type";
+constexpr const char* kTokensKey = "tokenizer.ggml.tokens";
+constexpr const char* kTypesKey = "tokenizer.ggml.token_type";
 constexpr const char* kMerges = "tokenizer.ggml.merges";
 
 std::function<void(MemoryCheckpoint&)> AddMerge(const std::string& line) {
@@ -279,21 +279,23 @@ std::function<void(MemoryCheckpoint&)> AddMerge(const std::string& line) {
 
 const BadVocabulary kBadVocabularies[] = {
     {"NoModel", "tokenizer.ggml.model", [](auto& c) { c.Remove("tokenizer.ggml.model"); }},
-    {"NoTokens", kTokens, [](auto& c) { c.Remove(kTokens); }},
-    {"EmptyTokens", "0 tokens", [](auto& c) { c.Set(kTokens, Strings()); }},
-    {"TokensOfAnotherType", kTokens, [](auto& c) { c.Set(kTokens, int64_t{1}); }},
-    {"TypesOfAnotherType", kTypes, [](auto& c) { c.Set(kTypes, std::string("normal")); }},
+    {"NoTokens", kTokensKey, [](auto& c) { c.Remove(kTokensKey); }},
+    {"EmptyTokens", "0 tokens", [](auto& c) { c.Set(kTokensKey, Strings()); }},
+    {"TokensOfAnotherType", kTokensKey, [](auto& c) { c.Set(kTokensKey, int64_t{1}); }},
+    {"TypesOfAnotherType", kTypesKey, [](auto& c) { c.Set(kTypesKey, std::string("normal")); }},
     {"AddEosOfAnotherType", "add_eos_token",
      [](auto& c) { c.Set("tokenizer.ggml.add_eos_token", int64_t{1}); }},
-    {"TooFewTypes", kTypes, [](auto& c) { c.template Get<Ints>(kTypes).pop_back(); }},
-    {"TypeZero", "token_type[3]: 0", [](auto& c) { c.template Get<Ints>(kTypes)[3] = 0; }},
-    {"TypeSeven", "token_type[3]: 7", [](auto& c) { c.template Get<Ints>(kTypes)[3] = 7; }},
+    {"TooFewTypes", kTypesKey, [](auto& c) { c.template Get<Ints>(kTypesKey).pop_back(); }},
+    {"TypeZero", "token_type[3]: 0", [](auto& c) { c.template Get<Ints>(kTypesKey)[3] = 0; }},
+    {"TypeSeven", "token_type[3]: 7", [](auto& c) { c.template Get<Ints>(kTypesKey)[3] = 7; }},
     {"NoMerges", kMerges, [](auto& c) { c.Remove(kMerges); }},
-    {"DuplicateToken", "tokens[66]", [](auto& c) { c.template Get<Strings>(kTokens)[66] = "A"; }},
-    {"TokenNotUtf8", "not UTF-8", [](auto& c) { c.template Get<Strings>(kTokens)[66] = "\xff"; }},
+    {"DuplicateToken", "tokens[66]",
+     [](auto& c) { c.template Get<Strings>(kTokensKey)[66] = "A"; }},
+    {"TokenNotUtf8", "not UTF-8",
+     [](auto& c) { c.template Get<Strings>(kTokensKey)[66] = "\xff"; }},
     {"HugeToken", "tokens[66]: 70000 bytes",
-     [](auto& c) { c.template Get<Strings>(kTokens)[66] = std::string(70000, 'x'); }},
-    {"ByteTokenNotNamedSo", "<0xXX>", [](auto& c) { c.template Get<Ints>(kTypes)[66] = 6; }},
+     [](auto& c) { c.template Get<Strings>(kTokensKey)[66] = std::string(70000, 'x'); }},
+    {"ByteTokenNotNamedSo", "<0xXX>", [](auto& c) { c.template Get<Ints>(kTypesKey)[66] = 6; }},
     {"MergeOfOne", "merges[8]", AddMerge("hello")},
     {"MergeOfThree", "merges[8]", AddMerge("h e l")},
     {"MergeOfNothing", "merges[8]", AddMerge("")},
