@@ -8,7 +8,7 @@ STORE ?= $(CACHE)/kv
 # Tests with servers or threads (e2e, tsan) know time limits and run one at a time, the others two.
 CTEST := ctest --output-on-failure --no-tests=error --test-dir
 
-.PHONY: help serve test check build calibrate lint sanitize bench bench-peers quality waking load sessions examples soak format
+.PHONY: help serve test check build calibrate lint sanitize bench bench-peers quality waking load sessions examples chats soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -91,6 +91,9 @@ examples: build  ## a book, a code base, an agent's memory, a log: memory and ti
 	  echo "== $$name"; \
 	  THERMOCLINE_MODEL="$(MODEL)" $(CACHE)/venv/bin/python examples/$$name/run.py $(EXAMPLES_FLAGS) || exit 1; \
 	done
+
+chats: build  ## chats a second where the model takes no time: what HTTP, JSON, template, tokenizer and scheduler cost
+	@$(CACHE)/venv/bin/python benchmarks/server/chats.py --instant build/release/instant_model --model "$(MODEL)"
 
 soak: build  ## sixteen clients that come and go for a minute
 	@THERMOCLINE_SOAK_SECONDS=60 $(CTEST) build/release -R e2e_soak --verbose
