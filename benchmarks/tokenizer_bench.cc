@@ -9,7 +9,7 @@
 #include <string>
 #include <utility>
 
-#include "engine/loader/gguf.h"
+#include "engine/loader/checkpoint.h"
 #include "engine/text/tokenizer.h"
 
 namespace thermocline {
@@ -18,7 +18,7 @@ namespace {
 constexpr size_t kTextBytes = size_t{4} << 20;
 
 std::unique_ptr<Tokenizer> Load(const std::string& pre_tokenizer) {
-  auto file = GgufFile::Open(THERMOCLINE_TEST_MODEL);
+  auto file = OpenCheckpoint(THERMOCLINE_TEST_MODEL);
   if (!file.ok()) {
     std::fprintf(stderr, "%s\n", file.status().message().c_str());
     return nullptr;

@@ -14,7 +14,7 @@
 #include "engine/kv_cache.h"
 #include "engine/kv_sessions.h"
 #include "engine/kv_store.h"
-#include "engine/loader/gguf.h"
+#include "engine/loader/checkpoint.h"
 #include "engine/model/model_config.h"
 #include "engine/model/transformer.h"
 #include "engine/model_runner.h"
@@ -76,14 +76,13 @@ uint64_t RandomBits() {
   return uint64_t{device()} << 32 | device();
 }
 
-// Of the whole file, which takes a while: once, and only where something is kept by it. Before the
-// weights are packed, and not left in memory beside them.
-ContentHash DigestOfModel(const EngineConfig& config, std::span<const std::byte> model_file,
-                          const Checkpoint& checkpoint) {
+// Reads the whole file, which takes a while: once, and only where something is kept by it. Before
+// the weights are packed, and not left in memory beside them.
+ContentHash DigestOfModel(const EngineConfig& config, const Checkpoint& checkpoint) {
   if (!Cools(config.kv_policy) && !HasKvStore(config)) {
     return {};
   }
-  const ContentHash digest = PrefixCache::DefaultHash(model_file, 0);
+  const ContentHash digest = PrefixCache::DefaultHash(checkpoint.bytes(), 0);
   for (const CheckpointTensor& tensor : checkpoint.tensors()) {
     checkpoint.Release(tensor);
   }
@@ -168,8 +167,7 @@ void AddLiveCalibration(CalibrationStart start, ModelRunner& runner, EngineParts
 }
 
 // The model's weights and the cache: what takes the time and the memory.
-Status LoadModel(const EngineConfig& config, const ModelConfig& model,
-                 std::span<const std::byte> model_file, EngineParts& parts) {
+Status LoadModel(const EngineConfig& config, const ModelConfig& model, EngineParts& parts) {
   const auto report = [&](std::string_view phase, double fraction) {
     if (config.on_progress) {
       config.on_progress(phase, fraction);
@@ -179,7 +177,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model,
   if (!max_model_len.ok()) {
     return max_model_len.status();
   }
-  const ContentHash model_digest = DigestOfModel(config, model_file, *parts.checkpoint);
+  const ContentHash model_digest = DigestOfModel(config, *parts.checkpoint);
   report("weights", 0);
   Result<Transformer> transformer = Transformer::Load(
       model, *parts.checkpoint, *parts.device, parts.device->ops(), config.max_num_batched_tokens,
@@ -265,7 +263,7 @@ Status CalibrateNow(EngineParts& parts) {
 Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   RETURN_IF_ERROR(ValidateEngineConfig(config));
   EngineParts parts;
-  Result<std::unique_ptr<GgufFile>> file = GgufFile::Open(config.model_path);
+  Result<std::unique_ptr<Checkpoint>> file = OpenCheckpoint(config.model_path);
   if (!file.ok()) {
     return file.status();
   }
@@ -287,7 +285,6 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
     return in_file(chat_template.status());
   }
   parts.chat_template = *std::move(chat_template);
-  const std::span<const std::byte> bytes = (*file)->bytes();
   parts.checkpoint = *std::move(file);
 
   Result<std::unique_ptr<CpuDevice>> device =
@@ -297,7 +294,7 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   }
   parts.device = *std::move(device);
   parts.draw_seed = RandomBits;
-  RETURN_IF_ERROR(LoadModel(config, *model, bytes, parts));
+  RETURN_IF_ERROR(LoadModel(config, *model, parts));
   return parts;
 }
 

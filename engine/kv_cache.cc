@@ -1,8 +1,8 @@
 #include "engine/kv_cache.h"
 
-#include <string>
 #include <utility>
 
+#include "engine/model/families/families.h"
 #include "kernels/base/check.h"
 #include "kernels/quant/page_codec.h"
 #include "kernels/quant/rotation.h"
@@ -81,10 +81,11 @@ std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& 
   const size_t width =
       static_cast<size_t>(config.num_kv_heads) * static_cast<size_t>(config.head_dim);
   std::vector<float> biases(static_cast<size_t>(config.num_layers) * width, 0.0F);
+  const ModelTensors tensors = ListTensors(config);
   bool is_any = false;
   for (size_t layer = 0; layer < static_cast<size_t>(config.num_layers); ++layer) {
-    const CheckpointTensor* bias =
-        checkpoint.FindTensor("blk." + std::to_string(layer) + ".attn_k.bias");
+    const CheckpointTensor* bias = FindTensor(checkpoint, tensors, TensorRole::kKey,
+                                              TensorPart::kBias, static_cast<int>(layer));
     if (bias != nullptr) {
       is_any = true;
       Dequantize(bias->type, bias->data, static_cast<int64_t>(width),

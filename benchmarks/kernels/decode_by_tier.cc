@@ -24,7 +24,7 @@
 
 #include "benchmarks/kernels/bench_device.h"
 #include "engine/kv_cache.h"
-#include "engine/loader/gguf.h"
+#include "engine/loader/checkpoint.h"
 #include "engine/model/transformer.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/base/check.h"
@@ -200,7 +200,7 @@ void Print(const char* work, int context, const char* tier, const std::vector<Sa
 }
 
 int Run(const char* model_path, const char* text_path, int num_threads, int rounds) {
-  const auto file = GgufFile::Open(model_path).value();
+  const auto file = OpenCheckpoint(model_path).value();
   const ModelConfig config = ReadModelConfig(*file).value();
   const auto tokenizer = LoadTokenizer(*file).value();
   const auto device = BenchDevice(num_threads);

@@ -17,7 +17,7 @@
 
 #include "benchmarks/kernels/bench_device.h"
 #include "engine/kv_cache.h"
-#include "engine/loader/gguf.h"
+#include "engine/loader/checkpoint.h"
 #include "engine/model/transformer.h"
 #include "kernels/base/check.h"
 
@@ -137,7 +137,7 @@ double Median(std::vector<double> values) {
 }
 
 int Run(const char* model_path, int num_threads, int rounds) {
-  const auto file = GgufFile::Open(model_path).value();
+  const auto file = OpenCheckpoint(model_path).value();
   const ModelConfig config = ReadModelConfig(*file).value();
   const auto device = BenchDevice(num_threads);
   TimedOps ops(device->ops());

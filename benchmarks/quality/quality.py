@@ -30,6 +30,7 @@ CONFIGURATIONS = {
     "hot": "--kv-policy hot",
     "warm": "--kv-policy warm",
     "cold": "--kv-policy cold",
+    "cold-uncalibrated": "--kv-policy cold --no-calibrate --calibration-dir /dev/null",  # as until it has been measured
     "adaptive-25": "--kv-policy adaptive --kv-budget 0.25",
     "streaming-25": "--kv-policy streaming --kv-budget 0.25",
     "h2o-25": "--kv-policy h2o --kv-budget 0.25",

@@ -1,7 +1,9 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <optional>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,9 +41,15 @@ class Checkpoint {
   virtual const CheckpointTensor* FindTensor(std::string_view name) const = 0;  // null: absent
   virtual const std::vector<CheckpointTensor>& tensors() const = 0;
 
+  virtual std::span<const std::byte> bytes() const = 0;  // all of the file
+
   // A hint that a tensor has been copied: what memory its bytes take may go until they are read
   // again.
   virtual void Release(const CheckpointTensor& tensor) const = 0;
 };
+
+// Opens a model file of any format that there is a reader for: GGUF. kNotFound when there is no
+// such file; kInvalidArgument or kUnimplemented with one line that names what is wrong with it.
+Result<std::unique_ptr<Checkpoint>> OpenCheckpoint(const std::string& path);
 
 }  // namespace thermocline

@@ -1,12 +1,9 @@
 #include "engine/loader/gguf.h"
 
 #include <cstring>
-#include <filesystem>
 #include <limits>
-#include <system_error>
 #include <utility>
 
-#include "engine/loader/file_kind.h"
 #include "engine/loader/gguf_parser.h"
 
 namespace thermocline {
@@ -71,9 +68,6 @@ std::string_view TextAt(const std::byte* data) {
 }  // namespace
 
 Result<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
-  if (std::error_code error; std::filesystem::is_directory(path, error)) {
-    return IsDirectory(path);
-  }
   Result<MappedFile> mapped = MappedFile::Open(path);
   if (!mapped.ok()) {
     return mapped.status();

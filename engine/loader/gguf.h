@@ -59,7 +59,7 @@ class GgufFile final : public Checkpoint {
   const CheckpointTensor* FindTensor(std::string_view name) const override;
   const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
   void Release(const CheckpointTensor& tensor) const override;
-  std::span<const std::byte> bytes() const { return bytes_; }  // the whole file
+  std::span<const std::byte> bytes() const override { return bytes_; }
 
  private:
   friend class GgufParser;

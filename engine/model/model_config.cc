@@ -2,28 +2,20 @@
 
 #include <fmt/ranges.h>
 
-#include <array>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/model/families/families.h"
 #include "engine/model/metadata.h"
+#include "engine/model/model_tensors.h"
 #include "engine/model/rope_scaling.h"
-#include "engine/model/tensor_list.h"
 #include "engine/model/unread_keys.h"
 #include "kernels/base/printable.h"
 #include "kernels/core/limits.h"
 
 namespace thermocline {
 namespace {
-
-struct Family {
-  std::string_view architecture;
-  Status (*read)(const Checkpoint& checkpoint, ModelConfig& config);
-};
-
-constexpr std::array kFamilies = {Family{"llama", ReadLlamaConfig}};
 
 // Far beyond any model, near enough that products of two fit in 64 bits with room.
 constexpr int64_t kMaxSize = int64_t{1} << 24;
@@ -120,9 +112,9 @@ Status ReadSizes(const Checkpoint& checkpoint, ModelConfig& config) {
 
 // The embedding table, the tokenizer and the metadata agree on the number of tokens.
 Status ReadVocabulary(const Checkpoint& checkpoint, ModelConfig& config) {
-  const CheckpointTensor* table = checkpoint.FindTensor("token_embd.weight");
+  const CheckpointTensor* table = checkpoint.FindTensor(kEmbeddingName);
   if (table == nullptr || table->dims.size() != 2 || table->dims[1] > kMaxSize) {
-    return InvalidArgument("tensor token_embd.weight: missing or not a table");
+    return InvalidArgument("tensor {}: missing or not a table", kEmbeddingName);
   }
   config.vocab_size = static_cast<int>(table->dims[1]);
   const Result<std::vector<std::string>> tokens = checkpoint.ReadStrings("tokenizer.ggml.tokens");
@@ -130,14 +122,14 @@ Status ReadVocabulary(const Checkpoint& checkpoint, ModelConfig& config) {
     return InvalidArgument("{}", tokens.status().message());
   }
   if (tokens->size() != static_cast<size_t>(config.vocab_size)) {
-    return InvalidArgument("tokenizer.ggml.tokens: {} tokens, but token_embd.weight has {} rows",
-                           tokens->size(), config.vocab_size);
+    return InvalidArgument("tokenizer.ggml.tokens: {} tokens, but {} has {} rows", tokens->size(),
+                           kEmbeddingName, config.vocab_size);
   }
   const std::string size_key = config.architecture + ".vocab_size";
   int64_t size = config.vocab_size;
   RETURN_IF_ERROR(ReadOptionalInt(checkpoint, size_key, 1, kMaxSize, size));
   if (size != config.vocab_size) {
-    return InvalidArgument("{}: {}, but token_embd.weight has {} rows", size_key, size,
+    return InvalidArgument("{}: {}, but {} has {} rows", size_key, size, kEmbeddingName,
                            config.vocab_size);
   }
   return {};
@@ -165,18 +157,6 @@ Status CheckKind(const Checkpoint& checkpoint) {
   return {};
 }
 
-Result<const Family*> FindFamily(std::string_view architecture) {
-  std::vector<std::string_view> names;
-  for (const Family& family : kFamilies) {
-    if (family.architecture == architecture) {
-      return &family;
-    }
-    names.push_back(family.architecture);
-  }
-  return Unimplemented("general.architecture: \"{}\" is not supported (there is {})",
-                       Printable(architecture, 40), fmt::join(names, ", "));
-}
-
 }  // namespace
 
 Result<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint) {
@@ -186,7 +166,7 @@ Result<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint) {
   if (!architecture.ok()) {
     return InvalidArgument("{}", architecture.status().message());
   }
-  const Result<const Family*> family = FindFamily(*architecture);
+  const Result<const ModelFamily*> family = FindFamily(*architecture);
   if (!family.ok()) {
     return family.status();
   }
@@ -195,8 +175,10 @@ Result<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint) {
   RETURN_IF_ERROR(ReadSizes(checkpoint, config));
   RETURN_IF_ERROR(CheckUnreadKeys(checkpoint, config));
   RETURN_IF_ERROR(ReadVocabulary(checkpoint, config));
-  RETURN_IF_ERROR((*family)->read(checkpoint, config));
-  RETURN_IF_ERROR(CheckTensors(checkpoint, config));
+  RETURN_IF_ERROR((*family)->read_config(checkpoint, config));
+  const ModelTensors tensors = (*family)->list_tensors(config);
+  RETURN_IF_ERROR(tensors.Check(checkpoint, config.architecture));
+  config.tied_embeddings = FindTensor(checkpoint, tensors, TensorRole::kHead) == nullptr;
   RETURN_IF_ERROR(ReadRopeScaling(checkpoint, config));
   return config;
 }

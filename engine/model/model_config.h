@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/loader/checkpoint.h"
@@ -8,6 +9,11 @@
 #include "kernels/ops.h"
 
 namespace thermocline {
+
+// Tensors that have one name in the files of all families: the embedding table, whose rows are the
+// vocabulary, and the divisors of Llama 3's RoPE frequencies.
+inline constexpr std::string_view kEmbeddingName = "token_embd.weight";
+inline constexpr std::string_view kRopeFactorsName = "rope_freqs.weight";
 
 // Everything that Transformer needs to know about a model; flat, so that a family is data.
 struct ModelConfig {
@@ -33,7 +39,7 @@ struct ModelConfig {
 };
 
 // Reads and checks the metadata and the shape of every tensor. The file is used whole: what would
-// change results and is not read is an error (unread_keys.h, tensor_list.h).
+// change results and is not read is an error (unread_keys.h, model_tensors.h).
 // kInvalidArgument names the field that is bad, kUnimplemented the one that is not supported.
 Result<ModelConfig> ReadModelConfig(const Checkpoint& checkpoint);
 

@@ -43,19 +43,19 @@ void ApplyYarn(const Yarn& yarn, double base, ModelConfig& config) {
 
 // Llama 3 files: each frequency is divided by its own factor.
 Status ApplyFrequencyFactors(const Checkpoint& checkpoint, ModelConfig& config) {
-  const CheckpointTensor* tensor = checkpoint.FindTensor("rope_freqs.weight");
+  const CheckpointTensor* tensor = checkpoint.FindTensor(kRopeFactorsName);
   if (tensor == nullptr) {
     return {};
   }
   const auto num_pairs = static_cast<int64_t>(config.rope_frequencies.size());
   if (tensor->type != WeightType::kF32 || tensor->dims != std::vector<int64_t>{num_pairs}) {
-    return InvalidArgument("rope_freqs.weight: must be {} float32 factors", num_pairs);
+    return InvalidArgument("{}: must be {} float32 factors", kRopeFactorsName, num_pairs);
   }
   std::vector<float> factors(config.rope_frequencies.size());
   Dequantize(tensor->type, tensor->data, num_pairs, factors.data());
   for (size_t i = 0; i < factors.size(); ++i) {
     if (!std::isfinite(factors[i]) || factors[i] <= 0) {
-      return InvalidArgument("rope_freqs.weight: factor {} is {}", i, factors[i]);
+      return InvalidArgument("{}: factor {} is {}", kRopeFactorsName, i, factors[i]);
     }
     config.rope_frequencies[i] /= factors[i];
   }

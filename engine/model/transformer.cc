@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "engine/model/families/families.h"
 #include "kernels/base/check.h"
 #include "kernels/quant/rotation.h"
 
@@ -27,100 +28,83 @@ std::span<const float> Transformer::Vector::span() const {
   return {static_cast<const float*>(static_cast<const void*>(buffer.data())), size};
 }
 
-// Reads named tensors in the order that they are needed. ReadModelConfig has checked that all are
-// there and of the right shape.
+// Reads the tensors of the model's table. ReadModelConfig has checked that all that must be there
+// are, in the right shapes.
 class Transformer::Loader {
  public:
-  Loader(const Checkpoint& checkpoint, Device& device, const Ops& ops)
-      : checkpoint_(checkpoint), device_(device), ops_(ops) {}
+  Loader(const ModelConfig& config, const Checkpoint& checkpoint, Device& device, const Ops& ops)
+      : tensors_(ListTensors(config)), checkpoint_(checkpoint), device_(device), ops_(ops) {}
 
-  Result<WeightSource> Source(const std::string& name) const {
-    const CheckpointTensor* tensor = checkpoint_.FindTensor(name);
-    if (tensor == nullptr) {
-      return InvalidArgument("the model has no tensor {}", name);
-    }
-    if (tensor->dims.empty()) {
-      return InvalidArgument("tensor {} has no dimensions", name);
-    }
-    return WeightSource{.type = tensor->type,
-                        .rows = tensor->dims.size() > 1 ? tensor->dims[1] : 1,
-                        .cols = tensor->dims[0],
-                        .data = tensor->data};
-  }
-
-  // The named matrices stacked along their rows.
-  Status Matrix(const std::vector<std::string>& names, std::unique_ptr<Weight>& weight) const {
+  // The matrices of these roles stacked along their rows.
+  Status Matrix(const std::vector<TensorRole>& roles, int layer,
+                std::unique_ptr<Weight>& weight) const {
+    std::vector<const CheckpointTensor*> tensors;
     std::vector<WeightSource> parts;
-    for (const std::string& name : names) {
-      Result<WeightSource> source = Source(name);
-      if (!source.ok()) {
-        return source.status();
+    for (const TensorRole role : roles) {
+      const CheckpointTensor* tensor = Find(role, TensorPart::kWeight, layer);
+      if (tensor == nullptr || tensor->dims.size() != 2) {
+        return InvalidArgument("the model lacks a matrix of layer {}", layer);
       }
-      parts.push_back(*source);
+      tensors.push_back(tensor);
+      parts.push_back({.type = tensor->type,
+                       .rows = tensor->dims[1],
+                       .cols = tensor->dims[0],
+                       .data = tensor->data});
     }
     Result<std::unique_ptr<Weight>> prepared = ops_.PrepareWeight(parts);
     if (!prepared.ok()) {
-      return {prepared.status().code(), names.front() + ": " + prepared.status().message()};
+      return {prepared.status().code(), tensors.front()->name + ": " + prepared.status().message()};
     }
     weight = *std::move(prepared);
-    for (const std::string& name : names) {  // else the file and its copy are in memory together
-      checkpoint_.Release(*checkpoint_.FindTensor(name));
+    for (const CheckpointTensor* tensor : tensors) {  // else file and copy are in memory together
+      checkpoint_.Release(*tensor);
     }
     return {};
   }
 
   // A vector as float32.
-  Status Gain(const std::string& name, Vector& vector) const {
-    const CheckpointTensor* tensor = checkpoint_.FindTensor(name);
+  Status Gain(TensorRole role, int layer, Vector& vector) const {
+    const CheckpointTensor* tensor = Find(role, TensorPart::kWeight, layer);
     if (tensor == nullptr) {
-      return InvalidArgument("the model has no tensor {}", name);
+      return InvalidArgument("the model lacks a norm of layer {}", layer);
     }
     std::vector<float> values(static_cast<size_t>(tensor->dims[0]));
     Dequantize(tensor->type, tensor->data, tensor->dims[0], values.data());
     return Upload(values, vector);
   }
 
-  // The biases of the named matrices one after the other; those that the model lacks are zero.
-  // Empty where it lacks all.
-  Status Biases(const std::vector<std::string>& names, const std::vector<int64_t>& sizes,
-                Vector& vector) const {
+  // The biases of these matrices one after the other; those that the model lacks are zero. Empty
+  // where it lacks all.
+  Status Biases(const std::vector<TensorRole>& roles, int layer, Vector& vector) const {
     std::vector<float> values;
     bool is_any = false;
-    for (size_t i = 0; i < names.size(); ++i) {
+    for (const TensorRole role : roles) {
+      const int64_t size = Find(role, TensorPart::kWeight, layer)->dims[1];
       const size_t begin = values.size();
-      values.resize(begin + static_cast<size_t>(sizes[i]), 0.0F);
-      if (const CheckpointTensor* tensor = checkpoint_.FindTensor(names[i] + ".bias")) {
-        CHECK(tensor->dims[0] == sizes[i]);
-        Dequantize(tensor->type, tensor->data, sizes[i], values.data() + begin);
+      values.resize(begin + static_cast<size_t>(size), 0.0F);
+      if (const CheckpointTensor* bias = Find(role, TensorPart::kBias, layer)) {
+        CHECK(bias->dims[0] == size);
+        Dequantize(bias->type, bias->data, size, values.data() + begin);
         is_any = true;
       }
     }
     return is_any ? Upload(values, vector) : Status();
   }
 
-  Status ReadLayer(const ModelConfig& config, int index, Layer& layer) const {
-    const std::string prefix = "blk." + std::to_string(index) + ".";
-    const std::string q = prefix + "attn_q";
-    const std::string k = prefix + "attn_k";
-    const std::string v = prefix + "attn_v";
-    const std::string output = prefix + "attn_output";
-    const std::string gate = prefix + "ffn_gate";
-    const std::string up = prefix + "ffn_up";
-    const std::string down = prefix + "ffn_down";
-    const int64_t hidden = config.hidden_size;
-    const int64_t mlp = config.intermediate_size;
-    const int64_t q_width = int64_t{config.num_heads} * config.head_dim;
-    const int64_t kv_width = int64_t{config.num_kv_heads} * config.head_dim;
-    RETURN_IF_ERROR(Gain(prefix + "attn_norm.weight", layer.attention_norm));
-    RETURN_IF_ERROR(Matrix({q + ".weight", k + ".weight", v + ".weight"}, layer.qkv));
-    RETURN_IF_ERROR(Biases({q, k, v}, {q_width, kv_width, kv_width}, layer.qkv_bias));
-    RETURN_IF_ERROR(Matrix({output + ".weight"}, layer.output));
-    RETURN_IF_ERROR(Biases({output}, {hidden}, layer.output_bias));
-    RETURN_IF_ERROR(Gain(prefix + "ffn_norm.weight", layer.mlp_norm));
-    RETURN_IF_ERROR(Matrix({gate + ".weight", up + ".weight"}, layer.gate_up));
-    RETURN_IF_ERROR(Biases({gate, up}, {mlp, mlp}, layer.gate_up_bias));
-    RETURN_IF_ERROR(Matrix({down + ".weight"}, layer.down));
-    return Biases({down}, {hidden}, layer.down_bias);
+  Status Linear(const std::vector<TensorRole>& roles, int layer, std::unique_ptr<Weight>& weight,
+                Vector& bias) const {
+    RETURN_IF_ERROR(Matrix(roles, layer, weight));
+    return Biases(roles, layer, bias);
+  }
+
+  Status ReadLayer(int index, Layer& layer) const {
+    using enum TensorRole;
+    RETURN_IF_ERROR(Gain(kAttentionNorm, index, layer.attention_norm));
+    RETURN_IF_ERROR(Linear({kQuery, kKey, kValue}, index, layer.qkv, layer.qkv_bias));
+    RETURN_IF_ERROR(Linear({kAttentionOutput}, index, layer.output, layer.output_bias));
+    RETURN_IF_ERROR(Gain(kMlpNorm, index, layer.mlp_norm));
+    RETURN_IF_ERROR(Linear({kGate, kUp}, index, layer.gate_up, layer.gate_up_bias));
+    return Linear({kDown}, index, layer.down, layer.down_bias);
   }
 
  private:
@@ -136,6 +120,11 @@ class Transformer::Loader {
     return {};
   }
 
+  const CheckpointTensor* Find(TensorRole role, TensorPart part, int layer) const {
+    return FindTensor(checkpoint_, tensors_, role, part, layer);
+  }
+
+  const ModelTensors tensors_;
   const Checkpoint& checkpoint_;
   Device& device_;
   const Ops& ops_;
@@ -145,21 +134,22 @@ Result<Transformer> Transformer::Load(const ModelConfig& config, const Checkpoin
                                       Device& device, const Ops& ops, int max_tokens,
                                       const std::function<void(double)>& on_progress) {
   Transformer model(config, ops);
-  const Loader loader(checkpoint, device, ops);
-  const std::string table = "token_embd.weight";
+  const Loader loader(config, checkpoint, device, ops);
+  constexpr int kWholeModel = ModelTensors::kWholeModel;
   if (!config.tied_embeddings) {
-    RETURN_IF_ERROR(loader.Matrix({table}, model.embedding_));
+    RETURN_IF_ERROR(loader.Matrix({TensorRole::kEmbedding}, kWholeModel, model.embedding_));
   }
   model.layers_.resize(static_cast<size_t>(config.num_layers));
   for (int i = 0; i < config.num_layers; ++i) {
-    RETURN_IF_ERROR(loader.ReadLayer(config, i, model.layers_[static_cast<size_t>(i)]));
+    RETURN_IF_ERROR(loader.ReadLayer(i, model.layers_[static_cast<size_t>(i)]));
     if (on_progress) {
       on_progress(static_cast<double>(i + 1) / (config.num_layers + 1));
     }
   }
-  RETURN_IF_ERROR(loader.Gain("output_norm.weight", model.final_norm_));
+  RETURN_IF_ERROR(loader.Gain(TensorRole::kFinalNorm, kWholeModel, model.final_norm_));
   RETURN_IF_ERROR(
-      loader.Matrix({config.tied_embeddings ? table : std::string("output.weight")}, model.head_));
+      loader.Matrix({config.tied_embeddings ? TensorRole::kEmbedding : TensorRole::kHead},
+                    kWholeModel, model.head_));
   for (const CheckpointTensor& tensor : checkpoint.tensors()) {
     checkpoint.Release(tensor);  // what came back with its neighbours
   }

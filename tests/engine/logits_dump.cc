@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "engine/kv_cache.h"
-#include "engine/loader/gguf.h"
+#include "engine/loader/checkpoint.h"
 #include "engine/model/transformer.h"
 #include "kernels/base/check.h"
 #include "kernels/cpu/cpu_device.h"
@@ -30,7 +30,7 @@ constexpr int kPageTokens = 64;
 class Prompt {
  public:
   Prompt(const char* path, bool reference, std::vector<TokenId> tokens)
-      : file_(GgufFile::Open(path).value()),
+      : file_(OpenCheckpoint(path).value()),
         config_(ReadModelConfig(*file_).value()),
         device_(CpuDevice::Create({.num_threads = 2, .reference = reference}).value()),
         stream_(device_->NewStream()),
@@ -95,7 +95,7 @@ class Prompt {
     return (static_cast<uint32_t>(tokens_.size()) + kPageTokens - 1) / kPageTokens;
   }
 
-  std::unique_ptr<GgufFile> file_;
+  std::unique_ptr<Checkpoint> file_;
   ModelConfig config_;
   std::unique_ptr<CpuDevice> device_;
   std::unique_ptr<Stream> stream_;

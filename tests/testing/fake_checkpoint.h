@@ -66,6 +66,7 @@ class FakeCheckpoint final : public Checkpoint {
     return nullptr;
   }
   const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
+  std::span<const std::byte> bytes() const override { return {}; }
   void Release(const CheckpointTensor& /*tensor*/) const override {}
 
  private:

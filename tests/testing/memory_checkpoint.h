@@ -43,6 +43,7 @@ class MemoryCheckpoint : public Checkpoint {
   }
   const CheckpointTensor* FindTensor(std::string_view) const override { return nullptr; }
   const std::vector<CheckpointTensor>& tensors() const override { return tensors_; }
+  std::span<const std::byte> bytes() const override { return {}; }
   void Release(const CheckpointTensor& /*tensor*/) const override {}
 
  private:

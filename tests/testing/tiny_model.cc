@@ -10,6 +10,7 @@ namespace {
 
 ModelConfig TinyConfig(int num_layers, int hidden_size) {
   ModelConfig config;
+  config.architecture = "llama";
   config.num_layers = num_layers;
   config.hidden_size = hidden_size;
   config.intermediate_size = 96;
