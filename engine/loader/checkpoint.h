@@ -39,8 +39,8 @@ class Checkpoint {
   virtual const CheckpointTensor* FindTensor(std::string_view name) const = 0;  // null: absent
   virtual const std::vector<CheckpointTensor>& tensors() const = 0;
 
-  // A hint that a tensor has been copied: what memory its bytes take may go until they are read
-  // again.
+  // A hint that a tensor has been copied: the memory that its bytes take may be given back. They
+  // can be read again.
   virtual void Release(const CheckpointTensor& tensor) const = 0;
 };
 

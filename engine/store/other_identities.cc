@@ -58,7 +58,7 @@ struct IdentityFiles {
   std::vector<std::string> free_files;  // their paths
   uint64_t free_bytes = 0;
   uint64_t needed_bytes = 0;
-  int64_t modified_ns = 0;  // of its newest page
+  int64_t modified_ns = 0;  // its newest page's
 };
 
 void AddFolder(FileIo& io, const std::string& path, const std::string& folder,

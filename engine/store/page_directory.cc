@@ -212,7 +212,7 @@ Result<StoredPage> PageDirectory::Read(const ContentHash& hash) const {
   return DecodePage(identity_, hash, *record, limits_);
 }
 
-// Of the list, for that has the file's length, which its head has to fit.
+// Takes an entry of the listing, which has the file's length: the head has to fit that.
 Result<PageIndex::File> PageDirectory::Look(const ContentHash& hash) const {
   const std::string folder = FolderOf(hash);
   const Result<std::vector<FileIo::Entry>> entries = ListIfThere(*io_, folder);

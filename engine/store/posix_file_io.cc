@@ -34,7 +34,7 @@ StatusCode CodeOf(int error) {
   }
 }
 
-// Of the call that failed just now.
+// The status of the call that failed just now.
 Status SystemError(std::string_view what, const std::string& path) {
   const int error = errno;
   return {CodeOf(error), fmt::format("cannot {} {}: {}", what, path, std::strerror(error))};

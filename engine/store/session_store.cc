@@ -111,7 +111,7 @@ Status SessionStore::Save(const SavedSession& session) {
       sessions_[key] = std::move(kept);
     }
     return status.code() == StatusCode::kNotFound
-               ? Status(StatusCode::kUnavailable, status.message())  // of a folder, not a session
+               ? Status(StatusCode::kUnavailable, status.message())  // a folder is meant
                : status;
   }
   sessions_[key] = std::move(kept);

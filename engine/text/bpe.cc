@@ -100,7 +100,7 @@ void BytePairEncoder::Encode(std::string_view word, std::vector<TokenId>& out) c
 
 void BytePairEncoder::MergeShort(std::string_view word, std::vector<TokenId>& out) const {
   std::array<TokenId, kMaxShortWord> tokens;
-  std::array<Merge, kMaxShortWord> merges;  // of each token with the next
+  std::array<Merge, kMaxShortWord> merges;  // element i merges token i with the next
   size_t size = 0;
   for (char byte : word) {
     const TokenId token = vocabulary_.byte_tokens()[static_cast<uint8_t>(byte)];

@@ -34,7 +34,7 @@ constexpr std::string_view kEosId = "tokenizer.ggml.eos_token_id";
 constexpr std::string_view kEotId = "tokenizer.ggml.eot_token_id";
 constexpr std::string_view kEomId = "tokenizer.ggml.eom_token_id";
 
-// As control tokens are spelled: "<s>", "<|im_end|>", "[BOS]".
+// Whether the text is spelled like a control token: "<s>", "<|im_end|>", "[BOS]".
 bool IsMark(std::string_view name) {
   return name.size() > 2 && ((name.front() == '<' && name.back() == '>') ||
                              (name.front() == '[' && name.back() == ']'));

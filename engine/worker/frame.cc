@@ -66,7 +66,7 @@ FrameResult SendFrame(int fd, StatusCode code, bool last, std::string_view body,
   Header header{.num_bytes = static_cast<uint32_t>(body.size()),
                 .code = static_cast<uint16_t>(code),
                 .last = static_cast<uint16_t>(last ? 1 : 0)};
-  size_t num_sent = 0;  // of header and body
+  size_t num_sent = 0;  // bytes of header and body
   while (num_sent < sizeof(header) + body.size()) {
     std::array<iovec, 2> parts{};
     size_t num_parts = 0;

@@ -32,7 +32,7 @@ void SetLimit(int resource, rlim_t soft, rlim_t hard) {
   setrlimit(static_cast<__rlimit_resource_t>(resource), &limit);
 }
 
-// Of this process, read from its open /proc/self/statm.
+// This process's sizes, read from its open /proc/self/statm.
 size_t AddressSpaceBytes() {
   std::array<char, 32> text{};
   if (pread(kStatm, text.data(), text.size() - 1, 0) <= 0) {

@@ -5,7 +5,8 @@
 namespace thermocline {
 namespace {
 
-constexpr std::chrono::seconds kRetryInterval{1};  // of a start that failed, and to look after idle
+constexpr std::chrono::seconds kRetryInterval{
+    1};  // after a start that failed, and between looks at idle
 
 }  // namespace
 
