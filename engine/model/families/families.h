@@ -4,9 +4,9 @@
 #include "engine/model/model_config.h"
 #include "kernels/base/status.h"
 
-// One reader per model family: metadata of a GGUF file -> ModelConfig. Everything common (sizes,
-// RoPE scaling, tensor shapes) is read and checked by ReadModelConfig afterwards; a family says
-// only what is peculiar to it.
+// One reader per model family: metadata of a GGUF file -> ModelConfig. ReadModelConfig reads and
+// checks what is common (sizes, vocabulary, tensor shapes, RoPE scaling). A family adds only what
+// is peculiar to it; it may use the sizes and the vocabulary, which are read before.
 
 namespace thermocline {
 
