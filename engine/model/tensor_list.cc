@@ -12,7 +12,7 @@
 namespace thermocline {
 namespace {
 
-// The tensors that are read, taken down one by one.
+// Notes the tensors that are read, one by one.
 class TensorList {
  public:
   explicit TensorList(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
@@ -24,7 +24,7 @@ class TensorList {
     return Allow(name, std::move(dims));
   }
 
-  // The same where it is there.
+  // Takes down a tensor that may be absent. Its shape must fit.
   Status Allow(const std::string& name, std::vector<int64_t> dims) {
     const CheckpointTensor* tensor = checkpoint_.FindTensor(name);
     if (tensor == nullptr) {
@@ -44,7 +44,7 @@ class TensorList {
     return Allow(name + ".bias", {rows});
   }
 
-  // Nothing is left that nobody reads.
+  // Checks that no tensor is left that nobody reads.
   Status CheckRest(std::string_view architecture) const {
     constexpr size_t kMaxNames = 4;
     std::vector<std::string_view> rest;

@@ -20,7 +20,7 @@ KeyBias::KeyBias(const KvLayout& layout, std::span<const float> biases, const Ro
   for (const bool second : {false, true}) {
     for (int32_t i = 0; i < num_pairs_; ++i) {
       const RopePair pair = i < num_rotated ? RopePairOf(rope.style, num_rotated, i)
-                                            : RopePair{2 * i, 2 * i + 1};  // it does not rotate
+                                            : RopePair{2 * i, 2 * i + 1};  // turned by nothing
       elements_.push_back(second ? pair.second : pair.first);
     }
   }

@@ -9,12 +9,12 @@
 
 namespace thermocline {
 
-// Owns the arrays of a KeyBiasView, on the host. Views stay valid when it is moved.
+// The arrays of a KeyBiasView, on the host. Views stay valid when it is moved.
 class KeyBias {
  public:
   struct Rope {
     RopeStyle style = RopeStyle::kInterleaved;
-    // [at most head_dim / 2], radians per position. Dimensions without a frequency do not rotate.
+    // [at most head_dim / 2], radians per position; dimensions beyond their pairs do not rotate.
     std::span<const float> frequencies;
     float magnitude = 1.0F;  // factor on cos and sin
   };
