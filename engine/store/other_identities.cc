@@ -96,7 +96,7 @@ IdentityFiles ListIdentity(FileIo& io, const std::string& path, const NeededPage
   return found;
 }
 
-// The bytes that could not be removed.
+// Removes files that no session needs. Returns the bytes that could not be removed.
 uint64_t RemoveFreeFiles(FileIo& io, const IdentityFiles& files) {
   size_t num_left = 0;
   for (const std::string& file : files.free_files) {

@@ -115,8 +115,8 @@ class Vocabulary::Reader {
     return {};
   }
 
-  // The types are optional. Without them all tokens are normal, but for the marks that begin and
-  // end texts: spelled in a text, these could not be told from their letters.
+  // The types are optional. Without them all tokens are normal, except those that begin and end
+  // texts: as normal tokens they could not be told from text that spells them.
   Status AssumeKinds() {
     vocabulary_.kinds_.assign(names_.size(), TokenKind::kNormal);
     for (std::string_view key : {kBosId, kEosId, kEotId, kEomId}) {

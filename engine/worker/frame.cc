@@ -14,7 +14,7 @@ namespace thermocline {
 namespace {
 
 constexpr int kPollMilliseconds = 5;
-// Room is made as bytes come: a header alone makes nobody reserve what it promises.
+// Memory is taken as bytes come, so that a header alone reserves nothing.
 constexpr size_t kReadBytes = size_t{1} << 20;
 
 struct Header {
@@ -23,7 +23,7 @@ struct Header {
   uint16_t last = 0;
 };
 
-// Until `fd` is ready for `events`.
+// Waits until `fd` is ready for `events`.
 FrameResult Wait(int fd, int16_t events, const KeepWaiting& keep_waiting) {
   pollfd entry{.fd = fd, .events = events, .revents = 0};
   while (true) {
