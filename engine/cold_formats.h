@@ -9,7 +9,7 @@
 
 // Which codec each layer has in cold pages. Layers climb a ladder of codecs, from 3 bits to 4-bit
 // keys to int8; how far is a matter of what each layer loses at 3 bits (calibration.h) and of the
-// bytes that there are. docs/design.md has the numbers.
+// bytes that there are. docs/design/calibration.md has the numbers.
 
 namespace thermocline {
 

@@ -11,7 +11,8 @@
 namespace thermocline {
 namespace {
 
-// Of this thread, as Google Benchmark counts: what others take of the core is not held against it.
+// This thread's processor time, which Google Benchmark counts too: what other threads take of the
+// core is not held against it.
 double CpuSeconds() {
   timespec now{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -59,7 +60,7 @@ __attribute__((target("avx2"))) void ReadMemory(const std::byte* data, size_t by
 }
 
 double MeasureReadBandwidth() {
-  // As weights lie: in huge pages where the system gives them.
+  // The buffer lies where weights lie: in huge pages, where the system gives them.
   const Buffer buffer = AllocateHostBuffer(size_t{512} << 20).value();
   std::memset(buffer.data(), 1, buffer.bytes());
   double best = 0;

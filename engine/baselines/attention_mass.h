@@ -25,7 +25,7 @@ class AttentionMass {
   // `pool` outlives it.
   AttentionMass(const KvLayout& layout, int num_heads, size_t num_pages, ThreadPool& pool);
 
-  // Forgets what a page has got. To be called once at least before its page is read.
+  // Sets a page's sums to zero. Must be called at least once before the page is read.
   void Clear(PageId page);
   // Adds, in one layer, the weights of the queries in `rows`, which has one entry per sequence,
   // over the kept positions up to their own. `qkv` as in Ops::PagedAttention.
@@ -42,7 +42,7 @@ class AttentionMass {
     int first_row = 0;
     int num_rows = 0;
     std::vector<int32_t> positions;
-    std::vector<float> mass;  // as positions
+    std::vector<float> mass;  // one for each position
   };
   struct Scratch;
 

@@ -14,9 +14,9 @@ namespace thermocline {
 // the positions that they were computed with, as in kvpress without re-rotation.
 // H2O (arXiv 2306.14048): of those that may stay one half are the most recent, the other half have
 // the most attention, summed over all queries so far and over the heads of the group.
-// SnapKV (arXiv 2404.14469): once, when the prompt ends: its last 16 tokens stay, and before them
-// those that these attend to most, summed over them and over the heads of the group, each with the
-// most that any of the 7 tokens around it got, of those that are left.
+// SnapKV (arXiv 2404.14469): it evicts once, when the prompt ends. The prompt's last 16 tokens
+// stay, and the earlier tokens that these attend to most, summed over the 16 and over the heads of
+// the group. A token counts with the most that any of the 7 tokens around it got, among those left.
 
 inline constexpr int kStreamingSinks = 4;
 inline constexpr int kSnapKvWindow = 16;
@@ -26,13 +26,13 @@ inline constexpr int kSnapKvPooling = 7;
 int NumKeptTokens(double budget, int length);
 
 struct HeldTokens {
-  std::span<const int32_t> positions;  // of the tokens still there, ascending
-  std::span<const float> mass;         // as positions: attention summed; streaming needs none
-  int length = 0;                      // of the sequence, with all that was evicted
-  int num_kept = 0;                    // at most so many may stay
+  std::span<const int32_t> positions;  // positions of the tokens that are left, ascending
+  std::span<const float> mass;  // for each position, the attention summed; streaming needs none
+  int length = 0;               // the sequence's length, evicted tokens included
+  int num_kept = 0;             // at most so many may stay
 };
 
-// The positions to evict, as many as are over num_kept. Of equals the oldest goes first.
+// The positions to evict, as many as are over num_kept. Among equals the oldest goes first.
 // `policy`: one for which Evicts is true.
 std::vector<int32_t> TokensToEvict(KvPolicy policy, const HeldTokens& held);
 

@@ -35,14 +35,14 @@ class Evictor {
     int num_heads = 0;
     int num_threads = 1;
   };
-  // `num_pages`: page ids are below.
+  // Page ids are below `num_pages`.
   Evictor(const Options& options, const KvLayout& layout, size_t num_pages);
 
-  // Around the forward pass of a plan whose sequences have pages for their tokens.
+  // Called before and after the forward pass of a plan whose sequences have pages for their tokens.
   void BeginStep(const StepPlan& plan);
   void EndStep(const StepPlan& plan);
-  // In the pass, each layer: once its K is in the cache, before attention. `qkv` as in
-  // Ops::PagedAttention.
+  // Called in each layer of the pass, when its K is in the cache and before attention. `qkv` is
+  // that of Ops::PagedAttention.
   void Observe(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv);
 
   // KvCacheView::keep_masks. The pointer is the same for the evictor's life.
@@ -65,7 +65,7 @@ class Evictor {
   std::vector<uint64_t> masks_;  // [num_pages, num_layers, num_kv_heads]
   ThreadPool pool_;
   AttentionMass mass_;
-  std::vector<AttentionMass::Rows> observed_;  // of the step, by sequence
+  std::vector<AttentionMass::Rows> observed_;  // this step's, one per sequence
 };
 
 }  // namespace thermocline

@@ -43,8 +43,8 @@ class Checkpoint {
 
   virtual std::span<const std::byte> bytes() const = 0;  // all of the file
 
-  // A hint that a tensor has been copied: what memory its bytes take may go until they are read
-  // again.
+  // A hint that a tensor has been copied: the memory that its bytes take may be given back. They
+  // can be read again.
   virtual void Release(const CheckpointTensor& tensor) const = 0;
 };
 

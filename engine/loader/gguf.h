@@ -34,7 +34,7 @@ enum class GgufType : uint32_t {
 
 // A metadata value where it lies in the file, its extent checked.
 struct GgufValue {
-  GgufType type = GgufType::kUint8;  // of the elements, for an array
+  GgufType type = GgufType::kUint8;  // an array's element type
   bool is_array = false;
   uint64_t count = 1;                // elements
   std::span<const std::byte> bytes;  // all elements; strings with their lengths
@@ -46,7 +46,7 @@ class GgufFile final : public Checkpoint {
  public:
   // kNotFound when there is no such file; kInvalidArgument with one line that names the field.
   static Result<std::unique_ptr<GgufFile>> Open(const std::string& path);
-  // The same for bytes that the caller keeps alive; for tests and fuzzing.
+  // Reads a file's bytes from memory that the caller keeps alive. For tests and fuzzing.
   static Result<std::unique_ptr<GgufFile>> Parse(std::span<const std::byte> bytes);
 
   Result<int64_t> ReadInt(std::string_view key) const override;

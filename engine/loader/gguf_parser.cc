@@ -23,7 +23,7 @@ constexpr uint64_t kMaxTensors = 1 << 20;  // real files have hundreds to thousa
 constexpr uint32_t kMaxDims = 4;
 constexpr uint64_t kMaxAlignment = 1 << 20;
 
-// Of one element; nothing for strings, arrays and numbers that are no type.
+// The size of one element. Nothing for strings, for arrays and for numbers that are no type.
 std::optional<uint64_t> ElementBytes(GgufType type) {
   switch (type) {
     case GgufType::kUint8:

@@ -38,7 +38,7 @@ class GgufParser {
   uint64_t num_tensors_ = 0;
   uint64_t num_metadata_ = 0;
   uint64_t alignment_ = 32;
-  std::vector<uint64_t> offsets_;  // of each tensor, from the start of the data section
+  std::vector<uint64_t> offsets_;  // each tensor's, from the start of the data section
   std::unique_ptr<GgufFile> file_;
 };
 

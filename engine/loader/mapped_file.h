@@ -10,8 +10,8 @@
 namespace thermocline {
 
 // A regular file mapped read-only. Move-only; unmapped with the object.
-// Whoever truncates a file that is served takes its process down (SIGBUS): model files are replaced
-// by renaming a new one over the old, as package managers do.
+// Truncating a file that is served ends the process (SIGBUS). A model file is replaced by renaming
+// a new one over it, as package managers do.
 class MappedFile {
  public:
   static Result<MappedFile> Open(const std::string& path);

@@ -100,7 +100,7 @@ Status ReadRopeScaling(const Checkpoint& checkpoint, ModelConfig& config) {
         static_cast<float>(std::pow(base, -2.0 * i / config.rope_dim)));
   }
 
-  std::string type = "linear";  // of a factor without a type
+  std::string type = "linear";  // what a factor without a type means
   RETURN_IF_ERROR(ReadOptionalString(checkpoint, prefix + "scaling.type", type));
   double factor = 1;
   RETURN_IF_ERROR(ReadFactor(checkpoint, prefix + "scale_linear", factor));

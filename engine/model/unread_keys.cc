@@ -16,7 +16,7 @@ namespace {
 enum class Off {
   kZero,
   kZeroOrOne,     // factors: llama.cpp writes 0 for "none"
-  kTrue,          // of what is always so
+  kTrue,          // flags of what is always so here
   kWholeContext,  // windows: 0, or no shorter than the context
   kHeadScale,     // 0, or 1 / sqrt(head_dim)
   kSilu,          // the activation's name

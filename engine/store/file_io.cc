@@ -8,7 +8,7 @@ namespace thermocline {
 
 namespace {
 
-// Names to try before giving up: each that is taken was left by a crash, or put there by somebody.
+// How many names are tried. A name is taken if a crash left the file, or somebody put it there.
 constexpr int kMaxNames = 64;
 
 }  // namespace

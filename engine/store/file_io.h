@@ -47,32 +47,32 @@ class FileIo {
   // is something at `path`, whatever it is; it stays. After any other error any part of the file
   // may be there.
   virtual Status WriteNewFile(const std::string& path, std::span<const std::byte> bytes) = 0;
-  // In one step: at any time `to` is the old file or the new one.
+  // Renames in one step: at any time `to` is the old file or the new one.
   virtual Status Rename(const std::string& from, const std::string& to) = 0;
-  // Names in the directory are on the device when this returns.
+  // Syncs a directory: the names in it are on the device when this returns.
   virtual Status SyncDirectory(const std::string& path) = 0;
-  // kDataLoss: longer than `max_bytes`, or no regular file.
+  // Reads a whole file. kDataLoss: it is longer than `max_bytes`, or no regular file.
   virtual Result<std::vector<std::byte>> ReadFile(const std::string& path, uint64_t max_bytes) = 0;
-  // The first `num_bytes`, or all there are.
+  // Reads the first `num_bytes`, or as many as there are.
   virtual Result<std::vector<std::byte>> ReadHead(const std::string& path, size_t num_bytes) = 0;
-  // Regular files and directories, in no order; nothing else, and no link.
+  // Lists regular files and directories, in no order. Links and other things are left out.
   virtual Result<std::vector<Entry>> List(const std::string& directory) = 0;
-  // Modified now.
+  // Sets the file's modification time to now.
   virtual Status Touch(const std::string& path) = 0;
-  // Of a file or an empty directory. Fine when there is none.
+  // Removes a file or an empty directory. Fine when there is none.
   virtual Status Remove(const std::string& path) = 0;
-  // With all above it, for its owner alone. Fine when it is there.
+  // Makes a directory and its parents, for their owner alone. Fine when it is there.
   virtual Status MakeDirectories(const std::string& path) = 0;
-  // kFailedPrecondition: another process, or another lock of this one, has it.
+  // Locks a file. kFailedPrecondition: another process has it, or another lock of this process.
   virtual Result<std::unique_ptr<FileLock>> Lock(const std::string& path) = 0;
 };
 
-// What the name of a file that is being written ends in. Left behind, it may be removed.
+// The ending of the name of a file that is being written. One that was left behind may be removed.
 inline constexpr std::string_view kTemporarySuffix = ".tmp";
 
-// Writes `path` whole or not at all, and on the device when this returns: beside its place, in a
-// file that nobody else has, then renamed. After an error what was at `path` is there as it was, or
-// the new file is, which may not outlive a crash.
+// Writes `path` whole or not at all. It is on the device when this returns. The bytes go to a new
+// file beside it, which is then renamed. After an error `path` is the old file, unchanged, or the
+// new one, which may not outlive a crash.
 Status WriteWholeFile(FileIo& io, const std::string& path, std::span<const std::byte> bytes);
 
 }  // namespace thermocline

@@ -58,7 +58,7 @@ struct IdentityFiles {
   std::vector<std::string> free_files;  // their paths
   uint64_t free_bytes = 0;
   uint64_t needed_bytes = 0;
-  int64_t modified_ns = 0;  // of its newest page
+  int64_t modified_ns = 0;  // its newest page's
 };
 
 void AddFolder(FileIo& io, const std::string& path, const std::string& folder,
@@ -96,7 +96,7 @@ IdentityFiles ListIdentity(FileIo& io, const std::string& path, const NeededPage
   return found;
 }
 
-// The bytes that could not be removed.
+// Removes files that no session needs. Returns the bytes that could not be removed.
 uint64_t RemoveFreeFiles(FileIo& io, const IdentityFiles& files) {
   size_t num_left = 0;
   for (const std::string& file : files.free_files) {

@@ -8,9 +8,9 @@
 #include "kernels/base/status.h"
 #include "scheduler/page_pool.h"
 
-// What lies in a store's directory beside the pages of the model that is served: pages of other
-// models, and of this one as an earlier program kept them. Their sessions are read, so that a page
-// that one needs is never removed for room.
+// Handles what lies in a store's directory beside the pages of the model that is served: pages of
+// other models, and pages of this model as an earlier program kept them. Their sessions are read,
+// so that a page that a session needs is never removed for room.
 
 namespace thermocline {
 

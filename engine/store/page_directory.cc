@@ -49,7 +49,7 @@ Result<PageDirectory> PageDirectory::Open(const std::string& directory, const Co
   return opened;
 }
 
-// What a crash left of one that was being written. Other names are nobody's business here.
+// Removes key files that a crash left half written. Files of other names stay.
 void PageDirectory::RemoveTornKeys() {
   const Result<std::vector<FileIo::Entry>> entries = io_->List(root_);
   if (!entries.ok()) {
@@ -62,7 +62,8 @@ void PageDirectory::RemoveTornKeys() {
   }
 }
 
-// Two files have it, for without it no page is ever found again. One that is good mends the other.
+// Reads the key from two files, because without it no page is ever found again. A good file mends
+// the other.
 Status PageDirectory::ReadHashKey(uint64_t fresh_key) {
   std::optional<uint64_t> key;
   Status unread;
@@ -94,8 +95,8 @@ Status PageDirectory::ReadHashKey(uint64_t fresh_key) {
 }
 
 Status PageDirectory::MakeHashKey(uint64_t fresh_key) {
-  // Without the key that named them, no page can ever be found again. They go first: a crash in
-  // between comes here again.
+  // Pages were named with a key that is lost, so none can ever be found again. They are removed
+  // before the new key is written: after a crash in between, the next start comes here again.
   RETURN_IF_ERROR(RemoveUnneededIdentities(*io_, root_));
   hash_key_ = fresh_key;
   for (const std::string_view name : kKeyFiles) {
@@ -105,7 +106,8 @@ Status PageDirectory::MakeHashKey(uint64_t fresh_key) {
   return {};
 }
 
-// Somebody may have removed the whole directory while it was in use.
+// Writes key files that are not there: somebody may have removed the whole directory while it was
+// in use.
 Status PageDirectory::WriteMissingKeys() {
   for (const std::string_view name : kKeyFiles) {
     const std::string path = root_ + "/" + std::string(name);
@@ -153,7 +155,8 @@ void PageDirectory::ScanFolder(const std::string& digits) {
   }
 }
 
-// The checksum of the whole tells it from a damaged version.
+// Whether a later program wrote the record. The checksum of the whole record tells that from a
+// damaged version number.
 bool PageDirectory::IsOfALaterProgram(const ContentHash& hash, const Result<PageHead>& head,
                                       uint64_t file_bytes) const {
   constexpr uint64_t kLargest = uint64_t{1} << 30;
@@ -212,7 +215,7 @@ Result<StoredPage> PageDirectory::Read(const ContentHash& hash) const {
   return DecodePage(identity_, hash, *record, limits_);
 }
 
-// Of the list, for that has the file's length, which its head has to fit.
+// Takes an entry of the listing, which has the file's length: the head has to fit that.
 Result<PageIndex::File> PageDirectory::Look(const ContentHash& hash) const {
   const std::string folder = FolderOf(hash);
   const Result<std::vector<FileIo::Entry>> entries = ListIfThere(*io_, folder);

@@ -28,7 +28,7 @@ class PageDirectory {
     PageIndex::File file;
     int64_t modified_ns = 0;
   };
-  // What was there.
+  // What Open found.
   struct Found {
     std::vector<File> files;    // the least recently used first
     size_t num_damaged = 0;     // removed
@@ -41,20 +41,20 @@ class PageDirectory {
   const Found& found() const { return found_; }
   uint64_t hash_key() const { return hash_key_; }
 
-  // Removes pages of other identities that none of their sessions needs, of whole identities and
-  // the oldest first, until all that others have is within `max_bytes` or needed. Tells `notice`
-  // before. The bytes that others have then.
+  // Removes pages of other identities that none of their sessions needs, whole identities at a
+  // time and the oldest first, until what other identities hold is within `max_bytes` or needed.
+  // Tells `notice` before. Returns the bytes that other identities hold then.
   uint64_t BoundOthers(uint64_t max_bytes, const std::function<void(const std::string&)>& notice);
 
-  // After an error what was there is there as it was, or the new page is, which may not last: see
-  // Look.
+  // Writes a page. After an error the old page is there, unchanged, or the new one, which may not
+  // outlive a crash: Look tells.
   Status Write(const ContentHash& hash, const StoredPage& page);
-  // kNotFound; kDataLoss: damaged; kInternal: the device fails to read it, or it is no regular
-  // file; else errors of FileIo::ReadFile and DecodePage.
+  // Reads a page. kNotFound; kDataLoss: it is damaged; kInternal: the device fails to read it, or
+  // it is no regular file; else errors of FileIo::ReadFile and DecodePage.
   Result<StoredPage> Read(const ContentHash& hash) const;
-  // What is at a hash's place, by its head. kNotFound: nothing.
+  // Reads the head of the file that a hash names. kNotFound: there is none.
   Result<PageIndex::File> Look(const ContentHash& hash) const;
-  // Just used, for the order of found().
+  // Marks the page as just used, for the order of found().
   void Touch(const ContentHash& hash) const;
   Status Remove(const ContentHash& hash);
 
@@ -74,7 +74,7 @@ class PageDirectory {
   std::string PathOf(const ContentHash& hash) const;
 
   std::string root_;
-  std::string folder_;  // of this identity
+  std::string folder_;  // this identity's
   ContentHash identity_;
   PageLimits limits_;
   FileIo* io_;  // never null

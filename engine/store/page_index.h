@@ -18,7 +18,7 @@ struct HashOfContentHash {
   size_t operator()(const ContentHash& hash) const { return hash.low; }  // is random already
 };
 
-// BackingStore's book of what is where; it moves no bytes itself. Not thread-safe.
+// Keeps for BackingStore where each page is. Moves no bytes itself. Not thread-safe.
 //
 // A page is clean (in its file), pending (its file is to be written) or unwritten (there is no
 // directory, or its write failed). Files are counted apart from pages: a page that was erased or
@@ -32,15 +32,15 @@ class PageIndex {
     Tier tier = Tier::kHot;
     Tier loss = Tier::kHot;
     bool unreadable = false;  // its file was not to be read: it counts, and nobody finds it
-    uint64_t generation = 0;  // of this content: no two that were ever added have the same
-    uint64_t bytes = 0;       // of its record
+    uint64_t generation = 0;  // this content's number: no other content ever has it
+    uint64_t bytes = 0;       // its record's size
     // Null: in its file alone. Shared because who reads or writes it does so without the lock,
     // while a better copy may take its place.
     std::shared_ptr<const StoredPage> content;
     bool on_disk = false;
     bool pending = false;
   };
-  // Whether pages have files. Without: none is ever pending.
+  // `has_files`: pages have files. Without files none is ever pending.
   explicit PageIndex(bool has_files) : has_files_(has_files) {}
 
   const Page* Find(const ContentHash& hash) const;
@@ -50,7 +50,7 @@ class PageIndex {
   struct File {
     PageHead head;
     uint64_t bytes = 0;
-    bool unreadable = false;  // of the head only the hash is known
+    bool unreadable = false;  // only the hash is known of its head
   };
   void AddFile(const File& file);
   // Nobody finds the page any more; its file stays, for it may be read another day.
@@ -59,7 +59,8 @@ class PageIndex {
   void Rewrite(const ContentHash& hash);
   // Forgets the page. Its file, if there may be one, is queued.
   void Erase(const ContentHash& hash);
-  // Most recently used now. `hit`: and passed over once when a page is to be erased.
+  // Makes the page the most recently used. `hit`: it is also passed over once when a page is to be
+  // erased.
   void Use(const ContentHash& hash, bool hit);
   void SetPinned(const ContentHash& hash, bool pinned);  // counted
 
@@ -84,7 +85,7 @@ class PageIndex {
   void RequeueUnwritten();
   bool HasUnwritten() const;
 
-  // As far as its files tell: bytes that pins keep on disk.
+  // The bytes that pins keep on disk, as far as the files tell.
   uint64_t pinned_disk_bytes() const;
 
   size_t num_pages() const { return pages_.size(); }
@@ -98,7 +99,7 @@ class PageIndex {
 
  private:
   using HashList = std::list<ContentHash>;  // least recently used first
-  // Where in at most one list a page is.
+  // A page's position in one list, or in none.
   struct Place {
     HashList* list = nullptr;
     HashList::iterator position;
@@ -116,7 +117,7 @@ class PageIndex {
   void Remove(Entries::iterator entry);
   // Puts the page into the lists it belongs to, at the recent end of one it comes to.
   void Sort(const ContentHash& hash, Entry& entry);
-  // The first of a list that was not hit; those before it have lost their mark and become last.
+  // The first page of a list that was not hit. Pages before it lose their mark and become last.
   Entries::iterator TakeVictim(HashList& list);
 
   const bool has_files_;
@@ -127,7 +128,7 @@ class PageIndex {
   HashList unwritten_;  // without pins
   HashList evictable_;  // in their files, without pins
   std::deque<ContentHash> queue_;
-  std::unordered_set<ContentHash, HashOfContentHash> queued_;  // as queue_
+  std::unordered_set<ContentHash, HashOfContentHash> queued_;  // the hashes in queue_
   uint64_t next_generation_ = 1;
   uint64_t num_ever_queued_ = 0;
   size_t num_memory_pages_ = 0;

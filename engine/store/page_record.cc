@@ -11,15 +11,14 @@ namespace {
 
 constexpr RecordKind kPageKind{.magic = "THRMPAGE", .version = 1, .name = "page"};
 
-// By the byte that says it. Records of before there were others say 1 of every page that is not
-// exact.
+// The loss that a record's byte stands for. Older records say 1 for every page that is not exact.
 constexpr std::array<Tier, 4> kLosses = {Tier::kHot, Tier::kCold, Tier::kWarm, Tier::kArchive};
 
 struct Fields {
   PageHead head;
   ContentHash previous;
   uint64_t checksum = 0;
-  uint64_t num_bytes = 0;  // of the page
+  uint64_t num_bytes = 0;  // the page's size
   uint32_t first_position = 0;
   uint32_t tenant_bytes = 0;
   uint32_t num_tokens = 0;

@@ -34,7 +34,7 @@ StatusCode CodeOf(int error) {
   }
 }
 
-// Of the call that failed just now.
+// The status of the call that failed just now.
 Status SystemError(std::string_view what, const std::string& path) {
   const int error = errno;
   return {CodeOf(error), fmt::format("cannot {} {}: {}", what, path, std::strerror(error))};
@@ -65,7 +65,7 @@ class OpenFile {
   int file_;
 };
 
-// A path as the folder that it ends in and the name there, for calls that end in `at`.
+// A path split into an open folder and a name in it, for system calls that end in `at`.
 struct Place {
   OpenFile folder;
   std::string name;  // "." for the path of a root
@@ -119,7 +119,7 @@ Status WriteAll(int file, const std::string& path, std::span<const std::byte> by
   return {};
 }
 
-// Less only when the file ends before.
+// Reads `num_bytes`, or fewer if the file ends before.
 Result<std::vector<std::byte>> ReadUpTo(int file, const std::string& path, size_t num_bytes) {
   std::vector<std::byte> bytes(num_bytes);
   size_t size = 0;
@@ -140,7 +140,7 @@ Result<std::vector<std::byte>> ReadUpTo(int file, const std::string& path, size_
   return bytes;
 }
 
-// At most `max_bytes`; beyond them kDataLoss, or with `cut` no more of the file.
+// Reads a file of at most `max_bytes`. A longer one is kDataLoss, or is cut there with `cut`.
 Result<std::vector<std::byte>> ReadBounded(const std::string& path, uint64_t max_bytes, bool cut) {
   const OpenFile file = OpenAt(Walk(path), O_RDONLY);
   struct stat info {};

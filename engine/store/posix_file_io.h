@@ -12,10 +12,10 @@ namespace thermocline {
 // what somebody gave. Nothing but a regular file is opened, so that nobody waits for a pipe.
 class PosixFileIo : public FileIo {
  public:
-  // Of what is made; the process's mask applies too.
+  // Modes of new files and directories; the process's mask applies too.
   struct Modes {
-    unsigned file = 0600;       // conversations are in there
-    unsigned directory = 0700;  // and their lengths here
+    unsigned file = 0600;       // they hold conversations
+    unsigned directory = 0700;  // they show the conversations' lengths
   };
   PosixFileIo() = default;
   explicit PosixFileIo(const Modes& modes) : modes_(modes) {}
@@ -35,8 +35,8 @@ class PosixFileIo : public FileIo {
   Modes modes_;
 };
 
-// The same place without a link in its path. The place need not be there. kUnavailable when the
-// path cannot be followed.
+// The path of the same directory without a link in it. The directory need not exist. kUnavailable
+// when the path cannot be followed.
 Result<std::string> ResolveDirectory(const std::string& path);
 
 }  // namespace thermocline

@@ -29,7 +29,7 @@ inline constexpr size_t kRecordChecksumBytes = 16;
 
 class RecordWriter {
  public:
-  // `content_bytes`: that will be added, so that memory is taken once.
+  // `content_bytes` will be added: memory for them is taken once.
   RecordWriter(const RecordKind& kind, const ContentHash& identity, size_t content_bytes);
 
   template <std::unsigned_integral T>
@@ -76,11 +76,11 @@ class RecordReader {
   bool good_ = true;
 };
 
-// A reader of the whole record's content. kDataLoss: not a record of this kind, or damaged.
-// kUnimplemented: of a later version. kFailedPrecondition: of another identity.
+// A reader of the whole record's content. kDataLoss: it is no record of this kind, or damaged.
+// kUnimplemented: it is of a later version. kFailedPrecondition: it is of another identity.
 Result<RecordReader> OpenRecord(const RecordKind& kind, const ContentHash& identity,
                                 std::span<const std::byte> record);
-// The same of a record's first bytes, whose checksum cannot be tested.
+// A reader of a record's first bytes, whose checksum cannot be tested. Errors as above.
 Result<RecordReader> OpenRecordHead(const RecordKind& kind, const ContentHash& identity,
                                     std::span<const std::byte> head);
 

@@ -18,7 +18,7 @@ uint64_t RecordBytes(uint64_t tenant_bytes, uint64_t id_bytes, uint64_t num_toke
          num_pages * sizeof(ContentHash) + kRecordChecksumBytes;
 }
 
-// Whether a record may have it: "." and ".." were valid once.
+// Whether a record may have this id. "." and ".." were valid once.
 bool MayBeRecorded(std::string_view id) {
   return !id.empty() && id.size() <= kMaxSessionIdBytes &&
          std::all_of(id.begin(), id.end(), [](char c) {

@@ -20,19 +20,19 @@ struct SavedSession {
   std::vector<TokenId> tokens;
   std::vector<ContentHash> pages;  // in order; no more than tokens
   int64_t saved_at_unix = 0;       // seconds
-  uint64_t bytes = 0;              // of its pages, as far as whoever saved it knew
+  uint64_t bytes = 0;              // its pages' size, as it was known when it was saved
 
   bool operator==(const SavedSession&) const = default;
 };
 
 struct SessionLimits {
   size_t max_sessions_per_tenant = 1024;
-  size_t max_sessions = 16384;  // of all tenants
-  size_t max_tokens = 0;        // of one session
+  size_t max_sessions = 16384;  // over all tenants
+  size_t max_tokens = 0;        // in one session
 };
 
-// Of what is read from disk: a session stays one, however low --max-model-len is today. No model
-// has a longer context.
+// The most tokens of a session that is read from disk. It does not depend on --max-model-len, so
+// that a session stays one however low that is today. No model has a longer context.
 inline constexpr SessionLimits kAnySession{.max_tokens = size_t{1} << 24};
 
 // 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', and neither "." nor "..": clients take these out of
@@ -43,7 +43,7 @@ bool ValidSessionId(std::string_view id);
 Status CheckSession(const SavedSession& session, const SessionLimits& limits);
 uint64_t MaxSessionRecordBytes(const SessionLimits& limits);
 
-// One session as one run of bytes, see docs/store_format.md. Errors as DecodePage's.
+// Writes and reads one session as one run of bytes (docs/store_format.md). Errors are DecodePage's.
 std::vector<std::byte> EncodeSession(const ContentHash& identity, const SavedSession& session);
 Result<SavedSession> DecodeSession(const ContentHash& identity, std::span<const std::byte> record,
                                    const SessionLimits& limits);

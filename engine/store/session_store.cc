@@ -69,7 +69,7 @@ Status SessionStore::Scan() {
   return {};
 }
 
-// kDataLoss: it is damaged. What the device cannot read may be whole.
+// Reads one session. kDataLoss: it is damaged. A file that the device cannot read may be whole.
 Result<SavedSession> SessionStore::ReadSession(const std::string& path) const {
   const Result<std::vector<std::byte>> record =
       io_.ReadFile(path, MaxSessionRecordBytes(kAnySession));
@@ -105,13 +105,13 @@ Status SessionStore::Save(const SavedSession& session) {
     }
   }
   if (!status.ok()) {
-    // Renamed already, if the device failed late.
+    // If the device failed late, the new file has been renamed already.
     const Result<SavedSession> there = ReadSession(path);
     if (there.ok() && *there == session) {
       sessions_[key] = std::move(kept);
     }
     return status.code() == StatusCode::kNotFound
-               ? Status(StatusCode::kUnavailable, status.message())  // of a folder, not a session
+               ? Status(StatusCode::kUnavailable, status.message())  // a folder is meant
                : status;
   }
   sessions_[key] = std::move(kept);

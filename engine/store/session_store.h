@@ -46,26 +46,27 @@ class SessionStore {
   SessionStore(const SessionStore&) = delete;
   SessionStore& operator=(const SessionStore&) = delete;
 
-  // On the device when this returns. Replaces the session of this tenant and id; after an error the
-  // old one is there, or the new one if the device failed late: Find tells. kInvalidArgument: not
-  // within the limits. kFailedPrecondition: the tenant, or the server, has as many sessions as it
-  // may, or there is one of this name that could not be read; it stays. Else errors of the disk.
+  // Saves a session, which is on the device when this returns. It replaces the session of this
+  // tenant and id. After an error the old one is there, or the new one if the device failed late:
+  // Find tells. kInvalidArgument: it is not within the limits. kFailedPrecondition: the tenant, or
+  // the server, has as many sessions as it may, or one of this name could not be read and stays.
+  // Else errors of the disk.
   Status Save(const SavedSession& session);
-  // kNotFound, also when the file has gone. kDataLoss once when it turns out damaged, which drops
-  // it. Else errors of the disk: it may be read another time.
+  // Reads a session. kNotFound, also when its file has gone. kDataLoss once when it turns out
+  // damaged, which drops it. Else errors of the disk: it may be read another time.
   Result<SavedSession> Load(std::string_view tenant, std::string_view id);
-  // Also of one that could not be read. kNotFound.
+  // Removes a session, also one that could not be read. kNotFound.
   Status Remove(std::string_view tenant, std::string_view id);
 
   std::optional<SavedSessionInfo> Find(std::string_view tenant, std::string_view id) const;
 
   // Newest first.
   std::vector<SavedSessionInfo> List(std::string_view tenant) const;
-  // Of all tenants, in no order: what to pin at start.
+  // The sessions of all tenants, in no order: their pages are pinned at start.
   std::vector<SavedSessionInfo> all() const;
-  // Files at start that were damaged, of a later version or not to be read.
+  // Files that were damaged, of a later version or unreadable at start.
   size_t num_unreadable() const { return num_unreadable_; }
-  // Of these, those that may be whole: nobody knows which pages they need.
+  // Those of num_unreadable() that may be whole: nobody knows which pages they need.
   size_t num_unread() const { return unread_.size(); }
 
  private:
@@ -83,7 +84,7 @@ class SessionStore {
   Status CheckRoom(const Key& key) const;
   std::string PathOf(std::string_view tenant, std::string_view id) const;
 
-  const std::string folder_;  // of this identity's files; empty: memory only
+  const std::string folder_;  // where this identity's files are; empty: memory only
   const ContentHash identity_;
   FileIo& io_;
   const SessionLimits limits_;

@@ -17,7 +17,7 @@ inline constexpr std::string_view kSessionsFolder = "sessions";
 inline constexpr std::string_view kLockFile = "lock";
 inline constexpr std::string_view kPageSuffix = ".page";
 inline constexpr std::string_view kSessionSuffix = ".session";
-inline constexpr size_t kFolderDigits = 2;  // of a page's hash: 256 folders
+inline constexpr size_t kFolderDigits = 2;  // a page's hash begins with them: 256 folders
 
 // What HexDigits writes.
 std::optional<ContentHash> ParseHexDigits(std::string_view digits);
@@ -31,12 +31,12 @@ bool IsTemporaryFile(const FileIo::Entry& entry);   // one that was being writte
 // No part of a name that came from outside is ever part of a path.
 std::string SessionFileName(std::string_view tenant, std::string_view id);
 
-// Of a page folder's and a page file's name.
+// The hash that a page folder's and a page file's names spell.
 std::optional<ContentHash> HashOfPageFile(std::string_view folder, std::string_view file);
 
-// Nothing there: no entries.
+// Lists a directory. One that does not exist has no entries.
 Result<std::vector<FileIo::Entry>> ListIfThere(FileIo& io, const std::string& path);
-// Of the folder `name` in `parent`. A link to a folder elsewhere is none: no entries.
+// Lists the folder `name` in `parent`. A link to a folder elsewhere counts as no folder.
 Result<std::vector<FileIo::Entry>> ListFolder(FileIo& io, const std::string& parent,
                                               std::string_view name);
 

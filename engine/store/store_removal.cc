@@ -70,7 +70,7 @@ Status StoreRemoval::RemoveUnreadableSession(std::string_view tenant, std::strin
 }
 
 Status StoreRemoval::RemoveIdentity(const ContentHash& identity) {
-  // Sessions first: should this end in between, none is left without its pages.
+  // Sessions are removed first: if this ends in between, no session is left without its pages.
   const std::string digits = HexDigits(identity);
   if (sessions_lock_ != nullptr) {
     RETURN_IF_ERROR(RemoveFiles(SessionsPath(directory_), digits, IsSessionFile));

@@ -16,16 +16,16 @@ namespace thermocline {
 // has it. What else somebody put there stays, and the folders that it is in.
 class StoreRemoval {
  public:
-  // Of a directory that SurveyStore knows for a store. kFailedPrecondition: a server has it.
+  // `directory` is one that SurveyStore found to be a store. kFailedPrecondition: a server has it.
   static Result<StoreRemoval> Open(FileIo& io, const std::string& directory);
 
-  // Its name and tokens. Its pages stay, as when a server deletes it: other conversations may begin
-  // alike.
+  // Removes a session's name and tokens. Its pages stay, as when a server deletes it: other
+  // conversations may begin alike.
   Status RemoveSession(const StoreSurvey::Session& session);
-  // Of this name, of any model: one that SurveyStore could not read is in no list. kNotFound: there
-  // is none.
+  // Removes the sessions of this name, of any model. It is for files that SurveyStore could not
+  // read and so lists nowhere. kNotFound: there is none.
   Status RemoveUnreadableSession(std::string_view tenant, std::string_view id);
-  // All pages and sessions, readable or not.
+  // Removes all pages and sessions, readable or not.
   Status RemoveIdentity(const ContentHash& identity);
 
   uint64_t num_files_removed() const { return num_files_removed_; }

@@ -22,13 +22,13 @@ using Entries = std::vector<FileIo::Entry>;
 constexpr uint32_t kMaxPageTokens = 1U << 16;
 constexpr int64_t kNsPerSecond = 1'000'000'000;
 
-// The high half of a digest of its own is as good as any.
+// Takes the high half of the digest: any part of it is random.
 struct HashOfHash {
   size_t operator()(const ContentHash& hash) const { return hash.high; }
 };
 
-// Limits that the head itself is within, if it is a page of any model at all: their exact bytes are
-// known to the model alone. Places as in docs/store_format.md.
+// Limits that fit the head, if it is a page of any model: only the model knows the exact sizes of
+// its pages. Offsets are those of docs/store_format.md.
 PageLimits LimitsOf(std::span<const std::byte> head, uint64_t file_bytes) {
   constexpr size_t kPageBytesPlace = 72;
   RecordReader reader(head);
@@ -38,7 +38,7 @@ PageLimits LimitsOf(std::span<const std::byte> head, uint64_t file_bytes) {
   const auto num_tokens = reader.Take<uint32_t>();
   const auto tier = reader.Take<uint8_t>();
   PageLimits limits{.page_tokens = kMaxPageTokens};
-  // The backed tier is none of a page's on disk.
+  // A page on disk never has the backed tier.
   if (reader.good() && num_tokens <= kMaxPageTokens && page_bytes < file_bytes &&
       page_bytes <= std::numeric_limits<uint32_t>::max() &&
       tier < static_cast<uint8_t>(Tier::kBacked)) {
@@ -77,8 +77,8 @@ class IdentitySurvey {
     }
   }
 
-  // What is no page at first may have been replaced or removed between its size and its head: it is
-  // looked at once more, from its size on.
+  // Counts the pages of one folder. A file may be replaced or removed after its size was read and
+  // before its head is. So a file that seems to be no page is looked at once more, size and head.
   void SurveyFolder(const std::string& folder) {
     const std::string path = root_ + "/" + digits_ + "/" + folder;
     Result<Entries> files = ListIfThere(io_, path);
@@ -107,7 +107,7 @@ class IdentitySurvey {
     }
   }
 
-  // False: it is none.
+  // Counts the file if it is a page; false if it is none.
   bool CountPage(const std::string& folder, const FileIo::Entry& file) {
     const Result<std::vector<std::byte>> head =
         io_.ReadHead(root_ + "/" + digits_ + "/" + folder + "/" + file.name, kPageHeadBytes);

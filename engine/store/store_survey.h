@@ -13,17 +13,17 @@
 
 namespace thermocline {
 
-// What lies in a store's directory, whichever model it is of.
+// What lies in a store's directory, for all models.
 struct StoreSurvey {
   struct TierPages {
     uint64_t num_pages = 0;
-    uint64_t bytes = 0;  // of the files
+    uint64_t bytes = 0;  // the files' size
   };
   // One model file with its page formats. Its times are files' times, which a read renews.
   struct Identity {
     ContentHash hash;
     std::array<TierPages, kNumTiers> tiers{};
-    int64_t oldest_use_unix = 0;  // of its pages, in seconds; 0 without pages
+    int64_t oldest_use_unix = 0;  // in seconds, over its pages; 0 without pages
     int64_t latest_use_unix = 0;
     uint64_t num_sessions = 0;
     uint64_t num_unreadable_pages = 0;  // files with a page's name that are none, closed folders
@@ -36,17 +36,18 @@ struct StoreSurvey {
     std::string id;      // see ValidSessionId
     uint64_t num_tokens = 0;
     std::vector<std::optional<Tier>> pages;  // in order; nothing: missing
-    uint64_t bytes = 0;                      // of its pages, as whoever saved it knew
-    int64_t saved_at_unix = 0;               // as recorded: any number
+    uint64_t bytes = 0;                      // its pages' size, as it was known when it was saved
+    int64_t saved_at_unix = 0;               // what the record says: any number
   };
 
-  std::vector<Identity> identities;  // by digits
+  std::vector<Identity> identities;  // sorted by digits
   std::vector<Session> sessions;     // newest first
 };
 
-// Reads without a lock and writes nothing: beside a server too, whose changes in the meantime are
-// seen or not, page by page. Of a page its head is read, whose checksum cannot be tested. A session
-// is read whole. What cannot be read is counted. kNotFound: there is no store.
+// Reads a directory without a lock and writes nothing. It may run beside a server: a change that
+// the server makes meanwhile is seen or not, page by page. Only a page's head is read, whose
+// checksum cannot be tested. A session is read whole. What cannot be read is counted. kNotFound:
+// there is no store.
 Result<StoreSurvey> SurveyStore(FileIo& io, const std::string& directory);
 
 }  // namespace thermocline

@@ -43,9 +43,9 @@ class AddedTokens {
                                std::span<const ByteRange> plain_ranges) const;
 
   std::vector<Node> nodes_;
-  // By SpecialTokens, whether a match can start with a byte.
+  // Whether a match can start with a byte. Indexed by SpecialTokens.
   std::array<std::array<bool, 256>, 2> starts_{};
-  std::array<bool, 2> any_{};  // by SpecialTokens, whether there is anything to find
+  std::array<bool, 2> any_{};  // whether there is anything to find; indexed by SpecialTokens
 };
 
 }  // namespace thermocline

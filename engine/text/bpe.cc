@@ -12,7 +12,7 @@
 namespace thermocline {
 namespace {
 
-// Up to here looking at all pairs for the best one beats keeping them in a heap.
+// For words up to this length, searching all pairs for the best one is faster than a heap.
 constexpr size_t kMaxShortWord = 48;
 
 uint64_t PairKey(TokenId left, TokenId right) {
@@ -100,7 +100,7 @@ void BytePairEncoder::Encode(std::string_view word, std::vector<TokenId>& out) c
 
 void BytePairEncoder::MergeShort(std::string_view word, std::vector<TokenId>& out) const {
   std::array<TokenId, kMaxShortWord> tokens;
-  std::array<Merge, kMaxShortWord> merges;  // of each token with the next
+  std::array<Merge, kMaxShortWord> merges;  // element i merges token i with the next
   size_t size = 0;
   for (char byte : word) {
     const TokenId token = vocabulary_.byte_tokens()[static_cast<uint8_t>(byte)];
@@ -140,8 +140,8 @@ void BytePairEncoder::MergeLong(std::string_view word, std::vector<TokenId>& out
   symbols.back().next = -1;
   const auto symbol = [&](int32_t at) -> Symbol& { return symbols[static_cast<size_t>(at)]; };
 
-  // Pairs that may be merged: rank, then place of the left one. Stale entries stay in the heap and
-  // are known by a rank that the pair at that place no longer has.
+  // Pairs that may be merged: rank, then index of the left symbol. Stale entries stay in the heap;
+  // their rank is no longer that of the pair at that index.
   std::vector<uint64_t> heap;
   const auto merge_at = [&](int32_t at) {
     return symbol(at).next < 0 ? Merge{} : Find(symbol(at).token, symbol(symbol(at).next).token);

@@ -9,8 +9,9 @@
 
 namespace thermocline {
 
-// Byte pair encoding: the bytes of a word, then again and again the pair of lowest rank (of equals,
-// the leftmost) replaced by what it merges into. Immutable; any thread may use it.
+// Byte pair encoding. It starts with the bytes of a word, then replaces the pair of lowest rank
+// (the leftmost among equals) by what it merges into, until no pair merges. Immutable; any thread
+// may use it.
 class BytePairEncoder {
  public:
   // The vocabulary outlives it. With `ignore_merges`, a word that is a token is that token.

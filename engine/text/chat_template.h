@@ -17,7 +17,7 @@ struct ChatTemplateTokens {
   std::string eos_token;
 };
 
-// What is rendered. JSON texts, as they came from the client and were checked by the server.
+// What is rendered. The JSON texts came from the client and were checked by the server.
 struct ChatTemplateInput {
   std::string messages_json;  // array of {role, content, ...}; content: text, text parts or none
   std::string tools_json;     // array, or empty for none
@@ -59,7 +59,7 @@ class ChatTemplate {
   // kDeadlineExceeded past the limits; kUnavailable when no worker can be started.
   virtual Result<RenderedPrompt> Render(const ChatTemplateInput& input) const = 0;
 
-  // Renders end now with kUnavailable, those that come too. Waits for nobody.
+  // Ends renders that run with kUnavailable, and refuses later ones so. Waits for nobody.
   virtual void Stop() const {}
 };
 

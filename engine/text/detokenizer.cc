@@ -18,7 +18,8 @@ std::string StreamingDetokenizer::Add(TokenId token) {
   pending_ += bytes;
   std::string text;
   std::string_view rest = pending_;
-  // What was held back is a character of its own when this token does not go on with it.
+  // If this token does not continue the bytes that were held back, they are a character of their
+  // own.
   const bool ends_held = num_held > 0 && !bytes.empty() && DecodeUtf8(rest).num_bytes == num_held;
   last_begin_ = num_given_ + (ends_held ? 1 : 0);
   while (!rest.empty()) {

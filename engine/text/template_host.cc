@@ -18,10 +18,12 @@ namespace py = pybind11;
 namespace thermocline {
 namespace {
 
-// Sixteen bytes each at the other side. A conversation has some ten for each message.
+// The most plain ranges of a prompt. A range takes sixteen bytes in the server. A conversation has
+// some ten ranges per message.
 constexpr size_t kMaxRanges = size_t{1} << 18;
 
-// It ignores the environment and the user's site folder and installs no signal handlers.
+// Starts CPython. It ignores the environment and the user's site folder and installs no signal
+// handlers.
 bool StartInterpreter() {
   PyConfig config;
   PyConfig_InitIsolatedConfig(&config);
@@ -61,8 +63,9 @@ size_t CharacterBytes(unsigned char first) {
   return first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
 }
 
-// The mask's runs that are not the template's own, as places in `text` (UTF-8, a character for each
-// byte of the mask): begin and end of each, 32 bits. False past kMaxRanges.
+// Finds the mask's runs that are not the template's own. `text` is UTF-8, with one character for
+// each byte of the mask. `ranges` gets the begin and end of each run in bytes of `text`, 32 bits
+// each. False past kMaxRanges.
 bool PlainRanges(std::string_view text, std::string_view mask, std::string& ranges) {
   const bool one_to_one = text.size() == mask.size();
   size_t place = 0;
@@ -174,7 +177,7 @@ Result<WorkerHandler> StartTemplateHost() {
     MakeModule("trusted_text", kTrustedTextSource);
     MakeModule("chat_forms", kChatFormsSource);
     const py::module_ made = MakeModule("chat_template", kChatTemplateSource);
-    // What stands now stays: the collector need not look at it again.
+    // The objects that exist now stay: the garbage collector need not visit them again.
     py::module_::import("gc").attr("freeze")();
     // Shared: std::function wants what it holds to be copyable. Never destroyed before CPython.
     const auto host = std::make_shared<TemplateHost>(made.attr("compile_template"));

@@ -5,8 +5,9 @@
 
 namespace thermocline {
 
-// Starts this process's CPython with Jinja2 and gives what answers TemplateCalls. A process can
-// have one, which lives to the process's end. kFailedPrecondition without jinja2.
+// Starts CPython with Jinja2 in this process and returns the function that answers template calls.
+// A process can have one, which lives until the process ends. kFailedPrecondition: there is no
+// jinja2.
 Result<WorkerHandler> StartTemplateHost();
 
 }  // namespace thermocline

@@ -7,7 +7,7 @@
 
 namespace thermocline {
 
-// What the server and its template worker say to each other: a kind, then fields, each with its
+// The messages between the server and its template worker: a kind, then fields, each with its
 // length before it.
 enum class TemplateCall : char {
   kCompile = 'c',    // source, bos, eos, max_output_bytes -> nothing

@@ -1,5 +1,5 @@
-// The program that renders chat templates for a server, which starts it and limits what it may use:
-// a template is a program by whoever made the model.
+// The program that renders chat templates for a server. The server starts it and limits what it may
+// use, because a template is a program by whoever made the model.
 
 #include <unistd.h>
 
@@ -7,6 +7,6 @@
 #include "engine/worker/worker_loop.h"
 
 int main(int argc, char** argv) {
-  // Without CPython's end: nothing of it is kept.
+  // Ends without CPython's own finalisation, which nothing needs.
   _exit(thermocline::RunWorker(argc, argv, {}, &thermocline::StartTemplateHost));
 }

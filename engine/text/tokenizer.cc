@@ -18,7 +18,7 @@ constexpr std::string_view kModel = "tokenizer.ggml.model";
 constexpr std::string_view kPre = "tokenizer.ggml.pre";
 constexpr std::string_view kCharsmap = "tokenizer.ggml.precompiled_charsmap";
 
-// What these ask for changes the tokens of a text, and a byte-level tokenizer here does not do it.
+// These keys ask for something that changes the tokens of a text, and that we do not do.
 constexpr std::string_view kUnsupported[] = {
     "tokenizer.ggml.add_eos_token",        "tokenizer.ggml.add_sep_token",
     "tokenizer.ggml.add_space_prefix",     "tokenizer.ggml.remove_extra_whitespaces",

@@ -36,8 +36,8 @@ class Tokenizer {
   virtual std::vector<TokenId> Encode(std::string_view text, SpecialTokens special,
                                       std::span<const ByteRange> plain_ranges = {}) const = 0;
 
-  // `text` has at least so many tokens. A bound for little: the bytes are counted, nothing is
-  // encoded. 0 where none is known.
+  // A lower bound of the number of tokens of `text`. It is cheap: bytes are counted, nothing is
+  // encoded. 0 where no bound is known.
   virtual size_t MinTokens(std::string_view text) const {
     (void)text;
     return 0;

@@ -26,7 +26,7 @@ Utf8Unit DecodeUtf8(std::string_view text);
 // Length of the longest prefix that is valid.
 size_t ValidUtf8Prefix(std::string_view text);
 
-// Of text that is valid.
+// The number of code points in valid text.
 size_t NumCodePoints(std::string_view text);
 
 void AppendUtf8(char32_t code_point, std::string& out);

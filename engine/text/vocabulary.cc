@@ -34,7 +34,7 @@ constexpr std::string_view kEosId = "tokenizer.ggml.eos_token_id";
 constexpr std::string_view kEotId = "tokenizer.ggml.eot_token_id";
 constexpr std::string_view kEomId = "tokenizer.ggml.eom_token_id";
 
-// As control tokens are spelled: "<s>", "<|im_end|>", "[BOS]".
+// Whether the text is spelled like a control token: "<s>", "<|im_end|>", "[BOS]".
 bool IsMark(std::string_view name) {
   return name.size() > 2 && ((name.front() == '<' && name.back() == '>') ||
                              (name.front() == '[' && name.back() == ']'));
@@ -115,8 +115,8 @@ class Vocabulary::Reader {
     return {};
   }
 
-  // The types are optional. Without them all tokens are normal, but for the marks that begin and
-  // end texts: spelled in a text, these could not be told from their letters.
+  // The types are optional. Without them all tokens are normal, except those that begin and end
+  // texts: as normal tokens they could not be told from text that spells them.
   Status AssumeKinds() {
     vocabulary_.kinds_.assign(names_.size(), TokenKind::kNormal);
     for (std::string_view key : {kBosId, kEosId, kEotId, kEomId}) {

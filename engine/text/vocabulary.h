@@ -23,7 +23,8 @@ enum class TokenKind : uint8_t {
   kByte = 6,
 };
 
-// `left` followed by `right` may become `result`. Rank is the place in the list: lower goes first.
+// `left` followed by `right` may become `result`. Rank is the position in the list: lower goes
+// first.
 struct TokenMerge {
   TokenId left = 0;
   TokenId right = 0;
@@ -40,7 +41,7 @@ class Vocabulary {
   int size() const { return static_cast<int>(kinds_.size()); }
   bool Contains(TokenId token) const { return token >= 0 && token < size(); }
 
-  // Of a token that is contained.
+  // `token` is one that the vocabulary has.
   TokenKind kind(TokenId token) const { return kinds_[static_cast<size_t>(token)]; }
   bool IsSpecial(TokenId token) const;
   bool IsEndOfGeneration(TokenId token) const;
@@ -62,7 +63,7 @@ class Vocabulary {
 
   std::vector<TokenKind> kinds_;
   std::vector<bool> is_byte_level_;
-  std::string bytes_;              // of all tokens, one after another
+  std::string bytes_;              // all tokens' bytes, one token after another
   std::vector<uint32_t> offsets_;  // [size + 1] into bytes_
   std::array<TokenId, 256> byte_tokens_{};
   std::vector<TokenMerge> merges_;

@@ -14,7 +14,7 @@ namespace thermocline {
 namespace {
 
 constexpr int kPollMilliseconds = 5;
-// Room is made as bytes come: a header alone makes nobody reserve what it promises.
+// Memory is taken as bytes come, so that a header alone reserves nothing.
 constexpr size_t kReadBytes = size_t{1} << 20;
 
 struct Header {
@@ -23,7 +23,7 @@ struct Header {
   uint16_t last = 0;
 };
 
-// Until `fd` is ready for `events`.
+// Waits until `fd` is ready for `events`.
 FrameResult Wait(int fd, int16_t events, const KeepWaiting& keep_waiting) {
   pollfd entry{.fd = fd, .events = events, .revents = 0};
   while (true) {
@@ -66,7 +66,7 @@ FrameResult SendFrame(int fd, StatusCode code, bool last, std::string_view body,
   Header header{.num_bytes = static_cast<uint32_t>(body.size()),
                 .code = static_cast<uint16_t>(code),
                 .last = static_cast<uint16_t>(last ? 1 : 0)};
-  size_t num_sent = 0;  // of header and body
+  size_t num_sent = 0;  // bytes of header and body
   while (num_sent < sizeof(header) + body.size()) {
     std::array<iovec, 2> parts{};
     size_t num_parts = 0;

@@ -12,7 +12,7 @@ namespace thermocline {
 
 // One message between a worker process and its parent, over a stream socket: a header, then a body.
 struct Frame {
-  StatusCode code = StatusCode::kOk;  // of an answer; then the body is its message
+  StatusCode code = StatusCode::kOk;  // an answer's; if it is an error, the body is its message
   bool last = false;                  // the worker ends after this answer
   std::string body;
 };
@@ -22,7 +22,8 @@ using KeepWaiting = std::function<bool()>;
 
 enum class FrameResult { kDone, kGivenUp, kClosed };
 
-// Neither blocks without asking `keep_waiting`. After anything but kDone the stream is of no use.
+// SendFrame and ReceiveFrame ask `keep_waiting` whenever they would block. After anything but kDone
+// the stream is of no use.
 FrameResult SendFrame(int fd, StatusCode code, bool last, std::string_view body,
                       const KeepWaiting& keep_waiting);
 // A body of more than `max_bytes` counts as kClosed: it is not one of ours.

@@ -32,7 +32,7 @@ void SetLimit(int resource, rlim_t soft, rlim_t hard) {
   setrlimit(static_cast<__rlimit_resource_t>(resource), &limit);
 }
 
-// Of this process, read from its open /proc/self/statm.
+// This process's sizes, read from its open /proc/self/statm.
 size_t AddressSpaceBytes() {
   std::array<char, 32> text{};
   if (pread(kStatm, text.data(), text.size() - 1, 0) <= 0) {
@@ -43,8 +43,8 @@ size_t AddressSpaceBytes() {
 
 bool Always() { return true; }
 
-// Before anything of the outside is looked at. What needs files is done by then. All numbers below
-// the limit are taken, so that nothing can be opened; a limit of 0 would fail poll().
+// Called before any input is read, when all that needs files is done. All descriptors below the
+// limit are taken, so that nothing can be opened; a limit of 0 would make poll() fail.
 void GiveUpFilesAndProcesses() {
   SetLimit(RLIMIT_NOFILE, kStatm + 1, kStatm + 1);
   SetLimit(RLIMIT_NPROC, 0, 0);
@@ -75,7 +75,7 @@ class Allowance {
     }
   }
 
-  // Called when idle, after the setup too: how much the process has grown since it was measured.
+  // Whether the process has grown much since it was measured. Called when idle, also after setup.
   bool HasKeptMemory() const {
     return !kSanitized && AddressSpaceBytes() > idle_bytes_ + kKeptBytes;
   }

@@ -14,7 +14,7 @@ namespace thermocline {
 // bounds it alone.
 struct WorkerLimits {
   size_t setup_bytes = size_t{256} << 20;   // for the first request
-  size_t request_bytes = size_t{64} << 20;  // for each other one, and for each of its bytes:
+  size_t request_bytes = size_t{64} << 20;  // for each later request, and for each of its bytes:
   size_t bytes_per_request_byte = 32;
   size_t max_bytes = size_t{1} << 30;
   int cpu_seconds = 20;  // for a request; the parent's clock comes first, unless it is stopped

@@ -5,7 +5,8 @@
 namespace thermocline {
 namespace {
 
-constexpr std::chrono::seconds kRetryInterval{1};  // of a start that failed, and to look after idle
+constexpr std::chrono::seconds kRetryInterval{
+    1};  // after a start that failed, and between looks at idle
 
 }  // namespace
 
@@ -67,8 +68,8 @@ Result<WorkerProcess> WorkerPool::Take() {
       changed_.notify_all();
       continue;
     }
-    // What may have ended a worker from outside while it started is waited for, as its successor
-    // is.
+    // Only a program that can never start ends the wait here. If something outside ended a worker
+    // while it started, the caller waits for the next one.
     if (num_workers_ == 0 && start_error_ &&
         start_error_->code() == StatusCode::kFailedPrecondition) {
       return Unavailable("no worker process: {}", start_error_->message());

@@ -23,9 +23,9 @@ struct WorkerPoolOptions {
   std::string setup;    // each worker's first request
   int min_workers = 2;  // one that works and one that is ready
   int max_workers = 3;
-  size_t max_resident_bytes = size_t{512} << 20;  // of one worker
+  size_t max_resident_bytes = size_t{512} << 20;  // for one worker
   size_t max_answer_bytes = size_t{32} << 20;
-  std::chrono::milliseconds start_timeout{60'000};  // of a program, on a busy machine too
+  std::chrono::milliseconds start_timeout{60'000};  // for a program to start, on a busy machine too
   std::chrono::milliseconds setup_timeout{10'000};
   std::chrono::milliseconds wait_timeout{30'000};  // for a free worker
   // A request that has used this much of a CPU is slow; more than `max_slow` at a time are ended,
@@ -40,7 +40,7 @@ struct WorkerPoolOptions {
 // ready or soon will be. Thread-safe: callers wait, each with a worker of its own.
 class WorkerPool {
  public:
-  // When the first worker has answered `setup`; its error otherwise.
+  // Returns when the first worker has answered `setup`; its error if it did not.
   static Result<std::unique_ptr<WorkerPool>> Create(WorkerPoolOptions options);
   ~WorkerPool();  // kills the workers; no call may be running
   WorkerPool(const WorkerPool&) = delete;
@@ -50,7 +50,7 @@ class WorkerPool {
   // worker grew too large or died, kUnavailable when there is none.
   Result<std::string> Call(std::string_view request, std::chrono::milliseconds max_time);
 
-  // What runs ends now with kUnavailable, and so does what comes. Waits for nobody.
+  // Ends calls that run with kUnavailable, and refuses later ones so. Waits for nobody.
   void Stop();
 
   std::vector<pid_t> idle_pids() const;  // for tests
@@ -80,7 +80,7 @@ class WorkerPool {
   int num_waiting_ = 0;
   int num_slow_ = 0;
   bool stopping_ = false;
-  std::optional<Status> start_error_;  // of the last start, when it failed
+  std::optional<Status> start_error_;  // why the last start failed, if it did
   // Starts and reaps: a worker dies with the thread that started it. Last: it uses the above.
   std::jthread supervisor_;
 };

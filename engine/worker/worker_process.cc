@@ -21,7 +21,7 @@ namespace {
 
 constexpr int kWorkerFd = 3;
 
-// What a worker's libraries need of the environment; keys and tokens of the user are not among it.
+// Environment variables that a worker's libraries need. The user's keys and tokens are not passed.
 constexpr std::array<std::string_view, 6> kVariables = {
     "TZ=", "LD_LIBRARY_PATH=", "ASAN_OPTIONS=", "LSAN_OPTIONS=", "UBSAN_OPTIONS=", "TSAN_OPTIONS="};
 
@@ -82,7 +82,8 @@ Result<WorkerProcess> WorkerProcess::Spawn(const std::string& program,
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets.data()) != 0) {
     return Unavailable("no socket for a worker process: {}", std::strerror(errno));
   }
-  // Above the place where the worker wants it: a copy onto itself would stay close-on-exec.
+  // The number is above kWorkerFd, to which the worker's end is copied: a copy onto itself would
+  // stay close-on-exec.
   const int theirs = fcntl(sockets[1], F_DUPFD_CLOEXEC, kWorkerFd + 1);
   close(sockets[1]);
   std::vector<std::string> texts = {program, std::to_string(getpid())};

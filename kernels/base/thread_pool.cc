@@ -11,7 +11,7 @@ namespace {
 // what a core shared with other threads could miss.
 constexpr int kSpins = 1000;
 
-constexpr uint32_t kOpen = 1U << 31;  // of inside_
+constexpr uint32_t kOpen = 1U << 31;  // the bit of inside_ that says so: more workers may come
 
 void Pause() {
 #if defined(__x86_64__)
@@ -52,7 +52,8 @@ void ThreadPool::ParallelFor(int64_t num_items, int64_t grain,
   AwaitWorkers();
 }
 
-// Shuts the door and waits for those who are inside: the loop's state is theirs until they leave.
+// Lets no more workers into the loop and waits for those inside: they use the loop's state until
+// they leave.
 void ThreadPool::AwaitWorkers() {
   uint32_t inside = inside_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
   for (int spins = 0; inside != 0; inside = inside_.load(std::memory_order_acquire)) {
@@ -64,7 +65,7 @@ void ThreadPool::AwaitWorkers() {
   }
 }
 
-// Whether the door was open. The loop may be a later one than the one that woke this worker.
+// Whether the loop was open to workers. It may be a later loop than the one that woke this worker.
 bool ThreadPool::Enter() {
   uint32_t inside = inside_.load(std::memory_order_relaxed);
   while ((inside & kOpen) != 0) {
@@ -77,7 +78,7 @@ bool ThreadPool::Enter() {
 }
 
 void ThreadPool::Leave() {
-  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {  // the last, and the door is shut
+  if (inside_.fetch_sub(1, std::memory_order_acq_rel) == 1) {  // the last to leave a closed loop
     inside_.notify_one();
   }
 }

@@ -40,8 +40,8 @@ class ThreadPool {
   void RunLoop();
   void AwaitWorkers();
 
-  Loop loop_;                            // the caller's to write while nobody is inside
-  std::atomic<int64_t> next_item_{0};    // of the running loop
+  Loop loop_;                            // written by the caller, while no worker is inside
+  std::atomic<int64_t> next_item_{0};    // the running loop's next item
   std::atomic<uint32_t> generation_{0};  // rises by one for each loop; workers wait on it
   std::atomic<uint32_t> inside_{0};      // workers in the running loop; kOpen while more may come
   std::atomic<bool> stopping_{false};

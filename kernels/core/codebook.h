@@ -11,14 +11,14 @@
 
 namespace thermocline {
 
-// The outermost level of a codebook in steps of its word_step.
+// The outermost level of a codebook as an int16, in units of word_step.
 inline constexpr int kMaxWord = 8191;
 
 struct Codebook {
   int num_levels = 0;
   float levels[16] = {};      // ascending
   float thresholds[15] = {};  // midpoints between levels
-  // The levels as whole steps, over and over: a lookup may read bits above the code's.
+  // The levels as int16, in units of word_step, repeated: a lookup may read bits above the code's.
   int16_t words[16] = {};
   float word_step = 0;
 };
@@ -84,8 +84,8 @@ inline constexpr Codebook kCodebook256x4 = MirrorCodebook<8>(
      2.7098562F},
     {0.2574409F, 0.5207373F, 0.7967928F, 1.0950696F, 1.4307450F, 1.8334629F, 2.3832286F});
 
-// Of `bits` 2, 3 or 4. Head sizes without a table of their own take the limit for large ones, which
-// costs less than 2 % in error from 48 on.
+// The codebook of a head size for 2, 3 or 4 bits. Head sizes without a table of their own take the
+// limit for large ones, which costs less than 2 % in error from 48 on.
 HD constexpr const Codebook& CodebookFor(int head_dim, int bits) {
   switch (head_dim) {
     case 64:

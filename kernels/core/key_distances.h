@@ -4,9 +4,10 @@
 
 namespace thermocline {
 
-// How far a page's keys lie from each other, as its head's queries see it: (k - l)^T M (k - l),
-// with the second moment M = U^T D U of the queries (kernels/core/key_rounding.h). Without one, the
-// square of the plain distance. MeasureKeyDistances in kernels/core/quantize.h says the arithmetic.
+// The distances between a page's keys in the metric of its head's queries: (k - l)^T M (k - l),
+// where M = U^T D U is the second moment of the queries (kernels/core/key_rounding.h). Without M it
+// is the squared Euclidean distance. MeasureKeyDistances in kernels/core/quantize.h defines the
+// arithmetic.
 struct KeyDistances {
   const float* x;        // [num_tokens, dim]
   const float* factors;  // [dim, dim], or null: kernels/quant/query_factors.h

@@ -2,8 +2,8 @@
 
 namespace thermocline {
 
-// The largest head that attention kernels hold: what they keep of a vector on the stack is that
-// long. Loaders refuse models with larger ones.
+// The largest head size. Attention kernels keep vectors of this length on the stack. Loaders refuse
+// models with larger heads.
 inline constexpr int kMaxHeadDim = 512;
 
 }  // namespace thermocline

@@ -23,19 +23,19 @@
 namespace thermocline {
 
 inline constexpr int kPanelLanes = 16;
-inline constexpr int kGroupInner = 32;  // of a group, but for 2 bits
+inline constexpr int kGroupInner = 32;  // inner codes of a group, unless codes have 2 bits
 inline constexpr int kGroupRowBytes = 64;
 
 HD constexpr int GroupInner(int bits) { return bits == 2 ? 16 : kGroupInner; }
 HD constexpr int GroupBytes(int bits) { return kPanelLanes * GroupInner(bits) * bits / 8; }
 
-// Of a panel of `num_inner` codes per lane, rounded up to whole groups.
+// The size of a panel of `num_inner` codes per lane, rounded up to whole groups.
 HD constexpr int PanelBytes(int bits, int num_inner) {
   return (num_inner + GroupInner(bits) - 1) / GroupInner(bits) * GroupBytes(bits);
 }
 
-// Where a code is first looked for in its group: a byte, and a shift inside it. For 3 bits, row 3
-// does not exist; see above.
+// Where a code begins in its group: a byte, and a shift inside it. With 3 bits row 3 does not
+// exist: its codes are in bits 6-7 of the others, see above.
 struct CodePlace {
   int byte = 0;
   int shift = 0;

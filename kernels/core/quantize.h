@@ -9,9 +9,9 @@
 #include "kernels/core/key_distances.h"
 #include "kernels/core/key_rounding.h"
 
-// How one vector becomes codes and one 16-bit scale. These plain loops say what every backend must
-// give, bit for bit: sums are of sixteen partial sums (element i belongs to i mod 16) that are
-// added pairwise at the end, products and sums are rounded each on its own, ties go down.
+// How one vector becomes codes and one 16-bit scale. These plain loops define what every backend
+// must give, bit for bit. A sum is sixteen partial sums (element i goes to i mod 16), added
+// pairwise at the end. Each product and each sum is rounded on its own. Ties go down.
 
 namespace thermocline {
 
@@ -40,9 +40,9 @@ HD inline int CodeOf(float x, const Codebook& book) {
   return code;
 }
 
-// TurboQuant with the norm-corrected scale |x| / |levels[codes]|: what is decoded,
-// scale * levels[code], has the norm of x. A zero vector gets scale 0. NaN as the result says that
-// x is not finite. codes [dim]; the scale.
+// TurboQuant with the norm-corrected scale |x| / |levels[codes]|: the decoded vector
+// scale * levels[code] has the norm of x. A zero vector gets scale 0. codes [dim]. Returns the
+// scale; NaN when x is not finite.
 HD inline float QuantizeTurbo(const float* x, int dim, const Codebook& book, uint8_t* codes) {
   float squares[16] = {};
   for (int i = 0; i < dim; ++i) {
@@ -69,22 +69,21 @@ HD inline float DotInOrder(const float* x, const float* y, int dim) {
   return sum;
 }
 
-// A fitted scale, or the norm-corrected one where the fit makes no sense.
+// The fitted scale, or the norm-corrected one where the fit is not a sound number.
 HD inline float SaneScale(float fitted, float norm_corrected) {
   const float bounded = 2 * norm_corrected >= fitted ? fitted : norm_corrected;
   return fitted >= 0.5F * norm_corrected ? bounded : norm_corrected;
 }
 
-// One key of KeyRounding, with the norm-corrected scale of TurboQuant's codes while it is rounded.
-// The scale in the end is the one with which queries' scores are right on average:
-// u^T M u = scale u^T M q.
+// Quantises one key of a KeyRounding. While it is rounded it has the norm-corrected scale of
+// TurboQuant. The final scale makes queries' scores right on average: u^T M u = scale u^T M q.
 HD inline void QuantizeKey(const KeyRounding& keys, int token) {
   const int dim = keys.dim;
   const Codebook& book = *keys.book;
   const float* x = keys.x + static_cast<int64_t>(token) * dim;
   uint8_t* codes = keys.codes + static_cast<int64_t>(token) * keys.stride;
   float* u = keys.scratch;
-  float* e = u + dim;  // u less what is decoded; of coordinates that have no code yet, u
+  float* e = u + dim;  // u less the decoded value; u itself for coordinates that have no code yet
   const float size = std::sqrt(static_cast<float>(dim));
   const float norm = std::sqrt(DotInOrder(x, x, dim));
   const float inverse = norm >= kSmallestNorm ? size / norm : 0.0F;
@@ -121,7 +120,7 @@ inline void QuantizeKeys(const KeyRounding& keys) {
   }
 }
 
-// Sums are added in order.
+// Sums are formed in order, without partial sums.
 HD inline void MeasureKeyDistances(const KeyDistances& keys) {
   const int dim = keys.dim;
   const int num_tokens = keys.num_tokens;
@@ -149,8 +148,8 @@ HD inline void MeasureKeyDistances(const KeyDistances& keys) {
   }
 }
 
-// Absolute maximum to 127, with the scale rounded to half first so that the codes fit the scale
-// that is stored. NaN as the result says that x is not finite. codes [dim], two's complement.
+// Maps the largest magnitude to 127. The scale is rounded to half first, so that the codes fit the
+// scale that is stored. codes [dim], two's complement. Returns the scale; NaN when x is not finite.
 HD inline float QuantizeInt8(const float* x, int dim, uint8_t* codes) {
   float largest = 0;
   float poison = 0;
@@ -169,7 +168,7 @@ HD inline float QuantizeInt8(const float* x, int dim, uint8_t* codes) {
   return scale + poison;
 }
 
-// What codes stand for.
+// Dequantises codes.
 HD inline void DequantizeTurbo(const uint8_t* codes, int dim, const Codebook& book, float scale,
                                float* x) {
   for (int i = 0; i < dim; ++i) {

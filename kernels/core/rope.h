@@ -8,7 +8,7 @@ namespace thermocline {
 
 enum class RopeStyle { kInterleaved, kHalves };  // pairs (2i, 2i+1), or (i, i + D/2)
 
-// Where in a head the two elements of a rotated pair are.
+// The indices in a head of the two elements of a rotated pair.
 struct RopePair {
   int32_t first = 0;
   int32_t second = 0;

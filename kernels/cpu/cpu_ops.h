@@ -8,9 +8,10 @@
 
 namespace thermocline {
 
-// Ops on the host's cores: weights as 16-row panels, activations quantised to 15 bits by blocks
-// of 32 where the weight is quantised, attention in float32 over pages decoded one at a time.
-// Everything runs before a call returns.
+// Ops on the host's cores. Weights are 16-row panels. Activations are quantised to 15 bits by
+// blocks of 32 where the weight is quantised. Attention dequantises one page at a time for a tile
+// of query rows; its products are int16 with AVX-512 VNNI and float32 otherwise. Everything runs
+// before a call returns.
 class CpuOps final : public Ops {
  public:
   CpuOps(IsaLevel isa, ThreadPool& pool);

@@ -18,7 +18,7 @@ namespace thermocline {
 // 32 columns of one row: unsigned codes and what scales them.
 struct RowBlock {
   std::array<uint8_t, 32> codes{};
-  uint16_t half_scale = 0;  // as the source stores them
+  uint16_t half_scale = 0;  // the source's own bits
   uint16_t half_minimum = 0;
   float scale = 0;   // for kinds whose scales are products
   float second = 0;  // the minimum, or Q6_K's scale of columns 16..31
@@ -26,12 +26,12 @@ struct RowBlock {
 
 bool IsFloatPanel(PanelKind kind);
 
-// Of one block of 16 rows x 32 columns, or of one column for float kinds.
+// The size of one block of 16 rows x 32 columns, or of one column for float kinds.
 size_t BlockBytes(PanelKind kind);
 
-// The rest is not for float kinds. `row` is 0..15 of the panel.
+// The functions below are not for float kinds. `row` is 0..15 of the panel.
 
-// Block `b` of a row of the source that starts at `row`.
+// Reads block `b` of the source's row that starts at `row`.
 RowBlock ReadRowBlock(PanelKind kind, const uint8_t* row, int64_t b);
 
 void PlaceRowBlock(PanelKind kind, const RowBlock& block, size_t row, uint8_t* out);

@@ -18,14 +18,15 @@
 
 namespace thermocline {
 
-// Stacked panels of one or more sources; each source starts a new panel and keeps its own kind.
+// A weight as stacked panels of one or more sources. Each source starts a new panel and keeps its
+// own kind.
 class PanelWeight final : public Weight {
  public:
   struct Part {
     PanelKind kind;
-    int64_t first_row;  // of the stacked matrix
+    int64_t first_row;  // in the stacked matrix
     int64_t num_rows;
-    int64_t first_panel;  // of the weight's
+    int64_t first_panel;  // in the weight
     int64_t num_panels;
     size_t panel_bytes;
     size_t offset;  // into the block

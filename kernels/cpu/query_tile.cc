@@ -10,7 +10,7 @@
 namespace thermocline {
 namespace {
 
-// The block of a page, if it has that codec.
+// The block of a page, or null if the page has another codec.
 const std::byte* BlockOf(const AttentionCall& call, const TilePage& place, Codec codec) {
   if (place.tile == nullptr) {
     return nullptr;
@@ -75,7 +75,8 @@ void QueryTile::Load(const AttentionCall& call, const TileSpan& tile) {
   LoadBiasProducts(call);
 }
 
-// Each row's conj(q) b, q in the basis that keys have before they are rotated into the pages'.
+// Computes each row's conj(q) b. q goes back to the basis of keys before their rotation (inverse
+// Hadamard).
 void QueryTile::LoadBiasProducts(const AttentionCall& call) {
   const KeyBiasView& bias = call.kv.key_bias;
   const int head_dim = call.kv.layout.head_dim;

@@ -9,7 +9,7 @@
 
 namespace thermocline {
 
-// What one PagedAttention is about.
+// The arguments of one PagedAttention.
 struct AttentionCall {
   const IsaTable& isa;
   Tensor qkv;
@@ -43,13 +43,13 @@ struct SoftmaxState {
   std::vector<float> max;
   std::vector<float> sum;
   std::vector<float> o;           // [num_rows, padded_dim]
-  std::vector<float> log_energy;  // [pages, num_rows]: of each page less twice the whole log sum
+  std::vector<float> log_energy;  // [pages, num_rows]: before twice the log sum is subtracted
 
   void Reset(size_t num_rows, size_t dim);
 };
 
-// What attending to one page takes. Belongs to one thread and, as the tile's rows do, is kept
-// between calls, so that a step allocates nothing once the sizes have been seen.
+// Scratch memory for attending to one page. It belongs to one thread and is kept between calls,
+// like the tile's rows, so that a step allocates nothing once the sizes have been seen.
 struct PageScratch {
   std::vector<int32_t> num_valid;  // [num_rows]: see QueryRows
   std::vector<float> page_max;     // [num_rows]
@@ -60,11 +60,11 @@ struct PageScratch {
 // The rows of one tile. Once they are loaded, several threads may attend to pages with them.
 class QueryTile {
  public:
-  // Scaled queries, and what they add to the scores of coded pages.
+  // Loads a tile: scales its queries, and computes what they add to the scores of coded pages.
   void Load(const AttentionCall& call, const TileSpan& tile);
 
-  // One page of any tier, of the tile that was loaded; `next` is what this thread will probably
-  // read then. Notes the page's energy if `notes_energy`.
+  // Attends to one page of any tier, with the tile that was loaded. `next` is the page that this
+  // thread will probably read then. Notes the page's energy if `notes_energy`.
   void Attend(const AttentionCall& call, int page_index, const TilePage& next, bool notes_energy,
               PageScratch& scratch, SoftmaxState& state) const;
 

@@ -99,8 +99,8 @@ void DequantizeQ4_K(const uint8_t* block, float* dst) {
   }
 }
 
-// As Q4_K with 32 bytes of fifth bits between scales and nibbles: bit s of byte i is of sub-block
-// s.
+// Q4_K with 32 bytes of fifth bits between scales and nibbles: bit s of byte i belongs to
+// sub-block s.
 void DequantizeQ5_K(const uint8_t* block, float* dst) {
   const float d = HalfToFloat(Load16(block));
   const float dmin = HalfToFloat(Load16(block + 2));

@@ -23,13 +23,13 @@ namespace {
 constexpr size_t kMaxPageTokens = 64;
 constexpr uint32_t kBlockAlignment = 64;
 
-// Memory of one page's transcoding, for all its blocks.
+// Scratch memory for transcoding one page, reused for all its blocks.
 struct Scratch {
   std::vector<float> k;  // [page_tokens, head_dim]
   std::vector<float> v;
-  std::vector<uint8_t> codes;   // of a CodeMatrix
+  std::vector<uint8_t> codes;   // a CodeMatrix
   std::vector<float> rounding;  // KeyRounding's
-  // Of a merged block.
+  // For a merged block:
   std::vector<float> keys;       // KeyDistances'
   std::vector<float> distances;  // [page_tokens, page_tokens]
   std::vector<float> k_rows;     // [kNumClusters, head_dim]
@@ -48,8 +48,8 @@ KvLayout RowLayout(Codec codec, const KvLayout& layout) {
 uint16_t* Halves(std::byte* bytes) { return reinterpret_cast<uint16_t*>(bytes); }
 const uint16_t* Halves(const std::byte* bytes) { return reinterpret_cast<const uint16_t*>(bytes); }
 
-// x [page_tokens, head_dim] -> codes, rows of a CodeMatrix, and the scales. `factors`: of
-// the queries that keys of few bits are rounded for, or null.
+// x [page_tokens, head_dim] -> codes, rows of a CodeMatrix, and the scales. `factors`: query
+// factors that keys of few bits are rounded with, or null.
 void QuantizeVectors(int bits, const KvLayout& layout, const VectorQuantizer& quantizer,
                      const float* x, const float* factors, Scratch& scratch,
                      std::span<float> scales) {
@@ -145,8 +145,8 @@ void MergeTokens(const KvLayout& layout, const VectorQuantizer& quantizer, const
   AverageRows(clusters, k, dim, scratch.k_rows);
   AverageRows(clusters, v, dim, scratch.v_rows);
   for (size_t row = 0; row < kNumClusters; ++row) {
-    // The scores of normal queries with keys of this spread: the mean of exp(score) is that of the
-    // mean key times exp(spread / 2).
+    // For normal queries and keys of this spread, the mean of exp(score) is exp(score of the mean
+    // key) times exp(spread / 2).
     const float spread = query_factors == nullptr ? 0.0F : clusters.spreads[row];
     Halves(log_weights)[row] =
         ScaleToHalf(std::log(static_cast<float>(clusters.sizes[row])) + 0.5F * spread);

@@ -9,14 +9,14 @@
 #include "kernels/core/key_rounding.h"
 #include "kernels/page_format.h"
 
-// The bytes of one layer and KV head of a page, its block, in each codec. docs/page_format.md draws
-// them. A block of a coded page has K codes, K scales, V codes, V scales; codes are panels
-// (kernels/core/panel_codes.h), scales are one IEEE half per row. Vectors are in the rotated
-// basis; K is coded without its head's mean key and the rotated bias of its projection.
+// Encodes and decodes blocks: the bytes of one layer and KV head of a page. docs/page_format.md
+// draws them. A block of a coded page has K codes, K scales, V codes, V scales. Codes are panels
+// (kernels/core/panel_codes.h); scales are one IEEE half per row. Vectors are in the rotated basis.
+// K is coded without its head's mean key and without the rotated bias of its projection.
 //
-// A row is a token, but in a merged block the mean K and mean V of some: a score with it stands for
-// all of them, to which the logarithm of their number is added, the block's log weight of the row.
-// So the tokens of a merged block have no positions of their own, and there is no way back.
+// A row is one token. In a merged block it is the mean K and mean V of some tokens; a score with
+// the row stands for all of them, and the row's log weight is added to it. The tokens of a merged
+// block have no positions of their own, and it cannot be decoded into tokens again.
 
 namespace thermocline {
 
@@ -24,10 +24,10 @@ namespace thermocline {
 int KeyBits(Codec codec);
 int ValueBits(Codec codec);
 
-// Whether pages of this shape can be merged: those of kClusteredTokens.
+// Whether pages of this shape can be merged: only pages of kClusteredTokens tokens can.
 bool CanMerge(const KvLayout& layout);
 
-// Rows of a block: page_tokens, or kNumClusters of a merged one, which must be possible.
+// Rows of a block: page_tokens, or kNumClusters if it is merged, which CanMerge must allow.
 int BlockRows(Codec codec, const KvLayout& layout);
 
 // Where the parts of a block begin, and its size: a multiple of 64 for pages of 64 tokens. Native
@@ -42,8 +42,9 @@ struct BlockLayout {
 };
 BlockLayout BlockLayoutOf(Codec codec, const KvLayout& layout);
 
-// How vectors become codes and back: ReferenceQuantizer() or an instruction set's, which give the
-// same bits. turbo and int8 return the scale, NaN when x is not finite. x, codes [dim].
+// The functions that quantise and dequantise vectors: ReferenceQuantizer() or an instruction set's.
+// All give the same bits. turbo and int8 return the scale, NaN when x is not finite. x, codes
+// [dim].
 struct VectorQuantizer {
   float (*turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes) = nullptr;
   float (*int8)(const float* x, int32_t dim, uint8_t* codes) = nullptr;
@@ -57,25 +58,26 @@ struct VectorQuantizer {
 };
 VectorQuantizer ReferenceQuantizer();
 
-// k, v [page_tokens, head_dim] -> block. `query_factors` [head_dim, head_dim] of
-// kernels/quant/query_factors.h, or null: what keys of 3 and 4 bits are rounded for, and by whose
-// eyes keys are alike that a merged block gives one row. kDataLoss when a value is not finite; the
-// block is then undefined.
+// Encodes k, v [page_tokens, head_dim]. `query_factors` [head_dim, head_dim]
+// (kernels/quant/query_factors.h), or null: keys of 3 and 4 bits are rounded for these queries, and
+// a merged block gives one row to keys that these queries hardly tell apart. kDataLoss when a value
+// is not finite; the block is then undefined.
 Status EncodeBlock(Codec codec, const KvLayout& layout, const VectorQuantizer& quantizer,
                    const float* k, const float* v, std::byte* block,
                    const float* query_factors = nullptr);
 
-// The way back: what every reader of pages has to see. k, v [BlockRows, head_dim].
+// Decodes a block into k, v [BlockRows, head_dim]: the values that every reader of pages has to
+// see.
 void DecodeBlock(Codec codec, const KvLayout& layout, const std::byte* block, float* k, float* v);
 
-// What is added to the scores of a block's rows, [BlockRows]: 0 unless the block is merged.
+// The log weights of a block's rows [BlockRows], added to their scores: 0 unless it is merged.
 void DecodeLogWeights(Codec codec, const KvLayout& layout, const std::byte* block,
                       float* log_weights);
 
-// A whole page of a move: decodes, takes bias and mean key off what has them or puts them back, and
-// encodes; equal codecs are copied, and a merged one has no other way to go. A coded source that
-// does not have its checksum any more is kCorrupt. The checksum is XXH3 of the XXH3 of each (layer,
-// KV head) block, so that blocks can be done apart.
+// Copies a whole page from a move's old slot to its new one. It decodes, removes or adds back K's
+// bias and mean key, and encodes. Where both codecs are equal it copies; a merged block can only be
+// copied. kCorrupt: a coded source does not have the move's checksum any more. A page's checksum is
+// XXH3 of the XXH3 of each block, so that blocks can be done apart.
 MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,
                          const VectorQuantizer& quantizer);
 

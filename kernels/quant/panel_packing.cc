@@ -9,14 +9,14 @@
 namespace thermocline {
 namespace {
 
-static_assert(std::endian::native == std::endian::little);  // byte e of a word is inner code e
+static_assert(std::endian::native == std::endian::little);  // byte e of a uint32 is inner code e
 
-// 32-bit words of a lane, of a group.
+// How many uint32 of codes a lane of a group has.
 template <int kBits>
 constexpr int kWords = GroupInner(kBits) / 4;
 
-using Word = std::array<uint32_t, kPanelLanes>;  // of each lane
-// Word w holds inner codes 4 w .. 4 w + 3, a byte each.
+using Word = std::array<uint32_t, kPanelLanes>;  // one per lane
+// Element w holds inner codes 4 w .. 4 w + 3, a byte each.
 template <int kBits>
 using Group = std::array<Word, kWords<kBits>>;
 
@@ -136,7 +136,7 @@ void ScatterDimensionLanes(const Group<kBits>& group, int stride, uint8_t* codes
   }
 }
 
-// Of a lane. Dimensions are padded as queries are.
+// The inner codes of a lane. Dimensions are padded like those of queries.
 int InnerCodes(const CodeMatrix& matrix, PanelLane lane) {
   return lane == PanelLane::kToken ? matrix.stride() : matrix.num_tokens;
 }

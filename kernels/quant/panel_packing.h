@@ -4,8 +4,9 @@
 
 #include "kernels/core/panel_codes.h"
 
-// Codes of a whole block to panels and back, a 32-bit word of four inner codes at a time: the bytes
-// are those of PackGroup, and loops over 16 words are what a compiler turns into vector code.
+// Packs the codes of a whole block into panels and unpacks them, four inner codes (32 bits) at a
+// time. The bytes are those of PackGroup. The loops go over 16 lanes, so that the compiler
+// vectorises them.
 
 namespace thermocline {
 
@@ -23,7 +24,7 @@ struct CodeMatrix {
 };
 
 // Which index is the lane of a panel; the other one is its inner index.
-enum class PanelLane { kToken, kDimension };  // as K is packed, as V is packed
+enum class PanelLane { kToken, kDimension };  // for K, for V
 
 int PanelsBytes(const CodeMatrix& matrix, int bits, PanelLane lane);
 void PackPanels(const CodeMatrix& matrix, int bits, PanelLane lane, const uint8_t* codes,

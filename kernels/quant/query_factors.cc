@@ -8,9 +8,10 @@
 namespace thermocline {
 namespace {
 
-constexpr double kSmallestMoment = 1e-6;  // beside the mean of the diagonal
+constexpr double kSmallestMoment = 1e-6;  // relative to the mean of the diagonal
 
-// Row i of U from the rows above it: what M has left of coordinates i and beyond.
+// Factorises one head's M, which `rest` holds at first. Each row of U is read from `rest`, and its
+// part of M is then subtracted.
 void Factor(std::span<double> rest, size_t dim, float* factors) {
   double mean = 0;
   for (size_t i = 0; i < dim; ++i) {

@@ -5,10 +5,10 @@
 
 namespace thermocline {
 
-// What keys are rounded by (kernels/core/key_rounding.h), from the second moments M of queries.
-// moments [heads][head_dim][head_dim], each symmetric; the result has their shape: M = U^T D U of
-// each, with U's part above the diagonal, D on it and zeros below. A direction in which M is not
-// positive counts as one of very small moment.
+// Factorises the second moments M of queries, for rounding keys (kernels/core/key_rounding.h).
+// moments [heads][head_dim][head_dim], each symmetric. The result has the same shape and holds
+// M = U^T D U of each head: U above the diagonal, D on it, zeros below. A direction in which M is
+// not positive counts as one of very small moment.
 std::vector<float> FactorQueryMoments(std::span<const float> moments, int head_dim);
 
 }  // namespace thermocline

@@ -15,7 +15,7 @@ constexpr float kFar = std::numeric_limits<float>::infinity();
 
 using Row = std::span<const float, kTokens>;
 
-// The first of the least; kNone when none is finite.
+// The index of the least element, the first if several are; kNone when none is finite.
 size_t IndexOfLeast(Row x) {
   std::array<float, 16> least;
   least.fill(kFar);
@@ -36,7 +36,7 @@ class WardClusters {
   explicit WardClusters(std::span<float> distances) : distances_(distances) {
     sizes_.fill(1);
     for (float& distance : distances_) {
-      distance *= 0.5F;  // what joining two single tokens adds to the sum
+      distance *= 0.5F;  // joining two single tokens adds this to the sum
     }
     for (size_t i = 0; i < kTokens; ++i) {
       cluster_of_[i] = static_cast<uint8_t>(i);
@@ -109,7 +109,7 @@ class WardClusters {
       }
       At(i, gone) = kFar;
     }
-    // By this measure two clusters that join come no nearer to any other.
+    // With Ward's measure two clusters that join come no nearer to any other.
     for (size_t i = 0; i < kTokens; ++i) {
       if (sizes_[i] > 0 && (i == into || nearest_[i] == into || nearest_[i] == gone)) {
         FindNearest(i);
@@ -118,9 +118,9 @@ class WardClusters {
   }
 
   std::span<float> distances_;
-  std::array<uint8_t, kTokens> cluster_of_{};  // of a token
+  std::array<uint8_t, kTokens> cluster_of_{};  // each token's cluster
   std::array<uint8_t, kTokens> sizes_{};       // 0: the cluster is gone
-  std::array<float, kTokens> sums_{};          // of squared distances to the mean
+  std::array<float, kTokens> sums_{};          // sum of squared distances to the cluster's mean
   std::array<uint8_t, kTokens> nearest_{};     // other cluster, or kNone
   std::array<float, kTokens> nearest_distances_{};
 };

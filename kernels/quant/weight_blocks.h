@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <optional>
 
-// The block formats of quantised weights as GGUF files store them (ggml's block_* layouts). Facts
-// of a file format: sizes and field orders must not change.
+// The block formats of quantised weights in GGUF files (ggml's block_* layouts). They are a file
+// format: sizes and field orders must not change.
 
 namespace thermocline {
 

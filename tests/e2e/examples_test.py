@@ -32,7 +32,7 @@ def assert_less_memory(table):
 
 
 def test_a_book_is_answered_from_after_a_restart_without_reading_it_again():
-    table = run("book_qa", "--book", str(ROOT / "docs" / "design.md"))
+    table = run("book_qa", "--book", str(ROOT / "docs" / "operations.md"))
     assert_less_memory(table)
     row = table["after a restart: prompt / cached / restored tokens"]
     assert restored(row[ON]) > 1000 and restored(row[OFF]) == 0, table

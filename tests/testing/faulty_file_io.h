@@ -31,7 +31,7 @@ class FaultyFileIo : public FileIo {
   };
   struct Fault {
     Status status;         // ok: a device that lies
-    size_t num_bytes = 0;  // of a write: that reach the file
+    size_t num_bytes = 0;  // how much of a write reaches the file
   };
 
   explicit FaultyFileIo(FileIo& io) : io_(io) {}

@@ -8,7 +8,7 @@
 
 namespace thermocline {
 
-// Of the instruction sets that this CPU has.
+// The tables of the instruction sets that this CPU has.
 inline std::vector<std::pair<IsaLevel, const IsaTable*>> IsaTablesHere() {
   std::vector<std::pair<IsaLevel, const IsaTable*>> tables;
   for (const auto& [level, table] : {std::pair{IsaLevel::kGeneric, &GenericIsaTable()},

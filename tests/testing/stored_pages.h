@@ -47,7 +47,8 @@ inline StoredPage TestPage(uint64_t number, Tier tier = Tier::kHot, Tier loss = 
   return page;
 }
 
-inline const uint64_t kTestPageBytes = PageRecordBytes(TestPage(0));  // of a hot one's record
+inline const uint64_t kTestPageBytes =
+    PageRecordBytes(TestPage(0));  // the size of a hot page's record
 
 // A folder of its own that goes with it. In memory where there is such a place: syncing to a device
 // would be most of the tests' time.

@@ -1,15 +1,15 @@
 // Products of activations with panels in the processor's tiles (Intel AMX-INT8: Intel 64 and IA-32
 // Architectures Optimization Reference Manual, chapter 20): one instruction multiplies a block of
-// 32 columns of up to 16 tokens with 16 rows. What it leaves are the integers that MultiplyTile has
-// in registers, and they are scaled and added by the same function in the same order: results are
-// equal bit for bit, with any number of tokens.
+// 32 columns of up to 16 tokens with 16 rows. It leaves the integers that MultiplyTile has in
+// registers, and the same function scales and adds them in the same order. So results are equal bit
+// for bit, with any number of tokens.
 //
 // A tile of tokens is a group of kTileTokens as it lies; the weights of a panel are unpacked once
 // for all groups of a product.
 
 namespace {
 
-// What tiles hold. The intrinsics take numbers only; g++ 12 makes them text.
+// The tiles and what they hold. The intrinsics take literal numbers only: g++ 12 makes them text.
 //   0, 1  [token][row] products with the high bytes of the activations, with the low ones
 //   5, 6  the same of every second block: a tile that is zeroed waits for what was in it
 //   2, 3  [token][32] high bytes, low bytes

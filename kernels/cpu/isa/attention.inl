@@ -1,8 +1,8 @@
-// A page in halves against some query rows, in float32. For any Simd of 16 lanes.
+// Attention of some query rows over a page in halves, in float32. For any Simd of 16 lanes.
 
 namespace {
 
-// Rows against k [dim][page_tokens] and v, rows v_stride apart.
+// Attends with some rows to k [dim][page_tokens] and v, whose rows are v_stride apart.
 template <typename K, typename V>
 struct HalfPage {
   const PageAttention& page;
@@ -28,10 +28,10 @@ struct HalfPage {
   }
 };
 
-// Products are of the queries as they are.
+// Does nothing: float products take the queries as they are.
 void NarrowQueries(const QueryWords& /*queries*/) {}
 
-// Values to v [page_tokens][dim], zero-padded.
+// Widens values to v [page_tokens][dim], zero-padded.
 inline void WidenValues(const PageAttention& page, float* v) {
   const int32_t dim = page.rows.dim;
   for (int t = 0; t < page.num_written; ++t) {

@@ -1,19 +1,21 @@
-// Codes of a page as pairs of 16-bit integers in 32-bit lanes; what a pair is, the files before
-// this one define: Pair, AsPairs, MakeWordTable, BytesToPairs. For AVX-512.
+// Turns codes of a page into pairs of int16 in 32-bit lanes. The files before this one define what
+// a pair is: Pair, AsPairs, MakeWordTable, BytesToPairs. For AVX-512.
 //
-// Pairs are numbers (0, 2) and (1, 3) of each four: as codes are shifted out of bytes.
+// The pairs are elements (0, 2) and (1, 3) of each four, the order in which codes are shifted out
+// of bytes.
 
 namespace {
 
-// use(pair, values) for the two pairs of codes from bit kShift on of the four bytes of each lane.
+// Calls use(pair, values) for two pairs of codes: those from bit kShift on of the four bytes of
+// each lane.
 template <int kShift, typename Use>
 [[gnu::always_inline]] inline void UseTwoPairs(I codes, I table, int pair, Use use) {
   use(pair, Simd::LookUpWords(table, Simd::ShiftRight<kShift>(codes)));
   use(pair + 1, Simd::LookUpWords(table, Simd::ShiftRight<kShift + 8>(codes)));
 }
 
-// One group of codes: use(pair, values) for its pairs in order. Inlined by
-// force: out of line, the sums of a product live in memory.
+// Calls use(pair, values) for the pairs of one group of codes, in order. Inlined by force: out of
+// line, the sums of a product live in memory.
 template <int kBits, typename Use>
 [[gnu::always_inline]] inline void UsePairs(const uint8_t* group, I table, Use use) {
   if constexpr (kBits == 8) {
@@ -40,8 +42,8 @@ template <int kBits, typename Use>
   }
 }
 
-// Asks for what lies `ahead` of a group of codes: for a block too many lines at once wait for each
-// other.
+// Prefetches the memory `ahead` bytes behind a group of codes. Asking for a whole block at once
+// would make its lines wait for each other.
 template <int kBits>
 [[gnu::always_inline]] inline void FetchGroup(const uint8_t* group, std::ptrdiff_t ahead) {
 #pragma GCC unroll 8
@@ -50,7 +52,8 @@ template <int kBits>
   }
 }
 
-// Panels of codes to pairs, without their scales: lanes of panel p are out[..][16 p ..].
+// Dequantises panels of codes to pairs, without their scales: lanes of panel p go to
+// out[..][16 p ..].
 template <int kBits>
 void NarrowPanels(const uint8_t* codes, std::ptrdiff_t ahead, I table, int num_panels,
                   int num_inner, Pair* out, int64_t stride) {
@@ -67,9 +70,9 @@ void NarrowPanels(const uint8_t* codes, std::ptrdiff_t ahead, I table, int num_p
   }
 }
 
-// finish(p, sums [kRows]) with all products of panel p of `codes` and pairs x. Sums are formed in
-// two chains, for few rows do not keep the processor busy while one product waits for the other;
-// they are of integers, so that it does not matter.
+// Calls finish(p, sums [kRows]) with all products of panel p of `codes` and pairs x. Sums are
+// formed in two chains, because few rows do not keep the processor busy while one product waits for
+// another. They are sums of integers, so the result is the same.
 template <int kBits, int kRows, typename Finish>
 inline void MultiplyCodes(const uint8_t* codes, std::ptrdiff_t ahead, I table, int num_panels,
                           int num_inner, const Pair* x, int64_t stride, Finish finish) {
@@ -104,7 +107,7 @@ inline void MultiplyCodes(const uint8_t* codes, std::ptrdiff_t ahead, I table, i
 template <int kBits>
 struct BitsOf {};
 
-// use(BitsOf<bits>()), for K of 2, 3, 4 or 8.
+// Calls use(BitsOf<bits>()) for K, whose codes have 2, 3, 4 or 8 bits.
 template <typename Use>
 [[gnu::always_inline]] inline void WithKeyBits(int bits, Use use) {
   switch (bits) {
@@ -123,7 +126,7 @@ template <typename Use>
   }
 }
 
-// The same for V of 2, 3 or 8.
+// Calls use(BitsOf<bits>()) for V, whose codes have 2, 3 or 8 bits.
 template <typename Use>
 [[gnu::always_inline]] inline void WithValueBits(int bits, Use use) {
   if (bits == 2) {
@@ -135,7 +138,7 @@ template <typename Use>
   }
 }
 
-// A page's codes, spread out: k [dim / 2][page_tokens], v [page_tokens / 2][dim].
+// Dequantises a page's codes to pairs: k [dim / 2][page_tokens], v [page_tokens / 2][dim].
 void NarrowCodes(const CodedPageAttention& page, Pair* k, Pair* v) {
   const int32_t tokens = page.page_tokens;
   const int32_t dim = page.rows.dim;

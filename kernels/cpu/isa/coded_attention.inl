@@ -1,6 +1,6 @@
-// A page in codes against some query rows: codes become floats in registers, 16 lanes of one panel
-// at a time, and meet all rows of the GQA group there. For any Simd of 16 lanes; the order of every
-// sum depends on its own row alone.
+// Attention of some query rows over a page in codes. Codes are dequantised to floats in registers,
+// 16 lanes of one panel at a time, and meet all rows of the GQA group there. The order of every sum
+// depends on its own row alone. For any Simd of 16 lanes.
 
 namespace {
 
@@ -18,7 +18,8 @@ inline Simd::Table MakeLevels(const float* levels) {
   }
 }
 
-// use(inner, values) for four inner codes, of bits kShift.. of the four bytes of each lane.
+// Calls use(inner, values) for four inner codes: those from bit kShift on of the four bytes of each
+// lane.
 template <int kBits, int kShift, typename Use>
 [[gnu::always_inline]] inline void UseFour(I codes, Simd::Table table, int inner, Use use) {
   constexpr int kLevels = kBits == 4 ? 16 : 8;
@@ -28,8 +29,8 @@ template <int kBits, int kShift, typename Use>
   use(inner + 3, Simd::LookUp<kLevels>(table, Simd::ShiftRight<kShift + 24>(codes)));
 }
 
-// One group, 16 lanes x GroupInner: use(inner, values) in order. Inlined by force: out of line, the
-// sums of a product live in memory, and a page of 3 bits takes up to twice the time.
+// Calls use(inner, values) for one group, 16 lanes x GroupInner, in order. Inlined by force: out of
+// line, the sums of a product live in memory, and a page of 3 bits takes up to twice the time.
 template <int kBits, typename Use>
 [[gnu::always_inline]] inline void UseGroup(const uint8_t* group, Simd::Table table, Use use) {
   if constexpr (kBits == 8) {
@@ -61,9 +62,9 @@ template <int kBits, typename Use>
   }
 }
 
-// Panels 0.. of `codes`, each of num_inner inner codes: start(panel, sums [kRows]), then all
-// products, then finish(panel, sums). One at a time: the next one's products fill the waits for
-// this one's.
+// For each panel of `codes`, of num_inner inner codes, calls start(panel, sums [kRows]), adds all
+// products, and calls finish(panel, sums). One panel at a time: the next one's products fill the
+// waits for this one's.
 template <int kBits, int kRows, typename Start, typename Finish>
 inline void MultiplyPanels(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
                            const float* x, int64_t stride, Start start, Finish finish) {
@@ -126,7 +127,7 @@ void AddCodedValues(const CodedPageAttention& page, int32_t first, const float* 
       });
 }
 
-// Codes become floats in registers.
+// Dequantises codes in registers.
 struct CodedPage {
   const CodedPageAttention& page;
 
@@ -160,7 +161,8 @@ struct CodedPage {
   }
 };
 
-// Panels of codes to floats, without their scales: lanes of panel p are out[..][16 p ..].
+// Dequantises panels of codes to floats, without their scales: lanes of panel p go to
+// out[..][16 p ..].
 template <int kBits>
 void WidenPanels(const uint8_t* codes, const float* levels, int num_panels, int num_inner,
                  float* out, int64_t stride) {
@@ -204,7 +206,8 @@ void WidenCodes(const CodedPageAttention& page) {
   }
 }
 
-// Codes are floats in the page's buffers. Sums are formed as CodedPage forms them.
+// Attends to a page whose codes were dequantised into the page's buffers. Sums are formed in the
+// order of CodedPage.
 struct WidenedPage {
   const CodedPageAttention& page;
 

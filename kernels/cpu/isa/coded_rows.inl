@@ -1,8 +1,9 @@
-// What attention over pages in codes does in every instruction set. For any Simd of 16 lanes.
+// The parts of attention over pages in codes that all instruction sets share. For any Simd of 16
+// lanes.
 
 namespace {
 
-// A group of codes of kBits: kernels/core/panel_codes.h.
+// The shape of a group of codes of kBits (kernels/core/panel_codes.h).
 template <int kBits>
 constexpr int kGroupInner = kBits == 2 ? 16 : 32;
 template <int kBits>
@@ -16,7 +17,7 @@ inline I SpareRow(const uint8_t* group) {
   return Simd::OrInt(Simd::OrInt(row0, row1), row2);
 }
 
-// scores [kRows][kMaxPageTokens]: what does not depend on the codes.
+// Starts scores [kRows][kMaxPageTokens] with the terms that do not depend on the codes.
 template <int kRows>
 void StartScores(const CodedPageAttention& page, int32_t first, float* scores) {
   if (page.key_bias.products != nullptr) {
@@ -33,7 +34,7 @@ void StartScores(const CodedPageAttention& page, int32_t first, float* scores) {
   }
 }
 
-// Scores -> weights times the scales of V, zero behind num_valid.
+// Turns scores into weights times the scales of V, zero behind num_valid.
 template <int kRows>
 void WeightCodedRows(const CodedPageAttention& page, int32_t first, int num_valid, float* scores,
                      float* scales) {

@@ -1,4 +1,4 @@
-// The elements of multiply_rows.inl in float32; halves are widened as they are read.
+// Defines the elements of multiply_rows.inl in float32. Halves are widened as they are read.
 
 namespace {
 

@@ -5,7 +5,7 @@
 namespace thermocline {
 
 // clang-format off
-// Each builds on those before it.
+// Each file builds on those before it.
 #include "kernels/cpu/isa/simd_generic.inl"
 #include "kernels/cpu/isa/matmul.inl"
 #include "kernels/cpu/isa/float_matmul.inl"

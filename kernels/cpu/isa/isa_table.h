@@ -20,22 +20,22 @@ namespace thermocline {
 inline constexpr int kPanelRows = 16;
 inline constexpr int kBlockColumns = 32;
 inline constexpr int kBlockCodes = 2 * kBlockColumns;  // bytes: high, then low
-// Quantised activations go in groups of tokens, block by block: [group][block][token]. The operands
-// of some tokens are then one or two streams, whatever the length of a row.
+// Quantised activations lie in groups of tokens, block by block: [group][block][token]. So the
+// operands of several tokens are one or two streams, whatever the length of a row.
 inline constexpr int kGroupTokens = 4;
-inline constexpr int kTileTokens = 16;  // of a group where the processor multiplies tiles (AMX)
+inline constexpr int kTileTokens = 16;  // the group's tokens where AMX multiplies tiles
 
 // One block of 32 activations, quantised to 15 bits: x = scale * q, q = 128 high + low, high in
 // -127..127 and low in -64..63. Both are int8, so that a product with a weight is two integer dot
-// products of bytes; docs/design.md says what 8 bits alone lose.
+// products of bytes. docs/design/kernels.md says what 8 bits alone lose.
 struct ActivationBlock {
   float scale;
   float scaled_sum;  // scale * sum of all q: what a weight's minimum is multiplied with
-  int32_t sum_low;   // of the first 16 q; with a weight's zero point it starts the integer sum
-  int32_t sum_high;  // of the last 16
+  int32_t sum_low;   // sum of the first 16 q; with a weight's zero point it starts the integer sum
+  int32_t sum_high;  // sum of the last 16 q
 };
 
-// x times some panels, for `num_tokens` rows of x.
+// The arguments of a product: x times some panels, for `num_tokens` rows of x.
 struct PanelProduct {
   const uint8_t* panels;
   int64_t panel_bytes;
@@ -49,8 +49,8 @@ struct PanelProduct {
   uint8_t* room;                  // num_columns * 16 bytes, where IsaTable has tiles
   float* y;                       // column 0 of the first panel's first row
   int64_t y_stride;               // from token to token
-  int64_t num_rows;               // of the panels' 16 each that exist
-  bool add;                       // to what y holds
+  int64_t num_rows;               // rows that exist, of 16 in each panel
+  bool add;                       // to y, instead of overwriting it
 };
 
 // Query rows of one KV head and the state of their online softmax. Rows of q and o are `dim`
@@ -69,24 +69,24 @@ struct QueryRows {
   float* page_sum;  // [num_rows] of this page alone, with the state's new max
 };
 
-// Queries as 16-bit numbers, once for all pages.
+// Queries to be rounded to int16, once for all pages.
 struct QueryWords {
-  const float* q;  // as in QueryRows
+  const float* q;  // QueryRows::q
   int32_t num_rows;
   int32_t dim;
   uint32_t* words;  // [num_rows, dim / 2]
-  float* steps;     // [num_rows]: what a step of a row's words is worth
+  float* steps;     // [num_rows]: the scale of a row's int16
 };
 
-// Where a page's K and V are spread out for the rows: `k` [dim][page_tokens] and `v`
-// [page_tokens][dim], whole cache lines; or as pairs of 16-bit numbers, `k` [dim / 2][page_tokens]
-// of dimensions and `v` [page_tokens / 2][dim] of positions.
+// Buffers for a page's dequantised K and V, whole cache lines. As floats: `k` [dim][page_tokens]
+// and `v` [page_tokens][dim]. As pairs of int16: `k` [dim / 2][page_tokens], pairs of dimensions,
+// and `v` [page_tokens / 2][dim], pairs of positions.
 struct PageBuffers {
   float* k;
   float* v;
 };
 
-// One page in halves against some query rows.
+// The arguments of attention to one page in halves.
 struct PageAttention {
   const uint16_t* k;     // [page_tokens, head_dim]
   const uint16_t* v;     // [page_tokens, head_dim]
@@ -95,11 +95,11 @@ struct PageAttention {
   int32_t page_tokens;  // 32 or 64
   int32_t num_written;  // leading positions that hold something
   QueryRows rows;
-  uint64_t keep;  // bit t: position t is there; the others are as if no row saw them
+  uint64_t keep;  // bit t: position t is attended to; no row sees the others
   PageBuffers buffers;
 };
 
-// What a K bias adds to the scores of a coded page: of row r and token t
+// The terms that a K bias adds to the scores of a coded page. For row r and token t:
 //   sum over pairs of Re(products[r] * page_angles) cos - Im(products[r] * page_angles) sin
 struct BiasScores {
   const float* products = nullptr;      // [num_rows][2][num_pairs]: conj(q) b; null: there is none
@@ -108,10 +108,10 @@ struct BiasScores {
   int32_t num_pairs = 0;
 };
 
-// The same of a page in codes (docs/page_format.md), which is read as it lies. Its K was coded less
-// the head's mean key, so that a row's score with every key is short by `bias`, and less the K
-// projection's bias, which `key_bias` adds. A merged page counts its rows as tokens, all of which a
-// query sees or none, and has no key bias.
+// The arguments of attention to one page in codes (docs/page_format.md). Its K was coded less the
+// head's mean key, so a row's score with every key lacks `bias`, and less the K projection's bias,
+// which `key_bias` adds back. A merged page counts its rows as tokens: a query sees all of them or
+// none. It has no key bias.
 struct CodedPageAttention {
   const uint8_t* k_codes;
   const uint8_t* v_codes;
@@ -131,7 +131,7 @@ struct CodedPageAttention {
   PageBuffers buffers;
 };
 
-// Heads of one token, `head_dim` floats each, whose pairs turn by the angles of its position.
+// Heads of one token, `head_dim` floats each, whose pairs rotate by the angles of its position.
 struct RopeHeads {
   float* heads;  // [num_heads, head_dim]
   int32_t num_heads;
@@ -159,9 +159,10 @@ struct IsaTable {
   void (*merge_state)(float from_max, float from_sum, const float* from_o, int32_t dim, float* max,
                       float* sum, float* o);
   void (*rope)(const RopeHeads& rope);
-  // In place: x [dim] to the basis of pages, or back. signs [dim].
+  // Rotates x [dim] in place to the basis of pages, or back (inverse Hadamard). signs [dim].
   void (*rotate_vector)(float* x, const float* signs, int32_t dim, bool back);
-  // One vector of K or V for a coded page, as kernels/core/quantize.h says; codes [dim].
+  // Quantises one vector of K or V for a coded page, as kernels/core/quantize.h defines. codes
+  // [dim].
   float (*quantize_turbo)(const float* x, int32_t dim, const Codebook& book, uint8_t* codes);
   float (*quantize_int8)(const float* x, int32_t dim, uint8_t* codes);
   void (*quantize_keys)(const KeyRounding& keys);

@@ -1,11 +1,11 @@
-// What a K bias adds to the scores of a coded page: isa_table.h's BiasScores, for any Simd of 16
-// lanes. Lanes are the page's tokens; each row's sums are formed in one order.
+// Adds the terms of a K bias to the scores of a coded page (BiasScores in isa_table.h). Lanes are
+// the page's tokens; each row's sums are formed in one order. For any Simd of 16 lanes.
 
 namespace {
 
 constexpr int kMaxBiasPairs = kMaxHeadDim / 2;
 
-// scores [kRows][kMaxPageTokens]: row r's `constants[r]` and its bias scores. Rows begin at
+// Sets scores [kRows][kMaxPageTokens] to `constants[r]` plus the bias terms of row r. Rows begin at
 // `first`.
 template <int kRows>
 void ScoreBias(const BiasScores& bias, int32_t first, int32_t page_tokens, const float* constants,

@@ -1,11 +1,11 @@
-// How far keys lie from each other, tokens in the lanes: bit for bit MeasureKeyDistances of
-// kernels/core/key_distances.h. For any Simd of 16 lanes.
+// Distances between keys, with tokens in the lanes. Equal bit for bit to MeasureKeyDistances in
+// kernels/core/quantize.h. For any Simd of 16 lanes.
 
 namespace {
 
-constexpr int kDistanceVectors = 4;  // of the 64 tokens
+constexpr int kDistanceVectors = 4;  // vectors of 16 for the 64 tokens
 
-// x [64, dim] -> y [dim, 64], in the metric of the queries.
+// Transforms x [64, dim] to y [dim, 64], in the metric of the queries.
 inline void TransformKeys(const KeyDistances& keys) {
   constexpr int kTokens = 16 * kDistanceVectors;
   const int32_t dim = keys.dim;
@@ -15,7 +15,7 @@ inline void TransformKeys(const KeyDistances& keys) {
       y[i * kTokens + t] = keys.x[int64_t{t} * dim + i];
     }
   }
-  // In place: a coordinate takes from those behind it alone.
+  // This works in place: a coordinate takes from later ones alone.
   for (int32_t i = 0; i < dim && keys.factors != nullptr; ++i) {
     const float* row = keys.factors + int64_t{i} * dim;
     F sums[kDistanceVectors];
@@ -29,8 +29,8 @@ inline void TransformKeys(const KeyDistances& keys) {
   }
 }
 
-// Rows of the 16 tokens from 16 * kFirst on: the tokens of vectors kFirst and beyond, and what is the
-// same the other way about.
+// Rows of the 16 tokens from 16 * kFirst on: the tokens of vectors kFirst and beyond, and what is
+// the same the other way about.
 template <int kFirst>
 inline void MeasureRows(const KeyDistances& keys) {
   constexpr int kTokens = 16 * kDistanceVectors;

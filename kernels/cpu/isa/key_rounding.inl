@@ -1,6 +1,6 @@
-// Keys rounded for their queries, tokens in the lanes: bit for bit QuantizeKey of
-// kernels/core/quantize.h. For any Simd of 16 lanes; four vectors of tokens at a time fill the
-// waits of each other's sums.
+// Rounds keys for their queries, with tokens in the lanes. Equal bit for bit to QuantizeKey in
+// kernels/core/quantize.h. Four vectors of tokens at a time fill the waits of each other's sums.
+// For any Simd of 16 lanes.
 
 namespace {
 
@@ -50,8 +50,8 @@ struct KeyVectors {
     return Simd::Load(lanes);
   }
 
-  // x [kTokens, dim] -> u [dim, kTokens], each key of norm sqrt(dim). norms [kTokens]; scales: the
-  // norm-corrected ones of the nearest levels.
+  // Transforms x [kTokens, dim] to u [dim, kTokens], each key scaled to norm sqrt(dim). norms
+  // [kTokens]. scales: the norm-corrected ones of the nearest levels.
   static void Normalize(const float* x, const Codebook& book, int32_t dim, float* u, float* norms,
                         F* scales) {
     const float root = __builtin_sqrtf(static_cast<float>(dim));

@@ -32,7 +32,8 @@ struct Panel {
   }
 };
 
-// Of a panel past whose `num_rows` there are none. Not inlined: it is in 16 places and hardly used.
+// Stores the results of a panel that has only `num_rows` rows. Not inlined: it would be copied into
+// 16 functions that hardly use it.
 [[gnu::noinline]] void StoreFewRows(const float* rows, int64_t num_rows, bool add, float* y) {
   for (int64_t i = 0; i < num_rows; ++i) {
     y[i] = add ? y[i] + rows[i] : rows[i];
@@ -98,7 +99,7 @@ struct Dots {
   }
 };
 
-// A block of 32 columns.
+// Multiplies a block of 32 columns.
 template <int kTokens>
 inline void DotNibbleBlock(const uint8_t* codes, const TileBlock<kTokens>& x, Dots<kTokens>& dots) {
 #pragma GCC unroll 4
@@ -119,7 +120,7 @@ inline void DotNibbleBlock(const uint8_t* codes, const TileBlock<kTokens>& x, Do
   }
 }
 
-// Half a block: 16 columns from `kColumn` on.
+// Multiplies half a block: 16 columns from `kColumn` on.
 template <int kColumn, int kTokens>
 inline void DotByteHalf(const uint8_t* codes, const TileBlock<kTokens>& x, Dots<kTokens>& dots) {
 #pragma GCC unroll 4
@@ -224,7 +225,7 @@ void MultiplyTiles(const PanelProduct& product, int64_t& token) {
   }
 }
 
-// The tokens from `token` on, as many at a time as there are registers for.
+// Multiplies the tokens from `token` on, as many at a time as there are registers for.
 template <PanelKind kKind>
 inline void MultiplyFrom(const PanelProduct& product, int64_t token) {
   if constexpr (Simd::kMaxTokens >= 8) {
@@ -240,8 +241,8 @@ void MultiplyPanels(const PanelProduct& product) {
   MultiplyFrom<kKind>(product, 0);
 }
 
-// x [num_columns] -> codes and their scale, by blocks of 32; those of the other tokens of its group
-// lie between them.
+// Quantises x [num_columns] by blocks of 32. Between the codes of two blocks lie those of the
+// group's other tokens.
 void QuantizeRow(const float* x, int64_t num_columns, int64_t group_tokens, int8_t* codes,
                  ActivationBlock* blocks) {
   for (int64_t b = 0; b < num_columns / kBlockColumns; ++b) {

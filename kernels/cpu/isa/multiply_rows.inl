@@ -1,6 +1,6 @@
-// Rows of factors times rows of vectors, for any Simd of 16 lanes and for elements of which there
-// are LoadSixteen, LoadFactor, MultiplyAdd and ZeroSum: floats, halves and, where the CPU has them,
-// pairs.
+// Products of rows of factors with rows of vectors. For any Simd of 16 lanes, and for any elements
+// that have LoadSixteen, LoadFactor, MultiplyAdd and ZeroSum: floats, halves and, where the CPU has
+// the instructions, pairs of int16.
 
 namespace {
 
@@ -28,8 +28,8 @@ template <int kRows, int kVectors, typename A, typename T, typename Sum>
   }
 }
 
-// products [kRows][kMaxPageTokens] of rows of a, `count` elements long and a_stride apart, with
-// 16 * kVectors columns of b. Not inlined: beside other code, g++ 12 keeps sums on the stack.
+// Computes products [kRows][kMaxPageTokens] of rows of a, `count` elements long and a_stride apart,
+// with 16 * kVectors columns of b. Not inlined: beside other code, g++ 12 keeps sums on the stack.
 template <int kRows, int kVectors, typename A, typename T>
 [[gnu::noinline]] void MultiplySixteens(const A* a, int64_t a_stride, const T* b, int64_t b_stride,
                                         int count, float* products) {
@@ -51,7 +51,8 @@ template <int kRows, int kVectors, typename A, typename T>
   }
 }
 
-// The same with the first `num_columns` of b, at most kMaxPageTokens, and some after them.
+// Computes products with the first `num_columns` columns of b, at most kMaxPageTokens, and with
+// some after them.
 template <int kRows, typename A, typename T>
 inline void MultiplyColumns(const A* a, int64_t a_stride, const T* b, int64_t b_stride, int count,
                             int num_columns, float* products) {

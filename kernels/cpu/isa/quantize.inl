@@ -1,5 +1,5 @@
-// Vectors to codes and a scale for coded pages, for any Simd of 16 lanes: bit for bit what
-// kernels/core/quantize.h gives.
+// Quantises vectors for coded pages. Equal bit for bit to kernels/core/quantize.h. For any Simd of
+// 16 lanes.
 
 namespace {
 
@@ -33,7 +33,7 @@ inline I LoadCodesFirst(const uint8_t* codes, int count) {
   return Simd::WidenBytes(padded);
 }
 
-// The codes that x is rounded to, as floats.
+// The codes of x, as floats.
 inline F CodesOf(F x, const Codebook& book) {
   F code = Simd::Zero();
   for (int t = 0; t + 1 < book.num_levels; ++t) {

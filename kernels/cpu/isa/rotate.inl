@@ -1,6 +1,6 @@
-// What turns the vectors of heads: rotary positions (kernels/core/rope.h) and the random-sign
-// Hadamard rotation (kernels/core/hadamard.h), for any Simd of 16 lanes. Hadamard stages go in the
-// order of the reference's, which makes them equal to it bit for bit.
+// Rotations of the vectors of heads: rotary positions (kernels/core/rope.h) and the random-sign
+// Hadamard rotation (kernels/core/hadamard.h). Hadamard stages have the reference's order, which
+// makes them equal to it bit for bit. For any Simd of 16 lanes.
 
 namespace {
 
@@ -15,13 +15,13 @@ alignas(64) constexpr float kStageSigns[4][16] = {
      -1.0F, -1.0F},
 };
 
-// Sums in the lower lanes of each pair of runs, differences in the upper ones.
+// Puts sums into the lower lanes of each pair of runs, differences into the upper ones.
 template <int kRun>
 inline F LaneStage(F x, const float* signs) {
   return Simd::Fma(x, Simd::Load(signs), Simd::SwapRuns<kRun>(x));
 }
 
-// x [16 kVectors] = H x, not scaled, all of it in registers.
+// Computes x [16 kVectors] = H x, not scaled, all of it in registers.
 template <int kVectors>
 inline void HadamardOfSixteens(float* x) {
   F v[kVectors];
@@ -49,7 +49,7 @@ inline void HadamardOfSixteens(float* x) {
   }
 }
 
-// Stages of runs of `half` elements and longer.
+// Runs the stages for runs of `half` elements and longer.
 inline void HadamardStages(float* x, int32_t size, int32_t half) {
   for (; half < size; half *= 2) {
     for (int32_t begin = 0; begin < size; begin += 2 * half) {
@@ -115,7 +115,7 @@ void RotateVector(float* x, const float* signs, int32_t dim, bool back) {
   }
 }
 
-// Pairs [begin, end) of one head, whose elements are step * i and step * i + partner.
+// Rotates pairs [begin, end) of one head, whose elements are step * i and step * i + partner.
 inline void RotatePairs(float* head, const float* angles, int32_t begin, int32_t end, int32_t step,
                         int32_t partner) {
   for (int32_t i = begin; i < end; ++i) {
@@ -128,7 +128,7 @@ inline void RotatePairs(float* head, const float* angles, int32_t begin, int32_t
   }
 }
 
-// Eight pairs side by side in 16 lanes.
+// Rotates eight pairs that lie side by side in 16 lanes.
 inline void RopeInterleaved(const RopeHeads& rope) {
   const int32_t whole = rope.num_pairs / 8 * 8;
   for (int32_t pair = 0; pair < whole; pair += 8) {
@@ -151,7 +151,7 @@ inline void RopeInterleaved(const RopeHeads& rope) {
   }
 }
 
-// Sixteen pairs, whose halves are num_pairs apart.
+// Rotates sixteen pairs, whose elements are num_pairs apart.
 inline void RopeHalves(const RopeHeads& rope) {
   const int32_t whole = rope.num_pairs / 16 * 16;
   for (int32_t pair = 0; pair < whole; pair += 16) {

@@ -12,7 +12,7 @@ struct Simd {
   using B = I;                          // 64 bytes: 16 rows of 4 columns
   using H = __m256i;                    // 16 halves
   static constexpr int kMaxTokens = 2;  // 16 registers hold the sums of two tokens
-  // Of a product of `rows` rows of floats with rows of vectors: at most 12 registers of sums.
+  // How many vectors a product of `rows` rows takes at a time: at most 12 registers of sums.
   static constexpr int NumVectors(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 
   static F Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

@@ -8,7 +8,7 @@ struct Simd {
   using B = __m512i;                    // 64 bytes: 16 rows of 4 columns
   using H = __m256i;                    // 16 halves
   static constexpr int kMaxTokens = 8;  // 8 float and 16 integer sums leave 8 registers of 32
-  // Of a product of `rows` rows of floats with rows of vectors: 24 sums, 4 vectors, one factor.
+  // How many vectors a product of `rows` rows takes at a time: 24 sums, 4 vectors, one factor.
   static constexpr int NumVectors(int /*rows*/) { return 4; }
 
   static F Zero() { return _mm512_setzero_ps(); }
@@ -74,14 +74,14 @@ struct Simd {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
   }
 
-  // `words`: 16-bit lanes, of which the low 5 bits choose one of 32 entries.
+  // `words`: int16 lanes, whose low 5 bits choose one of 32 entries.
   static I LookUpWords(I table, I words) { return _mm512_permutexvar_epi16(words, table); }
-  // Numbers 0, 2, 1, 3 of each four.
+  // Elements 0, 2, 1, 3 of each four.
   static F SwapMiddles(F x) { return _mm512_permute_ps(x, 0xd8); }
   static I FloatBits(F x) { return _mm512_castps_si512(x); }
   // sum + x0 y0 + x1 y1, pairs of int16.
   static I DotWords(I x, I y, I sum) { return _mm512_dpwssd_epi32(sum, x, y); }
-  // The low words of both.
+  // The low int16 of both, as pairs.
   static I PairWords(I low, I high) {
     return _mm512_mask_blend_epi16(0xaaaaaaaa, low, _mm512_slli_epi32(high, 16));
   }
@@ -133,7 +133,7 @@ struct Simd {
     return _mm512_permutexvar_ps(
         _mm512_setr_epi32(0, 1, 8, 9, 4, 5, 12, 13, 0, 0, 0, 0, 0, 0, 0, 0), d);
   }
-  // 32-bit lanes (x0, x2), (x1, x3), .. of low words, of x and then of y.
+  // Pairs (x0, x2), (x1, x3), .. of the low int16 of lanes, of x and then of y.
   static I PairLowWords(I x, I y) {
     const F a = _mm512_castsi512_ps(x);
     const F b = _mm512_castsi512_ps(y);
@@ -141,9 +141,9 @@ struct Simd {
                                     _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xee)));
     return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), pairs);
   }
-  // 16 halves, and again.
+  // 16 halves, twice.
   static I TwiceHalves(const uint16_t* p) { return _mm512_broadcast_i64x4(LoadHalves(p)); }
-  // The low bytes of words, signed.
+  // The low bytes of int16 lanes, signed.
   static I LowBytesOfWords(I x) { return _mm512_srai_epi16(_mm512_slli_epi16(x, 8), 8); }
 
   static I SetInt(int32_t x) { return _mm512_set1_epi32(x); }

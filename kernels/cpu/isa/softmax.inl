@@ -1,5 +1,5 @@
-// The online softmax (arXiv 1805.02867) of query rows against a page, whose state is rescaled once
-// per page. For any Simd of 16 lanes.
+// The online softmax (arXiv 1805.02867) of query rows over a page. The state is rescaled once per
+// page. For any Simd of 16 lanes.
 //
 // Every row's scores, sums and outputs are formed in an order that depends on its own length alone:
 // a score is one chain of products over the dimensions, an output one over the positions. How many
@@ -8,8 +8,8 @@
 namespace {
 
 constexpr int kMaxPageTokens = 64;
-constexpr int kMaxRows = 6;    // that are multiplied with a vector while it is in a register
-constexpr int kManyRows = 12;  // so many pay for a buffer of floats
+constexpr int kMaxRows = 6;    // rows that are multiplied with a vector while it is in a register
+constexpr int kManyRows = 12;  // from so many rows on, dequantising a page to a buffer pays
 constexpr float kNoScore = -__builtin_inff();
 constexpr uint64_t kAllKept = ~uint64_t{0};
 
@@ -36,7 +36,7 @@ inline float CutScores(int num_valid, float* scores) {
   return Simd::Largest(largest);
 }
 
-// Scores -> weights e^(score - max) in place; their sum.
+// Turns scores into weights e^(score - max) in place. Returns their sum.
 inline float WeightRow(float max, int num_valid, float* scores) {
   F sum = Simd::Zero();
   for (int first = 0; first < num_valid; first += 16) {
@@ -47,8 +47,8 @@ inline float WeightRow(float max, int num_valid, float* scores) {
   return Simd::Sum(sum);
 }
 
-// Scores of kRows rows -> weights, and the rows' new maxima and sums. scales [16]: what the weights
-// of earlier pages are multiplied with.
+// Turns scores of kRows rows into weights, and updates the rows' maxima and sums. scales [16]: the
+// factors of earlier pages' weights.
 template <int kRows>
 inline void WeightRows(const QueryRows& rows, int32_t first, int num_valid, float* scores,
                        float* scales) {
@@ -71,7 +71,7 @@ inline void WeightRows(const QueryRows& rows, int32_t first, int num_valid, floa
   }
 }
 
-// Whether any of the first `num_valid` positions is there.
+// Whether any of the first `num_valid` positions is in `keep`.
 inline bool SeesAny(uint64_t keep, int num_valid) {
   return num_valid > 0 && keep << (kMaxPageTokens - num_valid) != 0;
 }

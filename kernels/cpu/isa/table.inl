@@ -1,4 +1,4 @@
-// The table of one instruction set; included last.
+// Defines the table of one instruction set. Included last.
 
 namespace {
 

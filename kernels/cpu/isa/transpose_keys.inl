@@ -1,12 +1,12 @@
-// Keys in halves with positions in the lanes. For any Simd of 16 lanes.
+// Transposes keys in halves, so that positions are in the lanes. For any Simd of 16 lanes.
 
 namespace {
 
 inline void StoreSixteen(float* p, Simd::H x) { Simd::Store(p, Simd::ToFloat(x)); }
 inline void StoreSixteen(uint16_t* p, Simd::H x) { Simd::StoreHalves(p, x); }
 
-// Keys to k [dim][page_tokens]. What lies beyond head_dim, or the positions that are written, is
-// not defined.
+// Transposes keys to k [dim][page_tokens]. Elements beyond head_dim, or beyond the positions that
+// are written, are undefined.
 template <typename T>
 inline void TransposeKeys(const PageAttention& page, T* k) {
   for (int token = 0; token < page.num_written; token += 16) {

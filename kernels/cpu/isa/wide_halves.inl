@@ -4,7 +4,7 @@ namespace {
 
 inline __m512i WideMagnitudes(__m512i x) { return _mm512_and_si512(x, _mm512_set1_epi16(0x7fff)); }
 
-// 8 rows of 32 halves: lane group g of columns[j] becomes number 8 g + j of all rows.
+// Transposes 8 rows of 32 halves: lane group g of columns[j] becomes element 8 g + j of all rows.
 inline void TransposeEightRows(const uint16_t* rows, int64_t stride, __m512i (&columns)[8]) {
   __m512i r[8];
   __m512i pairs[8];
@@ -14,12 +14,12 @@ inline void TransposeEightRows(const uint16_t* rows, int64_t stride, __m512i (&c
     r[t] = _mm512_loadu_si512(rows + t * stride);
   }
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {  // of rows 2 i and 2 i + 1, numbers 0-3 and 4-7
+  for (int i = 0; i < 4; ++i) {  // rows 2 i and 2 i + 1, elements 0-3 and 4-7
     pairs[2 * i] = _mm512_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
     pairs[2 * i + 1] = _mm512_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
   }
 #pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {  // of rows 4 i to 4 i + 3, numbers 0-1, 2-3, 4-5, 6-7
+  for (int i = 0; i < 2; ++i) {  // rows 4 i to 4 i + 3, elements 0-1, 2-3, 4-5, 6-7
     const __m512i* from = pairs + 4 * i;
     fours[4 * i] = _mm512_unpacklo_epi32(from[0], from[2]);
     fours[4 * i + 1] = _mm512_unpackhi_epi32(from[0], from[2]);
@@ -33,8 +33,8 @@ inline void TransposeEightRows(const uint16_t* rows, int64_t stride, __m512i (&c
   }
 }
 
-// 16 rows of 32 halves to columns [32][16]; the columns' largest magnitudes so far, two of each
-// row.
+// Transposes 16 rows of 32 halves to columns [32][16]. Returns the largest magnitudes so far, two
+// of each row.
 inline __m512i TransposeWide(const uint16_t* rows, int64_t stride, uint16_t* columns,
                              __m512i largest) {
   __m512i first[8];

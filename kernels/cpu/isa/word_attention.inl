@@ -1,8 +1,8 @@
-// A page of any codec against some query rows, in exact sums of products of 16-bit integers, two a
-// lane; softmax and the sum over pages are float32. For AVX-512 with VNNI.
+// Attention of some query rows over a page of any codec, in exact sums of int16 products, two a
+// lane. Softmax and the sum over pages are float32. For AVX-512 with VNNI.
 //
-// A key, a value, a query and a row's weights of one page each have a scale of their own, so that
-// what a row gets does not depend on what is computed beside it.
+// A key, a value, a query and a row's weights of one page each have a scale of their own. So a
+// row's result does not depend on what is computed beside it.
 
 namespace {
 
@@ -31,7 +31,8 @@ inline void AddWords(const WordPair* v, int32_t dim, int num_pairs, const WordPa
   }
 }
 
-// A page in halves, spread out: k [NumPairs(head_dim)][page_tokens], v [page_tokens / 2][dim].
+// A page in halves as pairs of int16: k [NumPairs(head_dim)][page_tokens],
+// v [page_tokens / 2][dim].
 struct HalfPage {
   const PageAttention& page;
   const WordPair* k;
@@ -67,7 +68,8 @@ void AttendPage(const PageAttention& page) {
   ForRuns<kMaxRows>(page.rows, page.keep, HalfPage{page, k, k_steps, v, v_steps});
 }
 
-// Scales of codes, in halves, to the steps [page_tokens] of the integers that stand for them.
+// Turns scales of codes, in halves, into scales [page_tokens] of the int16 that stand for the
+// codes.
 inline void ScaleSteps(const uint16_t* scales, std::ptrdiff_t ahead, float word_step,
                        int page_tokens, float* steps) {
   for (int t = 0; t < page_tokens; t += 16) {
@@ -76,7 +78,7 @@ inline void ScaleSteps(const uint16_t* scales, std::ptrdiff_t ahead, float word_
   }
 }
 
-// A page in codes, either spread out as HalfPage's or as it lies.
+// A page in codes: dequantised to pairs like HalfPage's, or read as it lies.
 struct CodedPage {
   const CodedPageAttention& page;
   const float* k_steps;

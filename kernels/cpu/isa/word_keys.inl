@@ -1,5 +1,5 @@
-// Scores of keys in halves as exact sums of 16-bit integers, pairs in 32-bit lanes: a key has its
-// own scale, a query another. Pairs are numbers (0, 2) and (1, 3) of each four, as in
+// Scores of keys in halves as exact sums of int16 products, pairs in 32-bit lanes. Each key and
+// each query has its own scale. Pairs are elements (0, 2) and (1, 3) of each four, as in
 // code_pairs.inl. For AVX-512 with VNNI.
 
 namespace {
@@ -58,9 +58,8 @@ void NarrowQueries(const QueryWords& queries) {
   }
 }
 
-// What lies at `elements` of the block that is read next, 512 bytes of it. Blocks are too short and
-// too far from each other for the CPU to foresee: without this, memory delivers a fifth of what it
-// can.
+// Prefetches 512 bytes at `elements` of the block that is read next. Blocks are too short and too
+// far apart for the CPU to foresee: without this, memory delivers a fifth of what it can.
 inline void FetchNext(const PageAttention& page, int64_t elements) {
   if (page.next != nullptr) {
 #pragma GCC unroll 8
@@ -70,7 +69,7 @@ inline void FetchNext(const PageAttention& page, int64_t elements) {
   }
 }
 
-// 16 keys from `token` on to halves [head_dim][16]; their largest magnitudes.
+// Transposes 16 keys from `token` on to halves [head_dim][16]. Returns their largest magnitudes.
 inline F TransposeKeys(const PageAttention& page, int token, uint16_t* halves) {
   const int head_dim = page.head_dim;
   const uint16_t* keys = page.k + token * head_dim;
@@ -101,8 +100,8 @@ inline F TransposeKeys(const PageAttention& page, int token, uint16_t* halves) {
 // Pairs of a key; those beyond head_dim meet zeros of the query.
 inline int NumPairs(int head_dim) { return (head_dim + 3) / 4 * 2; }
 
-// Keys in halves to words, k [NumPairs(head_dim)][page_tokens], and their steps [page_tokens]. What
-// lies behind the positions that are written is not defined.
+// Turns keys in halves into pairs of int16, k [NumPairs(head_dim)][page_tokens], with scales
+// [page_tokens]. Elements behind the positions that are written are undefined.
 inline void NarrowKeys(const PageAttention& page, WordPair* k, float* steps) {
   alignas(64) uint16_t halves[kMaxDim * 16];
   for (int token = 0; token < page.num_written; token += 16) {

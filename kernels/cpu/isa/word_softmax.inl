@@ -1,6 +1,6 @@
-// The online softmax (arXiv 1805.02867) of some query rows against a page whose products are sums
-// of 16-bit integers: from sums with keys to weights as such integers. Beside softmax.inl, with all
-// that there is once a row in the lanes of one vector. For AVX-512 with VNNI.
+// The online softmax (arXiv 1805.02867) of some query rows over a page whose products are sums of
+// int16 products. It turns sums with keys into weights in int16. Unlike softmax.inl it keeps what
+// exists once per row in the lanes of one vector. For AVX-512 with VNNI.
 
 namespace {
 
@@ -18,7 +18,7 @@ inline F Exp2(F x) {
   return Simd::ScaleByFloor(p, x);
 }
 
-// What a page's scores are made of: score of row r with token t is
+// The parts of a page's scores. The score of row r with token t is
 //   sums[r][t] * q_steps[r] * k_steps[t] + bias[r] + starts[r][t]
 struct ScoreTerms {
   const float* q_steps;  // [kRows]
@@ -27,10 +27,10 @@ struct ScoreTerms {
   const float* starts;   // [kRows][kMaxPageTokens] or null: none
 };
 
-// What products of weights in words are worth.
+// The scales of products of int16 weights.
 struct WordWeights {
-  alignas(64) float steps[16];   // of each row, one step of its products
-  alignas(64) float scales[16];  // what each row's outputs of earlier pages are multiplied with
+  alignas(64) float steps[16];   // each row's scale of its products
+  alignas(64) float scales[16];  // each row's factor for outputs of earlier pages
 };
 
 template <int kRows, typename Combine>
@@ -43,9 +43,10 @@ inline F CombineLanes(const F (&rows)[kRows], Combine combine) {
   return Simd::CombineRows(eight, combine);
 }
 
-// In place: sums [kRows][kMaxPageTokens] of integers -> scores less their bias and, where there are
-// no starts, in steps of q; those behind num_valid, up to a multiple of 16, and those not in `keep`
-// become -infinity. The largest of each row, rows in the lanes.
+// Turns sums [kRows][kMaxPageTokens] of integers in place into scores without their bias; where
+// there are no starts, also without the factor q_steps. Scores behind num_valid, up to a multiple
+// of 16, and scores not in `keep` become -infinity. Returns each row's largest score, rows in the
+// lanes.
 template <int kRows>
 inline F ScoreSums(const ScoreTerms& terms, uint64_t keep, int num_valid, float* sums) {
   F largest[kRows];
@@ -82,9 +83,9 @@ inline float LargestStep(const float* steps, int count) {
   return Simd::Largest(largest);
 }
 
-// From sums [kRows][kMaxPageTokens] to weights, each times the step of its value, as pairs of words
-// [kRows][kMaxPageTokens] of num_tokens, zero behind num_valid; the rows' new maxima and sums.
-// `sums` is lost. A row's words depend on what it sees alone.
+// Turns sums [kRows][kMaxPageTokens] into weights, each times the scale of its value, as pairs of
+// int16 [kRows][kMaxPageTokens] for num_tokens, zero behind num_valid. Updates the rows' maxima and
+// sums. `sums` is overwritten. A row's weights depend on what it sees alone.
 template <int kRows>
 inline void WeighSums(const QueryRows& rows, int32_t first, int num_valid, int num_tokens,
                       uint64_t keep, const ScoreTerms& terms, const float* v_steps, float* sums,

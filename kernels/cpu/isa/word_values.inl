@@ -1,10 +1,10 @@
-// Values, codes and weights as 16-bit integers, pairs in 32-bit lanes: the elements of
-// code_pairs.inl and multiply_rows.inl beside word_keys.inl. For AVX-512 with VNNI.
+// Values, codes and weights as int16, pairs in 32-bit lanes. Defines the elements that
+// code_pairs.inl and multiply_rows.inl use. For AVX-512 with VNNI.
 
 namespace {
 
-// The same for values and a row's weights of a page: values are within +-kValueSteps, weights add
-// up to kWeightSteps.
+// No sum of products of values and a row's weights of a page leaves 32 bits: values are within
+// +-kValueSteps, and weights add up to kWeightSteps.
 constexpr float kValueSteps = 16383;
 constexpr float kWeightSteps = 130000;
 static_assert(kValueSteps * (double{kWeightSteps} + 0.5 * kMaxPageTokens) < double{0x7fffffff});
@@ -13,10 +13,10 @@ using Pair = WordPair;
 
 inline Words AsPairs(I x) { return {x}; }
 
-// No sum of a codebook's words leaves 32 bits either.
+// No sum of products with a codebook's int16 levels leaves 32 bits either.
 static_assert(kMaxWord <= kKeySteps && kMaxWord <= kValueSteps);
 
-// A codebook's words as a table of LookUpWords.
+// A codebook's int16 levels as a table for LookUpWords.
 template <int kBits>
 inline I MakeWordTable(const Codebook& book) {
   if constexpr (kBits == 8) {
@@ -26,7 +26,7 @@ inline I MakeWordTable(const Codebook& book) {
   }
 }
 
-// What a step of the integers that stand for codes of kBits is worth.
+// The scale of the int16 that stand for codes of kBits.
 template <int kBits>
 inline float WordStep(const Codebook& book) {
   return kBits == 8 ? 1.0F : book.word_step;
@@ -35,8 +35,8 @@ inline float WordStep(const Codebook& book) {
 // Bytes 0 and 2 of each lane, signed.
 inline I BytesToPairs(I codes) { return Simd::LowBytesOfWords(codes); }
 
-// Values in halves to words, v [page_tokens / 2][dim], zero where nothing is written, and their
-// steps [page_tokens]. kWhole: a multiple of 16 dimensions, none of them padding.
+// Turns values in halves into pairs of int16, v [page_tokens / 2][dim], zero where nothing is
+// written, with scales [page_tokens]. kWhole: a multiple of 16 dimensions, none of them padding.
 struct ValueRows {
   const PageAttention& page;
 
