@@ -10,9 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/engine_stats.h"
 #include "engine/kv_snapshot.h"
 #include "engine/output.h"
+#include "engine/output_sink.h"
 #include "engine/page_io.h"
 #include "engine/runner.h"
 #include "engine/session_table.h"
@@ -72,8 +73,9 @@ class EngineCore {
   // Waits until every cached page has been saved, as far as the store takes it; without a store
   // nothing happens. For when nothing runs any more.
   void SaveCachedPages();
+  // All but how far a calibration is.
   EngineStats stats() const;
-  // As stats(), page by page.
+  // Beside these stats(), the KV cache page by page.
   KvSnapshot TakeSnapshot() const;
   Scheduler& scheduler() { return scheduler_; }
   const Scheduler& scheduler() const { return scheduler_; }
@@ -127,6 +129,7 @@ class EngineCore {
   bool AddOutput(ActiveRequest& active, const Sequence& sequence, size_t index, RunResult& result);
   // Drops a request from the scheduler (the pages are free at once) and queues its OnDone.
   void End(ActiveRequests::iterator it, Status status);
+  ArenaStats TakeArenaStats() const;
 
   PagePool& pool_;
   Runner& runner_;
@@ -140,15 +143,12 @@ class EngineCore {
   bool stalled_ = false;
   int num_admitted_ = 0;
   int num_done_ = 0;
-  uint64_t num_steps_ = 0;
   size_t num_moving_ = 0;  // moves started and not yet ended
-  double total_step_seconds_ = 0;
   double last_step_seconds_ = 0;
   double step_seconds_ = 0;  // moving averages
   double seconds_per_move_ = 0;
   double move_seconds_seen_ = 0;  // of the runner's, in the average
-  uint64_t prompt_tokens_ = 0;
-  uint64_t generated_tokens_ = 0;
+  StepStats steps_;
 };
 
 }  // namespace thermocline

@@ -59,7 +59,7 @@ void NoteSessions(const KvStore& store, const std::function<void(const std::stri
                            ? ""
                            : ", and so do all pages, for one of them may need them"));
   }
-  const BackingStore::Usage usage = store.pages->usage();
+  const StoreUsage usage = store.pages->usage();
   if (usage.num_damaged + store.pages->num_unreadable() > 0) {
     notice(
         fmt::format("the page store had {} damaged pages, which are removed, and {} files or "

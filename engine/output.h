@@ -6,10 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/output_sink.h"
 #include "engine/stop_matcher.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
+#include "engine/token_logprobs.h"
+#include "kernels/base/token.h"
 #include "scheduler/request.h"
 
 namespace thermocline {

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/inference_service.h"
 #include "scheduler/request.h"
 #include "server/api_error.h"
-#include "server/inference_service.h"
 
 namespace thermocline {
 

@@ -10,6 +10,9 @@
 #include <cstdlib>
 #include <utility>
 
+#include "engine/engine.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
 #include "engine/text/utf8.h"
 #include "server/chat_console.h"
 #include "server/json.h"

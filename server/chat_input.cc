@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "engine/text/tokenizer.h"
 #include "server/prompt_bound.h"
 
 namespace thermocline {

@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "engine/text/chat_template.h"
 #include "server/api_request.h"
 #include "server/chat_input.h"
 #include "server/refused_fields.h"

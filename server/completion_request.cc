@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "engine/text/tokenizer.h"
 #include "server/api_request.h"
 #include "server/chat_input.h"
 #include "server/prompt_bound.h"

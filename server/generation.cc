@@ -5,6 +5,7 @@
 #include <limits>
 #include <utility>
 
+#include "engine/text/tokenizer.h"
 #include "engine/text/utf8.h"
 
 namespace thermocline {

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/output_sink.h"
+#include "engine/token_logprobs.h"
 #include "server/api_request.h"
 #include "server/http_types.h"
 #include "server/json.h"

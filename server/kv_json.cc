@@ -8,13 +8,13 @@
 namespace thermocline {
 namespace {
 
-Json TiersJson(const EngineStats& stats) {
+Json TiersJson(const ArenaStats& arena) {
   Json tiers = Json::object();
   for (const Named<Tier>& tier : kTierNames) {
     const auto i = static_cast<size_t>(tier.value);
-    tiers[tier.name] = {{"pages", stats.tier_pages[i]},
-                        {"bytes", stats.tier_bytes[i]},
-                        {"page_bytes", stats.tier_page_bytes[i]}};
+    tiers[tier.name] = {{"pages", arena.tier_pages[i]},
+                        {"bytes", arena.tier_bytes[i]},
+                        {"page_bytes", arena.tier_page_bytes[i]}};
   }
   return tiers;
 }
@@ -31,27 +31,26 @@ Json MovesJson(const EngineStats& stats) {
                      {"corrupt", stats.tiers.corrupt},
                      {"device", stats.tiers.device_errors},
                      {"refused", stats.tiers.refused}};
-  moves["in_flight"] = stats.num_moving;
-  moves["seconds"] = stats.move_seconds;
+  moves["in_flight"] = stats.moves.num_moving;
+  moves["seconds"] = stats.moves.seconds;
   moves["share_of_step_time"] =
-      stats.step_seconds > 0 ? stats.move_seconds / stats.step_seconds : 0.0;
+      stats.steps.seconds > 0 ? stats.moves.seconds / stats.steps.seconds : 0.0;
   return moves;
 }
 
 // `formats`: those in force. `cold_kl`: null until they are the model's own.
-Json CalibrationJson(const EngineStats& stats) {
+Json CalibrationJson(const CalibrationStats& calibration) {
   Json json = Json::object();
-  json["state"] = NameOf(kCalibrationNames, stats.calibration);
-  json["fraction"] = stats.calibration_fraction;
-  json["formats"] = stats.calibration == CalibrationState::kNotNeeded    ? Json()
-                    : stats.calibration == CalibrationState::kCalibrated ? Json("calibrated")
+  json["state"] = NameOf(kCalibrationNames, calibration.state);
+  json["fraction"] = calibration.fraction;
+  json["formats"] = calibration.state == CalibrationState::kNotNeeded    ? Json()
+                    : calibration.state == CalibrationState::kCalibrated ? Json("calibrated")
                                                                          : Json("safe");
-  json["cold_kl"] = stats.cold_kl > 0 ? Json(stats.cold_kl) : Json();
+  json["cold_kl"] = calibration.cold_kl > 0 ? Json(calibration.cold_kl) : Json();
   return json;
 }
 
-Json StoreJson(const EngineStats& stats) {
-  const BackingStore::Usage& store = stats.store;
+Json StoreJson(const StoreUsage& store, const SchedulerStats& scheduler) {
   Json json = Json::object();
   json["pages"] = store.num_pages;
   json["memory"] = {{"pages", store.num_memory_pages}, {"bytes", store.memory_bytes}};
@@ -63,9 +62,9 @@ Json StoreJson(const EngineStats& stats) {
   json["write_errors"] = store.num_write_errors;
   json["damaged"] = store.num_damaged;
   json["disk_failing"] = store.disk_failing;
-  json["restored_tokens"] = stats.restored_tokens;
-  json["woken_pages"] = stats.num_woken;
-  json["failed_wakes"] = stats.num_unwoken;
+  json["restored_tokens"] = scheduler.restored_tokens;
+  json["woken_pages"] = scheduler.num_woken;
+  json["failed_wakes"] = scheduler.num_unwoken;
   return json;
 }
 
@@ -105,21 +104,21 @@ Json KvJson(const ApiContext& context, const KvSnapshot& snapshot) {
   root["fidelity"] = NameOf(kKvFidelityNames, context.kv_fidelity);
   root["budget"] = context.kv_budget > 0 ? Json(context.kv_budget) : Json();
   root["page_tokens"] = snapshot.page_tokens;
-  root["arena"] = {{"bytes", stats.arena_bytes},
-                   {"free_bytes", stats.arena_free_bytes},
-                   {"superblocks", stats.num_superblocks},
-                   {"empty_superblocks", stats.num_empty_superblocks}};
-  root["tiers"] = TiersJson(stats);
+  root["arena"] = {{"bytes", stats.arena.bytes},
+                   {"free_bytes", stats.arena.free_bytes},
+                   {"superblocks", stats.arena.num_superblocks},
+                   {"empty_superblocks", stats.arena.num_empty_superblocks}};
+  root["tiers"] = TiersJson(stats.arena);
   root["moves"] = MovesJson(stats);
-  root["calibration"] = CalibrationJson(stats);
-  root["store"] = stats.has_store ? StoreJson(stats) : Json();
-  root["preemptions"] = stats.num_preemptions;
+  root["calibration"] = CalibrationJson(stats.calibration);
+  root["store"] = stats.store.has_value() ? StoreJson(*stats.store, stats.scheduler) : Json();
+  root["preemptions"] = stats.scheduler.num_preemptions;
   Json energy = Json::object();
   for (const Named<Tier>& tier : kTierNames) {
     energy[tier.name] = EnergyJson(snapshot.energy[static_cast<size_t>(tier.value)]);
   }
   root["energy_log2"] = std::move(energy);
-  root["num_waiting"] = stats.num_waiting;
+  root["num_waiting"] = stats.scheduler.num_waiting;
   root["sequences"] = Json::array();
   for (const KvSnapshot::Sequence& sequence : snapshot.sequences) {
     root["sequences"].push_back(SequenceJson(sequence));

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/engine_stats.h"
 #include "kernels/base/check.h"
 #include "kernels/page_format.h"
 #include "scheduler/tier_policy.h"

@@ -6,6 +6,8 @@
 #include <string_view>
 
 #include "engine/engine.h"
+#include "engine/engine_config.h"
+#include "engine/memory_budget.h"
 
 namespace thermocline {
 

@@ -65,30 +65,31 @@ std::vector<Sample> ByTier(const std::array<uint64_t, kNumTiers>& values) {
 double Count(uint64_t count) { return static_cast<double>(count); }
 
 void AddRequests(const EngineStats& stats, FamilyList& list) {
-  list.Gauge("num_requests_running", "Sequences that hold pages.", stats.num_running);
-  list.Gauge("num_requests_waiting", "Sequences that wait for room.", stats.num_waiting);
+  list.Gauge("num_requests_running", "Sequences that hold pages.", stats.scheduler.num_running);
+  list.Gauge("num_requests_waiting", "Sequences that wait for room.", stats.scheduler.num_waiting);
   list.Counter("num_preemptions_total", "Sequences that lost their pages to others and wait again.",
-               Count(stats.num_preemptions));
-  list.Counter("prompt_tokens_total", "Tokens of admitted prompts.", Count(stats.prompt_tokens));
-  list.Counter("generation_tokens_total", "Tokens generated.", Count(stats.generated_tokens));
+               Count(stats.scheduler.num_preemptions));
+  list.Counter("prompt_tokens_total", "Tokens of admitted prompts.",
+               Count(stats.steps.prompt_tokens));
+  list.Counter("generation_tokens_total", "Tokens generated.", Count(stats.steps.generated_tokens));
   list.Counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.",
-               Count(stats.prefix_query_tokens));
+               Count(stats.scheduler.prefix_query_tokens));
   list.Counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache.",
-               Count(stats.prefix_hit_tokens));
-  list.Counter("steps_total", "Forward passes.", Count(stats.num_steps));
-  list.Counter("step_seconds_total", "Seconds that steps took.", stats.step_seconds);
+               Count(stats.scheduler.prefix_hit_tokens));
+  list.Counter("steps_total", "Forward passes.", Count(stats.steps.num_steps));
+  list.Counter("step_seconds_total", "Seconds that steps took.", stats.steps.seconds);
 }
 
 void AddKvCache(const EngineStats& stats, FamilyList& list) {
-  list.Gauge("kv_arena_bytes", "Bytes of the KV cache.", Count(stats.arena_bytes));
+  list.Gauge("kv_arena_bytes", "Bytes of the KV cache.", Count(stats.arena.bytes));
   list.Gauge("kv_arena_free_bytes", "Bytes of the KV cache in no page.",
-             Count(stats.arena_free_bytes));
+             Count(stats.arena.free_bytes));
   list.Gauge("kv_cached_pages", "Pages that only the prefix cache holds.",
-             Count(stats.num_cached_pages));
+             Count(stats.arena.num_cached_pages));
   list.Add(MetricType::Gauge, "kv_pages", "Pages in use or cached.", "tier",
-           ByTier(stats.tier_pages));
+           ByTier(stats.arena.tier_pages));
   list.Add(MetricType::Gauge, "kv_bytes", "Bytes of pages in use or cached.", "tier",
-           ByTier(stats.tier_bytes));
+           ByTier(stats.arena.tier_bytes));
   list.Add(MetricType::Counter, "kv_moves_total", "Page moves that ended well, by tier moved to.",
            "tier", ByTier(stats.tiers.moves));
   list.Counter("kv_compactions_total", "Of the moves, those inside one tier.",
@@ -99,25 +100,26 @@ void AddKvCache(const EngineStats& stats, FamilyList& list) {
             {"device", Count(stats.tiers.device_errors)},
             {"refused", Count(stats.tiers.refused)}});
   list.Gauge("kv_calibration_fraction", "How far measuring the model's page formats is, 0 to 1.",
-             stats.calibration_fraction);
+             stats.calibration.fraction);
   list.Gauge("kv_calibrated", "1: cold pages have the model's own formats; 0: those safe for any.",
-             stats.calibration == CalibrationState::kCalibrated ? 1 : 0);
-  list.Gauge("kv_moves_in_flight", "Page moves that have not ended.", Count(stats.num_moving));
-  list.Counter("kv_move_seconds_total", "Seconds that copying pages took.", stats.move_seconds);
+             stats.calibration.state == CalibrationState::kCalibrated ? 1 : 0);
+  list.Gauge("kv_moves_in_flight", "Page moves that have not ended.",
+             Count(stats.moves.num_moving));
+  list.Counter("kv_move_seconds_total", "Seconds that copying pages took.", stats.moves.seconds);
 }
 
 void AddStore(const EngineStats& stats, FamilyList& list) {
-  if (!stats.has_store) {
+  if (!stats.store.has_value()) {
     return;
   }
-  const BackingStore::Usage& store = stats.store;
+  const StoreUsage& store = *stats.store;
   list.Counter("prefix_cache_restored_tokens_total",
                "Prompt tokens whose pages came from the store outside the arena.",
-               Count(stats.restored_tokens));
+               Count(stats.scheduler.restored_tokens));
   list.Counter("kv_woken_pages_total", "Archived pages that got their exact bytes back.",
-               Count(stats.num_woken));
+               Count(stats.scheduler.num_woken));
   list.Counter("kv_failed_wakes_total", "Times that an archived page could not be woken.",
-               Count(stats.num_unwoken));
+               Count(stats.scheduler.num_unwoken));
   list.Gauge("kv_store_pages", "Pages that the store has.", Count(store.num_pages));
   list.Add(MetricType::Gauge, "kv_store_bytes", "Bytes of the store's pages.", "place",
            {{"memory", Count(store.memory_bytes)}, {"disk", Count(store.disk_bytes)}});

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/kv_snapshot.h"
+#include "engine/text/chat_template.h"
 #include "server/generation.h"
 #include "server/json.h"
 #include "server/kv_json.h"
@@ -198,18 +200,18 @@ void OpenAiApi::AnswerKv(const WriterPtr& writer) {
 HttpResponse OpenAiApi::Load() const {
   const EngineStats stats = context_.service.stats();
   Json load = Json::object();
-  load["server_load"] = stats.num_running + stats.num_waiting;
-  load["num_running"] = stats.num_running;
-  load["num_waiting"] = stats.num_waiting;
-  load["num_pages"] = stats.num_pages;
-  load["num_free_pages"] = stats.num_free_pages;
-  load["num_cached_pages"] = stats.num_cached_pages;
-  load["num_preemptions"] = stats.num_preemptions;
-  load["num_steps"] = stats.num_steps;
-  load["prompt_tokens"] = stats.prompt_tokens;
-  load["generated_tokens"] = stats.generated_tokens;
-  load["prefix_query_tokens"] = stats.prefix_query_tokens;
-  load["prefix_hit_tokens"] = stats.prefix_hit_tokens;
+  load["server_load"] = stats.scheduler.num_running + stats.scheduler.num_waiting;
+  load["num_running"] = stats.scheduler.num_running;
+  load["num_waiting"] = stats.scheduler.num_waiting;
+  load["num_pages"] = stats.arena.num_pages;
+  load["num_free_pages"] = stats.arena.num_free_pages;
+  load["num_cached_pages"] = stats.arena.num_cached_pages;
+  load["num_preemptions"] = stats.scheduler.num_preemptions;
+  load["num_steps"] = stats.steps.num_steps;
+  load["prompt_tokens"] = stats.steps.prompt_tokens;
+  load["generated_tokens"] = stats.steps.generated_tokens;
+  load["prefix_query_tokens"] = stats.scheduler.prefix_query_tokens;
+  load["prefix_hit_tokens"] = stats.scheduler.prefix_hit_tokens;
   return JsonResponse(DumpJson(load));
 }
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "engine/text/tokenizer.h"
+
 namespace thermocline {
 
 std::optional<std::string> TooManyBytes(const ApiContext& context, std::string_view prompt) {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/runner.h"
 #include "engine/text/tokenizer.h"
+#include "engine/token_logprobs.h"
 #include "scheduler/request.h"
 #include "server/api_request.h"
 #include "server/json.h"

@@ -13,7 +13,10 @@
 #include <sstream>
 #include <string>
 
-#include "server/engine_service.h"
+#include "engine/engine.h"
+#include "engine/engine_config.h"
+#include "engine/memory_budget.h"
+#include "engine/text/chat_template.h"
 #include "server/http_server.h"
 #include "server/id_source.h"
 #include "server/load_report.h"
@@ -89,14 +92,13 @@ int RunServe(const ServeOptions& options, const std::string& version) {
     return Fail(engine.status());
   }
   LogBudget(options.engine.model_path, (*engine)->budget());
-  if ((*engine)->stats().calibration == CalibrationState::kMeasuring) {
+  if ((*engine)->stats().calibration.state == CalibrationState::kMeasuring) {
     spdlog::info("calibrating while idle; until then cold pages have 4-bit keys in all layers");
   }
 
-  EngineService service(**engine);
   std::random_device entropy;
   IdSource ids(uint64_t{entropy()} << 32 | entropy());
-  const ApiContext context{.service = service,
+  const ApiContext context{.service = **engine,
                            .model_names = ModelNames(options),
                            .unix_seconds = &UnixSeconds,
                            .new_id = [&ids] { return ids.Next(); },

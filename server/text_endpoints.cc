@@ -8,7 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/text/chat_template.h"
 #include "engine/text/detokenizer.h"
+#include "engine/text/tokenizer.h"
 #include "server/chat_input.h"
 #include "server/json.h"
 #include "server/refused_fields.h"

@@ -74,8 +74,8 @@ class Rig {
 
   void ExpectNoPageInUse() const {
     const EngineStats stats = engine->stats();
-    EXPECT_EQ(stats.num_free_pages + stats.num_cached_pages, stats.num_pages);
-    EXPECT_EQ(stats.num_running + stats.num_waiting, 0);
+    EXPECT_EQ(stats.arena.num_free_pages + stats.arena.num_cached_pages, stats.arena.num_pages);
+    EXPECT_EQ(stats.scheduler.num_running + stats.scheduler.num_waiting, 0);
   }
 
   FakeRunner* runner = nullptr;  // the engine's; null after it
@@ -184,7 +184,7 @@ TEST(Engine, AnIdleEngineAnswersWhatItsPagesAre) {
   ASSERT_TRUE(rig.Submit(MakeRequest(Counting(30), 2)).recording->Wait().ok());
   const auto snapshot = Ask(*rig.engine);
   EXPECT_TRUE(snapshot->sequences.empty());
-  EXPECT_EQ(snapshot->stats.num_cached_pages, 7U);  // of four tokens
+  EXPECT_EQ(snapshot->stats.arena.num_cached_pages, 7U);  // of four tokens
   EXPECT_EQ(snapshot->energy[0].num_unseen, 7U);
 }
 
@@ -314,7 +314,7 @@ TEST(Engine, PreemptionChangesNoOutput) {
     EXPECT_EQ(all[static_cast<size_t>(i)].recording->tokens(),
               FakeRunner::ExpectedOutput(Counting(9, 100 * i), 0, 45, kVocab));
   }
-  EXPECT_GT(rig.engine->stats().num_preemptions, 0U);
+  EXPECT_GT(rig.engine->stats().scheduler.num_preemptions, 0U);
   rig.ExpectNoPageInUse();
 }
 

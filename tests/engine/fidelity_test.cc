@@ -188,7 +188,7 @@ TEST(Fidelity, RequestsThatAcceptLossCoolBesideThoseThatDoNot) {
   const auto& moves = rig.core.stats().tiers.moves;
   EXPECT_GT(moves[static_cast<size_t>(Tier::kWarm)] + moves[static_cast<size_t>(Tier::kCold)],
             100U);
-  EXPECT_EQ(rig.core.stats().num_preemptions, 0U);
+  EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 0U);
 }
 
 class FidelityStore : public testing::Test {

@@ -124,7 +124,7 @@ TEST(FormatSwitch, WhoReadsColdPagesComputesAgainAndContinuesTheText) {
   }
   EXPECT_FALSE(rig.core.CanSwitchFormats());
   rig.Switch(NarrowFormats());
-  EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+  EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
   rig.RunAll();
   rig.ExpectRight(reader);
   rig.ExpectRight(small);

@@ -281,7 +281,7 @@ TEST(KvStore, AConversationGoesOnAfterARestartWithoutItsPromptBeingComputedAgain
     process.Run(conversation, 10);
     EXPECT_EQ(process.usage.restored_prompt_tokens, 7 * kPageTokens);
     EXPECT_EQ(process.usage.cached_prompt_tokens, 7 * kPageTokens);
-    EXPECT_EQ(process.engine->stats().restored_tokens, 7U * kPageTokens);
+    EXPECT_EQ(process.engine->stats().scheduler.restored_tokens, 7U * kPageTokens);
   }
 }
 
@@ -307,7 +307,7 @@ TEST(KvStore, ADamagedFileCostsItsPageAndNothingElse) {
   Process process(directory.path());
   process.Run(conversation, 4);
   EXPECT_EQ(process.usage.restored_prompt_tokens, 0);
-  EXPECT_GT(process.engine->stats().store.num_damaged, 0U);
+  EXPECT_GT(process.engine->stats().store->num_damaged, 0U);
 }
 
 TEST(KvStore, ManyConversationsThatReturnOverASmallArenaAllGiveTheirText) {
@@ -330,7 +330,7 @@ TEST(KvStore, ManyConversationsThatReturnOverASmallArenaAllGiveTheirText) {
       conversation.push_back(static_cast<TokenId>(random() % 400));
       conversation = process.Run(conversation, 20);
     }
-    restored += process.engine->stats().restored_tokens;
+    restored += process.engine->stats().scheduler.restored_tokens;
   }
   EXPECT_GT(restored, 2000U);
 }

@@ -14,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/engine.h"
 #include "engine/engine_core.h"
 #include "engine/engine_parts.h"
 #include "kernels/cpu/cpu_device.h"
@@ -322,7 +323,7 @@ TEST(Migration, ChangedBitCostsItsSequenceAComputationAndOthersNothing) {
         rig.runner.bytes().FlipBit(page);
         rig.runner.StartMoves(std::vector{rig.pool->BeginMove(page, Tier::kCold).value()});
         rig.core.scheduler().EndMoves(rig.runner.FinishedMoves(/*wait=*/true));
-        EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+        EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
       }
     }
   }
@@ -376,7 +377,7 @@ TEST(Migration, RandomHistoriesWithFaultsLoseNoPage) {
     }
     const EngineStats stats = rig.core.stats();
     num_moves += std::accumulate(stats.tiers.moves.begin(), stats.tiers.moves.end(), uint64_t{0});
-    num_preemptions += stats.num_preemptions;
+    num_preemptions += stats.scheduler.num_preemptions;
     failed.corrupt += stats.tiers.corrupt;
     failed.not_finite += stats.tiers.not_finite;
     failed.device_errors += stats.tiers.device_errors;

@@ -74,13 +74,13 @@ Outcome RunLoad(const Load& load) {
   for (; core.has_work() && outcome.num_steps < 10000; ++outcome.num_steps) {
     EXPECT_TRUE(core.Step().ok());
     core.Deliver();
-    outcome.most_running = std::max(outcome.most_running, core.stats().num_running);
+    outcome.most_running = std::max(outcome.most_running, core.stats().scheduler.num_running);
   }
   for (const auto& [prompt, recording] : all) {
     EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, load.num_output, kVocab));
   }
   EXPECT_TRUE(pool->Audit().ok());
-  outcome.num_preemptions = core.stats().num_preemptions;
+  outcome.num_preemptions = core.stats().scheduler.num_preemptions;
   outcome.tiers = core.stats().tiers;
   return outcome;
 }

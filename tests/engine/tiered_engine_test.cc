@@ -142,7 +142,7 @@ TEST(TieredEngine, NothingIsArchivedUnlessForced) {
 TEST(TieredEngine, ASnapshotShowsTheTiersOfARunningSequence) {
   Rig rig({.num_units = 100, .tiers = Tiers(KvPolicy::kCold)});
   rig.Add(40, 0, 8, KvFidelity::kBalanced);
-  while (rig.core.stats().generated_tokens < 4) {
+  while (rig.core.stats().steps.generated_tokens < 4) {
     ASSERT_TRUE(rig.core.Step().ok());
   }
   const KvSnapshot snapshot = rig.core.TakeSnapshot();
@@ -157,12 +157,12 @@ TEST(TieredEngine, ASnapshotShowsTheTiersOfARunningSequence) {
   for (const Tier tier : pages) {
     ++counted[static_cast<size_t>(tier)];
   }
-  EXPECT_EQ(snapshot.stats.tier_pages, counted);
+  EXPECT_EQ(snapshot.stats.arena.tier_pages, counted);
 }
 
 TEST(TieredEngine, PagesKeptEmptyForMovesCountAsFree) {
   Rig rig({.num_units = 400, .tiers = Tiers(KvPolicy::kAdaptive)});
-  EXPECT_EQ(rig.core.stats().num_free_pages, 100U);
+  EXPECT_EQ(rig.core.stats().arena.num_free_pages, 100U);
   EXPECT_LT(rig.pool->num_free(), 100U);
 }
 
@@ -189,17 +189,17 @@ TEST(TieredEngine, DemotionComesBeforePreemption) {
     while (rig.core.has_work()) {
       ASSERT_TRUE(rig.core.Step().ok());
       rig.core.Deliver();
-      max_running = std::max(max_running, rig.core.stats().num_running);
+      max_running = std::max(max_running, rig.core.stats().scheduler.num_running);
       ASSERT_TRUE(rig.pool->Audit().ok()) << rig.pool->Audit().message();
     }
     for (const Rig::Submitted& submitted : all) {
       submitted.ExpectRight();
     }
     if (adaptive) {
-      EXPECT_EQ(rig.core.stats().num_preemptions, 0U);
+      EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 0U);
       EXPECT_GE(max_running, 20);
     } else {
-      EXPECT_GT(rig.core.stats().num_preemptions, 0U);
+      EXPECT_GT(rig.core.stats().scheduler.num_preemptions, 0U);
     }
   }
 }
@@ -276,7 +276,7 @@ TEST(TieredEngine, CorruptPageIsComputedAgain) {
   rig.core.scheduler().EndMoves(
       std::vector<FinishedMove>{{.move = rig.pool->BeginMove(page, Tier::kWarm).value(),
                                  .result = {.outcome = MoveResult::Outcome::kCorrupt}}});
-  EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+  EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
   rig.RunAll();
   submitted.ExpectRight();
   EXPECT_EQ(rig.core.stats().tiers.corrupt, 1U);

@@ -11,9 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "engine/inference_service.h"
 #include "engine/kv_snapshot.h"
+#include "engine/text/chat_template.h"
+#include "engine/text/tokenizer.h"
 #include "server/api_request.h"
-#include "server/inference_service.h"
 
 namespace thermocline {
 
@@ -157,7 +159,7 @@ class FakeService final : public InferenceService {
   std::atomic<FakeMode> mode = FakeMode::kAnswer;
   std::atomic<bool> is_healthy = true;
   std::atomic<int> num_cancelled = 0;
-  EngineStats engine_stats = {.num_running = 3, .num_pages = 7};
+  EngineStats engine_stats = {.scheduler = {.num_running = 3}, .arena = {.num_pages = 7}};
   std::vector<KvSnapshot::Sequence> sequences;
   std::vector<std::string> session_calls;  // "save default my-id"
   Status session_error;                    // what every call on sessions gives, when not ok

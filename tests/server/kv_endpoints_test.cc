@@ -12,22 +12,23 @@ namespace thermocline {
 namespace {
 
 EngineStats SomeStats() {
-  EngineStats stats{.num_running = 2, .num_waiting = 1, .num_preemptions = 4};
-  stats.generated_tokens = 1234567890123;
-  stats.tier_pages = {5, 3, 2};
-  stats.tier_bytes = {500, 160, 20};
-  stats.tier_page_bytes = {100, 52, 10};
-  stats.arena_bytes = 1000;
-  stats.arena_free_bytes = 320;
-  stats.num_superblocks = 4;
-  stats.num_empty_superblocks = 1;
-  stats.num_moving = 1;
-  stats.move_seconds = 0.5;
-  stats.step_seconds = 20;
+  EngineStats stats;
+  stats.scheduler = {.num_running = 2, .num_waiting = 1, .num_preemptions = 4};
+  stats.steps.generated_tokens = 1234567890123;
+  stats.arena.tier_pages = {5, 3, 2};
+  stats.arena.tier_bytes = {500, 160, 20};
+  stats.arena.tier_page_bytes = {100, 52, 10};
+  stats.arena.bytes = 1000;
+  stats.arena.free_bytes = 320;
+  stats.arena.num_superblocks = 4;
+  stats.arena.num_empty_superblocks = 1;
+  stats.moves.num_moving = 1;
+  stats.moves.seconds = 0.5;
+  stats.steps.seconds = 20;
   stats.tiers = {
       .moves = {1, 8, 6, 2}, .compactions = 3, .not_finite = 7, .corrupt = 9, .refused = 4};
-  stats.calibration = CalibrationState::kMeasuring;
-  stats.calibration_fraction = 0.25;
+  stats.calibration.state = CalibrationState::kMeasuring;
+  stats.calibration.fraction = 0.25;
   return stats;
 }
 
@@ -74,8 +75,8 @@ TEST_F(KvEndpointsTest, KvTellsTiersMovesAndEnergies) {
   EXPECT_EQ(
       kv["calibration"],
       Json({{"state", "measuring"}, {"fraction", 0.25}, {"formats", "safe"}, {"cold_kl", Json()}}));
-  service_.engine_stats.calibration = CalibrationState::kCalibrated;
-  service_.engine_stats.cold_kl = 0.5;
+  service_.engine_stats.calibration.state = CalibrationState::kCalibrated;
+  service_.engine_stats.calibration.cold_kl = 0.5;
   const Json calibrated = (*ParseJson(Get("/v1/kv").body))["calibration"];
   EXPECT_EQ(calibrated["formats"], "calibrated");
   EXPECT_EQ(calibrated["cold_kl"], 0.5);
@@ -122,18 +123,17 @@ TEST_F(KvEndpointsTest, MetricsAreInPrometheusTextFormat) {
 TEST_F(KvEndpointsTest, TheStoreIsShownWhereThereIsOne) {
   EXPECT_TRUE((*ParseJson(Get("/v1/kv").body))["store"].is_null());
   EXPECT_EQ(Get("/metrics").body.find("kv_store"), std::string::npos);
-  service_.engine_stats.has_store = true;
-  service_.engine_stats.restored_tokens = 640;
-  service_.engine_stats.num_woken = 3;
-  service_.engine_stats.num_unwoken = 4;
-  service_.engine_stats.store = {.num_pages = 9,
-                                 .num_memory_pages = 2,
-                                 .memory_bytes = 20,
-                                 .num_disk_pages = 8,
-                                 .disk_bytes = 80,
-                                 .num_hits = 5,
-                                 .num_damaged = 1,
-                                 .disk_failing = true};
+  service_.engine_stats.scheduler.restored_tokens = 640;
+  service_.engine_stats.scheduler.num_woken = 3;
+  service_.engine_stats.scheduler.num_unwoken = 4;
+  service_.engine_stats.store = StoreUsage{.num_pages = 9,
+                                           .num_memory_pages = 2,
+                                           .memory_bytes = 20,
+                                           .num_disk_pages = 8,
+                                           .disk_bytes = 80,
+                                           .num_hits = 5,
+                                           .num_damaged = 1,
+                                           .disk_failing = true};
   const Json store = (*ParseJson(Get("/v1/kv").body))["store"];
   EXPECT_EQ(store["pages"], 9);
   EXPECT_EQ(store["memory"], Json({{"pages", 2}, {"bytes", 20}}));
