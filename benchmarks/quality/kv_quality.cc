@@ -27,7 +27,7 @@
 #include "engine/engine_parts.h"
 #include "engine/model_runner.h"
 #include "kernels/base/check.h"
-#include "server/command_line.h"
+#include "server/cli/command_line.h"
 
 namespace thermocline {
 namespace {

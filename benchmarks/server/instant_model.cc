@@ -13,11 +13,11 @@
 #include "engine/engine.h"
 #include "engine/engine_parts.h"
 #include "kernels/base/check.h"
-#include "server/http_server.h"
-#include "server/id_source.h"
-#include "server/openai_api.h"
-#include "server/router.h"
-#include "server/shutdown.h"
+#include "server/api/id_source.h"
+#include "server/api/openai_api.h"
+#include "server/cli/shutdown.h"
+#include "server/http/http_server.h"
+#include "server/http/router.h"
 
 namespace thermocline {
 namespace {
