@@ -18,15 +18,16 @@ std::string AddressKey(const boost::asio::ip::address& address) {
   return {bytes.begin(), bytes.begin() + 8};
 }
 
-void ConnectionTable::Add(const std::shared_ptr<HttpSession>& session, const std::string& address) {
+void ConnectionTable::Add(const std::shared_ptr<HttpConnection>& connection,
+                          const std::string& address) {
   const std::lock_guard lock(mutex_);
-  sessions_.emplace(session.get(), session);
+  connections_.emplace(connection.get(), connection);
   ++num_from_[address];
 }
 
-void ConnectionTable::Remove(HttpSession* session, const std::string& address) {
+void ConnectionTable::Remove(HttpConnection* connection, const std::string& address) {
   const std::lock_guard lock(mutex_);
-  if (sessions_.erase(session) == 0) {
+  if (connections_.erase(connection) == 0) {
     return;
   }
   if (const auto found = num_from_.find(address); --found->second == 0) {
@@ -42,18 +43,18 @@ size_t ConnectionTable::num_from(const std::string& address) const {
 
 size_t ConnectionTable::size() const {
   const std::lock_guard lock(mutex_);
-  return sessions_.size();
+  return connections_.size();
 }
 
-std::vector<std::shared_ptr<HttpSession>> ConnectionTable::Sessions() const {
-  std::vector<std::shared_ptr<HttpSession>> sessions;
+std::vector<std::shared_ptr<HttpConnection>> ConnectionTable::Connections() const {
+  std::vector<std::shared_ptr<HttpConnection>> connections;
   const std::lock_guard lock(mutex_);
-  for (const auto& [key, weak] : sessions_) {
-    if (std::shared_ptr<HttpSession> session = weak.lock()) {
-      sessions.push_back(std::move(session));
+  for (const auto& [key, weak] : connections_) {
+    if (std::shared_ptr<HttpConnection> connection = weak.lock()) {
+      connections.push_back(std::move(connection));
     }
   }
-  return sessions;
+  return connections;
 }
 
 void ConnectionTable::BeginAnswer() {

@@ -18,7 +18,7 @@ class address;
 
 namespace thermocline {
 
-class HttpSession;
+class HttpConnection;
 
 // What counts as one address: of IPv6 the first 64 bits, for a host has all the rest.
 std::string AddressKey(const boost::asio::ip::address& address);
@@ -29,13 +29,13 @@ class ConnectionTable {
   explicit ConnectionTable(uint64_t max_held_bytes) : held_bytes_(max_held_bytes) {}
 
   // `address`: where the client is, as AddressKey has it.
-  void Add(const std::shared_ptr<HttpSession>& session, const std::string& address);
-  void Remove(HttpSession* session, const std::string& address);
+  void Add(const std::shared_ptr<HttpConnection>& connection, const std::string& address);
+  void Remove(HttpConnection* connection, const std::string& address);
   size_t size() const;
   size_t num_from(const std::string& address) const;
-  std::vector<std::shared_ptr<HttpSession>> Sessions() const;
+  std::vector<std::shared_ptr<HttpConnection>> Connections() const;
 
-  // A session begins and ends an answer.
+  // A connection begins and ends an answer.
   void BeginAnswer();
   void EndAnswer();
   bool idle() const;             // no answer is under way
@@ -56,7 +56,7 @@ class ConnectionTable {
  private:
   mutable std::mutex mutex_;
   // Guarded by mutex_.
-  std::unordered_map<HttpSession*, std::weak_ptr<HttpSession>> sessions_;
+  std::unordered_map<HttpConnection*, std::weak_ptr<HttpConnection>> connections_;
   std::unordered_map<std::string, size_t> num_from_;
   int num_answering_ = 0;
   uint64_t num_answers_ = 0;

@@ -7,80 +7,82 @@
 
 namespace thermocline {
 
-SessionWriter::SessionWriter(std::shared_ptr<HttpSession> session, uint64_t answer)
-    : session_(std::move(session)), answer_(answer) {}
+ConnectionWriter::ConnectionWriter(std::shared_ptr<HttpConnection> connection, uint64_t answer)
+    : connection_(std::move(connection)), answer_(answer) {}
 
-SessionWriter::~SessionWriter() {
+ConnectionWriter::~ConnectionWriter() {
   if (!ended_) {
-    Run([session = session_, answer = answer_] { session->AnswerNothing(answer); });
+    Run([connection = connection_, answer = answer_] { connection->AnswerNothing(answer); });
   }
 }
 
 // Once the I/O threads have stopped nothing is posted: their context may be going. Posting needs
 // memory. Without it the connection is marked, for an answer that lacks a part must not look whole.
 template <typename Task>
-void SessionWriter::Run(Task task) noexcept {
-  if (session_->table_.stopped()) {
+void ConnectionWriter::Run(Task task) noexcept {
+  if (connection_->table_.stopped()) {
     return;
   }
   try {
-    boost::asio::dispatch(
-        session_->socket_.get_executor(),
-        [session = session_, task = std::move(task)]() mutable { session->Guarded(task); });
+    boost::asio::dispatch(connection_->socket_.get_executor(),
+                          [connection = connection_, task = std::move(task)]() mutable {
+                            connection->Guarded(task);
+                          });
   } catch (const std::exception&) {
-    session_->broken_ = true;
+    connection_->broken_ = true;
   }
 }
 
-void SessionWriter::AddHeader(std::string name, std::string value) {
-  Run([session = session_, answer = answer_, name = std::move(name),
+void ConnectionWriter::AddHeader(std::string name, std::string value) {
+  Run([connection = connection_, answer = answer_, name = std::move(name),
        value = std::move(value)]() mutable {
-    session->AddHeader(answer, std::move(name), std::move(value));
+    connection->AddHeader(answer, std::move(name), std::move(value));
   });
 }
 
-void SessionWriter::Respond(HttpResponse response) {
+void ConnectionWriter::Respond(HttpResponse response) {
   ended_ = true;
-  Run([session = session_, answer = answer_, response = std::move(response)]() mutable {
-    session->Respond(answer, std::move(response));
+  Run([connection = connection_, answer = answer_, response = std::move(response)]() mutable {
+    connection->Respond(answer, std::move(response));
   });
 }
 
-void SessionWriter::StartStream(HttpResponse head) {
-  Run([session = session_, answer = answer_, head = std::move(head)] {
-    session->StartStream(answer, head);
+void ConnectionWriter::StartStream(HttpResponse head) {
+  Run([connection = connection_, answer = answer_, head = std::move(head)] {
+    connection->StartStream(answer, head);
   });
 }
 
-void SessionWriter::Write(std::string bytes) {
-  Run([session = session_, answer = answer_, bytes = std::move(bytes)]() mutable {
-    session->WriteStream(answer, std::move(bytes));
+void ConnectionWriter::Write(std::string bytes) {
+  Run([connection = connection_, answer = answer_, bytes = std::move(bytes)]() mutable {
+    connection->WriteStream(answer, std::move(bytes));
   });
 }
 
-void SessionWriter::EndStream() {
+void ConnectionWriter::EndStream() {
   ended_ = true;
-  Run([session = session_, answer = answer_] { session->EndStream(answer); });
+  Run([connection = connection_, answer = answer_] { connection->EndStream(answer); });
 }
 
-void SessionWriter::OnDisconnect(std::function<void()> callback) {
-  Run([session = session_, answer = answer_, callback = std::move(callback)]() mutable {
-    session->SetDisconnect(answer, std::move(callback));
+void ConnectionWriter::OnDisconnect(std::function<void()> callback) {
+  Run([connection = connection_, answer = answer_, callback = std::move(callback)]() mutable {
+    connection->SetDisconnect(answer, std::move(callback));
   });
 }
 
-void SessionWriter::Post(std::function<void()> task) {
-  if (session_->table_.stopped()) {
+void ConnectionWriter::Post(std::function<void()> task) {
+  if (connection_->table_.stopped()) {
     return;
   }
   try {
-    boost::asio::post(session_->socket_.get_executor(),
-                      [session = session_, task = std::move(task)] { session->Guarded(task); });
+    boost::asio::post(
+        connection_->socket_.get_executor(),
+        [connection = connection_, task = std::move(task)] { connection->Guarded(task); });
   } catch (const std::exception&) {
-    session_->broken_ = true;
+    connection_->broken_ = true;
   }
 }
 
-bool SessionWriter::connected() const { return !session_->closed(); }
+bool ConnectionWriter::connected() const { return !connection_->closed(); }
 
 }  // namespace thermocline

@@ -10,14 +10,14 @@
 
 namespace thermocline {
 
-// The answer to one request of one session. It keeps the session alive: an answer may outlast every
-// pending operation of its connection.
-class SessionWriter final : public ResponseWriter {
+// The answer to one request of one connection. It keeps the connection alive: an answer may outlast
+// every pending operation of its connection.
+class ConnectionWriter final : public ResponseWriter {
  public:
-  SessionWriter(std::shared_ptr<HttpSession> session, uint64_t answer);
-  ~SessionWriter() override;
-  SessionWriter(const SessionWriter&) = delete;
-  SessionWriter& operator=(const SessionWriter&) = delete;
+  ConnectionWriter(std::shared_ptr<HttpConnection> connection, uint64_t answer);
+  ~ConnectionWriter() override;
+  ConnectionWriter(const ConnectionWriter&) = delete;
+  ConnectionWriter& operator=(const ConnectionWriter&) = delete;
 
   void AddHeader(std::string name, std::string value) override;
   void Respond(HttpResponse response) override;
@@ -32,7 +32,7 @@ class SessionWriter final : public ResponseWriter {
   template <typename Task>
   void Run(Task task) noexcept;
 
-  const std::shared_ptr<HttpSession> session_;
+  const std::shared_ptr<HttpConnection> connection_;
   const uint64_t answer_;
   std::atomic<bool> ended_{false};
 };

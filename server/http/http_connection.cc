@@ -34,7 +34,7 @@ ApiError HttpError(int status, std::string message) {
 
 }  // namespace
 
-HttpSession::HttpSession(Socket socket, std::string address, const SessionContext& context)
+HttpConnection::HttpConnection(Socket socket, std::string address, const ConnectionContext& context)
     : socket_(std::move(socket)),
       address_(std::move(address)),
       options_(context.options),
@@ -44,20 +44,20 @@ HttpSession::HttpSession(Socket socket, std::string address, const SessionContex
       read_timer_(socket_.get_executor()),
       write_timer_(socket_.get_executor()) {}
 
-HttpSession::~HttpSession() {
+HttpConnection::~HttpConnection() {
   if (state_ == State::kAnswering) {
     table_.EndAnswer();
   }
   table_.Remove(this, address_);
 }
 
-void HttpSession::Start() {
+void HttpConnection::Start() {
   table_.Add(shared_from_this(), address_);
   boost::asio::post(socket_.get_executor(),
                     [self = shared_from_this()] { self->Guarded([&] { self->NextRequest(); }); });
 }
 
-void HttpSession::Refuse(ApiError error) {
+void HttpConnection::Refuse(ApiError error) {
   table_.Add(shared_from_this(), address_);
   boost::asio::post(socket_.get_executor(),
                     [self = shared_from_this(), error = std::move(error)]() mutable {
@@ -68,7 +68,7 @@ void HttpSession::Refuse(ApiError error) {
                     });
 }
 
-void HttpSession::CloseIfIdle() {
+void HttpConnection::CloseIfIdle() {
   boost::asio::post(socket_.get_executor(), [self = shared_from_this()] {
     if (self->state_ == State::kIdle && self->input_.empty()) {
       self->Close();
@@ -77,7 +77,7 @@ void HttpSession::CloseIfIdle() {
 }
 
 // What was begun must not look whole, and what was not gets an answer if there is memory for one.
-void HttpSession::OnException(const char* what) {
+void HttpConnection::OnException(const char* what) {
   try {
     spdlog::error("a request failed: {}", what);
     if (state_ == State::kAnswering && !started_) {
@@ -98,7 +98,7 @@ void HttpSession::OnException(const char* what) {
   }
 }
 
-void HttpSession::NextRequest() {
+void HttpConnection::NextRequest() {
   if (state_ == State::kClosed) {
     return;
   }
@@ -117,7 +117,7 @@ void HttpSession::NextRequest() {
   Parse();
 }
 
-void HttpSession::StartTimer(std::chrono::milliseconds timeout) {
+void HttpConnection::StartTimer(std::chrono::milliseconds timeout) {
   read_timer_.expires_after(timeout);
   read_timer_.async_wait([self = shared_from_this()](const ErrorCode& error) {
     if (!error && self->read_timer_.expiry() <= std::chrono::steady_clock::now()) {
@@ -126,7 +126,7 @@ void HttpSession::StartTimer(std::chrono::milliseconds timeout) {
   });
 }
 
-void HttpSession::OnReadTimeout() {
+void HttpConnection::OnReadTimeout() {
   if (state_ == State::kHeader || state_ == State::kBody) {
     NoteOrigin();
     RefuseRequest(HttpError(408, "the request did not arrive in time"));
@@ -135,7 +135,7 @@ void HttpSession::OnReadTimeout() {
   }
 }
 
-void HttpSession::Read() {
+void HttpConnection::Read() {
   if (reading_ || input_closed_ || state_ == State::kClosed ||
       (state_ == State::kAnswering && input_.size() >= kMaxPipelinedBytes)) {
     return;
@@ -147,7 +147,7 @@ void HttpSession::Read() {
                           });
 }
 
-void HttpSession::OnRead(const ErrorCode& error, size_t num_bytes) {
+void HttpConnection::OnRead(const ErrorCode& error, size_t num_bytes) {
   reading_ = false;
   if (state_ == State::kClosed) {
     return;
@@ -172,7 +172,7 @@ void HttpSession::OnRead(const ErrorCode& error, size_t num_bytes) {
   }
 }
 
-void HttpSession::OnInputClosed(const ErrorCode& error) {
+void HttpConnection::OnInputClosed(const ErrorCode& error) {
   input_closed_ = true;
   const bool half_closed = error == boost::asio::error::eof;
   // An answer that nothing can cancel is short: it is still sent to a client that half-closed.
@@ -182,7 +182,7 @@ void HttpSession::OnInputClosed(const ErrorCode& error) {
   Close();
 }
 
-void HttpSession::Parse() {
+void HttpConnection::Parse() {
   if (state_ == State::kIdle && !SkipBlankLines()) {
     return;
   }
@@ -227,7 +227,7 @@ void HttpSession::Parse() {
 }
 
 // RFC 9112, 2.2: some clients end a body with an empty line that its length does not count.
-bool HttpSession::SkipBlankLines() {
+bool HttpConnection::SkipBlankLines() {
   size_t size = 0;
   while (input_.compare(size, 2, "\r\n") == 0) {
     size += 2;
@@ -241,7 +241,7 @@ bool HttpSession::SkipBlankLines() {
   return true;
 }
 
-bool HttpSession::AcceptHeader() {
+bool HttpConnection::AcceptHeader() {
   const auto& header = parser_->get();
   request_ = std::make_shared<HttpRequest>();
   request_->method = View(header.method_string());
@@ -270,7 +270,7 @@ bool HttpSession::AcceptHeader() {
 }
 
 // What Beast lets pass, and a server that others may stand in front of must not.
-bool HttpSession::CheckFraming() {
+bool HttpConnection::CheckFraming() {
   const auto& header = parser_->get();
   const auto refuse = [this](int status, std::string message) {
     RefuseRequest(HttpError(status, std::move(message)));
@@ -298,7 +298,7 @@ bool HttpSession::CheckFraming() {
   return true;
 }
 
-bool HttpSession::CheckContent() {
+bool HttpConnection::CheckContent() {
   for (const auto& [name, value] : request_->headers) {
     if (name == "expect" && AsciiLower(value) != "100-continue") {
       RefuseRequest(HttpError(417, "the only expectation understood is `100-continue`"));
@@ -314,7 +314,7 @@ bool HttpSession::CheckContent() {
 }
 
 // A small body is always taken: its connection is bounded already.
-bool HttpSession::AcceptBody(size_t used) {
+bool HttpConnection::AcceptBody(size_t used) {
   const uint64_t size = parser_->get().body().size();
   num_wire_bytes_ += used;
   if (num_wire_bytes_ - size > options_.max_header_bytes + kMaxFramingPerByte * size) {
@@ -336,7 +336,7 @@ bool HttpSession::AcceptBody(size_t used) {
 }
 
 // A page may read the error if it was told to be allowed, so the Origin is looked for in what came.
-void HttpSession::NoteOrigin() {
+void HttpConnection::NoteOrigin() {
   if (request_) {
     return;  // the header was whole
   }
@@ -356,7 +356,7 @@ void HttpSession::NoteOrigin() {
   extra_headers_ = gate_.AnswerHeaders(origin);
 }
 
-void HttpSession::Dispatch() {
+void HttpConnection::Dispatch() {
   http::request<http::string_body> message = parser_->release();
   request_->body = std::move(message.body());
   keep_alive_ = message.keep_alive();
@@ -369,17 +369,17 @@ void HttpSession::Dispatch() {
     return;
   }
   handler_(std::exchange(request_, nullptr),
-           std::make_shared<SessionWriter>(shared_from_this(), answer_));
+           std::make_shared<ConnectionWriter>(shared_from_this(), answer_));
 }
 
-void HttpSession::BeginAnswer() {
+void HttpConnection::BeginAnswer() {
   state_ = State::kAnswering;
   ++answer_;
   table_.BeginAnswer();
 }
 
 // The rest of the input cannot be trusted to start a request, so the connection ends here.
-void HttpSession::RefuseRequest(ApiError error) {
+void HttpConnection::RefuseRequest(ApiError error) {
   if (state_ == State::kClosed) {
     return;
   }
@@ -391,7 +391,7 @@ void HttpSession::RefuseRequest(ApiError error) {
   Read();
 }
 
-void HttpSession::RefuseMalformed(const ErrorCode& error) {
+void HttpConnection::RefuseMalformed(const ErrorCode& error) {
   NoteOrigin();
   if (error == http::error::header_limit) {
     RefuseRequest(HttpError(

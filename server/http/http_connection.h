@@ -22,8 +22,8 @@
 
 namespace thermocline {
 
-// What the sessions of one server share. The server outlives them.
-struct SessionContext {
+// What the connections of one server share. The server outlives them.
+struct ConnectionContext {
   const HttpOptions& options;
   const HttpHandler& handler;
   ConnectionTable& table;
@@ -40,17 +40,17 @@ struct SessionContext {
 // A read stays pending while an answer is under way, so that a client that goes is noticed within
 // the same step. A half-closed connection counts as gone once its answer can be cancelled: closing
 // a socket looks the same from here.
-class HttpSession : public std::enable_shared_from_this<HttpSession> {
+class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
  public:
   using Socket =
       boost::asio::basic_stream_socket<boost::asio::ip::tcp,
                                        boost::asio::strand<boost::asio::io_context::executor_type>>;
 
   // `address`: the client's, as AddressKey has it.
-  HttpSession(Socket socket, std::string address, const SessionContext& context);
-  ~HttpSession();
-  HttpSession(const HttpSession&) = delete;
-  HttpSession& operator=(const HttpSession&) = delete;
+  HttpConnection(Socket socket, std::string address, const ConnectionContext& context);
+  ~HttpConnection();
+  HttpConnection(const HttpConnection&) = delete;
+  HttpConnection& operator=(const HttpConnection&) = delete;
 
   void Start();
   // Answers with this error whatever comes and closes: there are too many connections.
@@ -59,7 +59,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   bool closed() const { return closed_; }  // any thread
 
  private:
-  friend class SessionWriter;
+  friend class ConnectionWriter;
   using Parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
   using ErrorCode = boost::system::error_code;
   enum class State { kIdle, kHeader, kBody, kAnswering, kLingering, kClosed };
@@ -155,7 +155,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
 };
 
 template <typename Task>
-void HttpSession::Guarded(Task&& task) noexcept {
+void HttpConnection::Guarded(Task&& task) noexcept {
   try {
     if (broken_ && state_ == State::kAnswering) {
       Close();

@@ -1,4 +1,4 @@
-// The answering half of HttpSession.
+// The answering half of HttpConnection.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
@@ -30,7 +30,7 @@ std::string HttpDate() {
   return {text.data(), size};
 }
 
-std::string Reason(int status) {
+std::string ReasonPhrase(int status) {
   const auto reason = boost::beast::http::obsolete_reason(
       static_cast<boost::beast::http::status>(static_cast<unsigned>(status)));
   return {reason.data(), reason.size()};
@@ -39,11 +39,11 @@ std::string Reason(int status) {
 }  // namespace
 
 // Without `body_bytes` the body's length is not known: chunks, or until the connection closes.
-std::string HttpSession::Head(const HttpResponse& response,
-                              std::optional<size_t> body_bytes) const {
+std::string HttpConnection::Head(const HttpResponse& response,
+                                 std::optional<size_t> body_bytes) const {
   std::string head =
       fmt::format("HTTP/1.1 {} {}\r\nDate: {}\r\nConnection: {}\r\n", response.status,
-                  Reason(response.status), HttpDate(), keep_alive_ ? "keep-alive" : "close");
+                  ReasonPhrase(response.status), HttpDate(), keep_alive_ ? "keep-alive" : "close");
   if (!response.content_type.empty()) {
     head += fmt::format("Content-Type: {}\r\n", response.content_type);
   }
@@ -61,13 +61,13 @@ std::string HttpSession::Head(const HttpResponse& response,
   return head + "\r\n";
 }
 
-void HttpSession::AddHeader(uint64_t answer, std::string name, std::string value) {
+void HttpConnection::AddHeader(uint64_t answer, std::string name, std::string value) {
   if (answer == answer_ && state_ == State::kAnswering) {
     extra_headers_.emplace_back(std::move(name), std::move(value));
   }
 }
 
-void HttpSession::Respond(uint64_t answer, HttpResponse response) {
+void HttpConnection::Respond(uint64_t answer, HttpResponse response) {
   if (answer != answer_ || state_ != State::kAnswering || started_) {
     return;
   }
@@ -95,7 +95,7 @@ void HttpSession::Respond(uint64_t answer, HttpResponse response) {
 }
 
 // However slowly it is read, what waits to be sent is one piece.
-void HttpSession::RespondInPieces(HttpResponse response) {
+void HttpConnection::RespondInPieces(HttpResponse response) {
   const bool known_length = !response.next_piece;
   keep_alive_ = keep_alive_ && (known_length || !http_1_0_);
   chunked_ = !known_length && !http_1_0_;
@@ -115,7 +115,7 @@ void HttpSession::RespondInPieces(HttpResponse response) {
   Enqueue(std::move(head));
 }
 
-void HttpSession::EnqueuePiece() {
+void HttpConnection::EnqueuePiece() {
   std::string piece = next_piece_();
   if (!piece.empty()) {
     Enqueue(chunked_ ? fmt::format("{:x}\r\n{}\r\n", piece.size(), piece) : std::move(piece));
@@ -128,7 +128,7 @@ void HttpSession::EnqueuePiece() {
   }
 }
 
-void HttpSession::StartStream(uint64_t answer, const HttpResponse& head) {
+void HttpConnection::StartStream(uint64_t answer, const HttpResponse& head) {
   if (answer != answer_ || state_ != State::kAnswering || started_) {
     return;
   }
@@ -137,7 +137,7 @@ void HttpSession::StartStream(uint64_t answer, const HttpResponse& head) {
   Enqueue(Head(head, std::nullopt));
 }
 
-void HttpSession::WriteStream(uint64_t answer, std::string bytes) {
+void HttpConnection::WriteStream(uint64_t answer, std::string bytes) {
   if (answer != answer_ || state_ != State::kAnswering || !started_ || bytes.empty()) {
     return;
   }
@@ -150,7 +150,7 @@ void HttpSession::WriteStream(uint64_t answer, std::string bytes) {
   Enqueue(http_1_0_ ? std::move(bytes) : fmt::format("{:x}\r\n{}\r\n", bytes.size(), bytes));
 }
 
-void HttpSession::EndStream(uint64_t answer) {
+void HttpConnection::EndStream(uint64_t answer) {
   if (answer != answer_ || state_ != State::kAnswering || !started_ || complete_) {
     return;
   }
@@ -162,7 +162,7 @@ void HttpSession::EndStream(uint64_t answer) {
   }
 }
 
-void HttpSession::SetDisconnect(uint64_t answer, std::function<void()> callback) {
+void HttpConnection::SetDisconnect(uint64_t answer, std::function<void()> callback) {
   if (answer != answer_ || state_ != State::kAnswering) {
     callback();  // the connection is closed
     return;
@@ -173,7 +173,7 @@ void HttpSession::SetDisconnect(uint64_t answer, std::function<void()> callback)
   }
 }
 
-void HttpSession::AnswerNothing(uint64_t answer) {
+void HttpConnection::AnswerNothing(uint64_t answer) {
   if (answer != answer_ || state_ != State::kAnswering || complete_) {
     return;
   }
@@ -187,7 +187,7 @@ void HttpSession::AnswerNothing(uint64_t answer) {
   Respond(answer, ErrorResponse(error));
 }
 
-void HttpSession::Enqueue(std::string bytes) {
+void HttpConnection::Enqueue(std::string bytes) {
   out_bytes_ += bytes.size();
   out_.push_back(std::move(bytes));
   if (!writing_) {
@@ -195,7 +195,7 @@ void HttpSession::Enqueue(std::string bytes) {
   }
 }
 
-void HttpSession::WriteSome() {
+void HttpConnection::WriteSome() {
   std::array<boost::asio::const_buffer, kMaxBuffersPerWrite> buffers;
   size_t num_buffers = 0;
   for (const std::string& bytes : out_) {
@@ -218,7 +218,7 @@ void HttpSession::WriteSome() {
 }
 
 // One byte now and then is not reading: it would hold the answer for ever.
-void HttpSession::StartWriteTimer() {
+void HttpConnection::StartWriteTimer() {
   write_timer_.expires_after(options_.write_timeout);
   write_timer_.async_wait([self = shared_from_this()](const boost::system::error_code& error) {
     if (!error && self->writing_ &&
@@ -229,7 +229,7 @@ void HttpSession::StartWriteTimer() {
   });
 }
 
-void HttpSession::OnWrite(const boost::system::error_code& error, size_t num_bytes) {
+void HttpConnection::OnWrite(const boost::system::error_code& error, size_t num_bytes) {
   writing_ = false;
   if (state_ == State::kClosed) {
     return;
@@ -265,7 +265,7 @@ void HttpSession::OnWrite(const boost::system::error_code& error, size_t num_byt
   }
 }
 
-void HttpSession::FinishAnswer() {
+void HttpConnection::FinishAnswer() {
   EndAnswer();
   if (!keep_alive_ || input_closed_ || table_.draining()) {
     Linger();
@@ -274,7 +274,7 @@ void HttpSession::FinishAnswer() {
   }
 }
 
-void HttpSession::EndAnswer() {
+void HttpConnection::EndAnswer() {
   on_disconnect_ = nullptr;
   next_piece_ = nullptr;
   state_ = State::kIdle;
@@ -283,7 +283,7 @@ void HttpSession::EndAnswer() {
 
 // Closing a socket with unread input resets the connection, and the client may lose the answer: so
 // the input is read for a while longer.
-void HttpSession::Linger() {
+void HttpConnection::Linger() {
   boost::system::error_code ignored;
   socket_.shutdown(boost::asio::ip::tcp::socket::shutdown_send, ignored);
   if (input_closed_) {
@@ -298,7 +298,7 @@ void HttpSession::Linger() {
   Read();
 }
 
-void HttpSession::Close() {
+void HttpConnection::Close() {
   if (state_ == State::kClosed) {
     return;
   }

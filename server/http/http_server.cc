@@ -110,7 +110,7 @@ Status HttpServer::Start(HttpHandler handler) {
   return {};
 }
 
-// Sessions catch what their own work throws; what is left is Asio's, for want of memory.
+// Connections catch what their own work throws; what is left is Asio's, for want of memory.
 void HttpServer::RunThread() noexcept {
   while (!io_context_.stopped()) {
     try {
@@ -138,12 +138,12 @@ void HttpServer::TrimMemory() {
 
 void HttpServer::Accept() {
   acceptor_.async_accept(boost::asio::make_strand(io_context_.get_executor()),
-                         [this](const error_code& error, HttpSession::Socket socket) {
+                         [this](const error_code& error, HttpConnection::Socket socket) {
                            OnAccept(error, std::move(socket));
                          });
 }
 
-void HttpServer::OnAccept(const error_code& error, HttpSession::Socket socket) {
+void HttpServer::OnAccept(const error_code& error, HttpConnection::Socket socket) {
   if (error == boost::asio::error::operation_aborted || table_.stopped()) {
     return;
   }
@@ -165,7 +165,7 @@ void HttpServer::OnAccept(const error_code& error, HttpSession::Socket socket) {
   Accept();
 }
 
-void HttpServer::Admit(HttpSession::Socket socket) {
+void HttpServer::Admit(HttpConnection::Socket socket) {
   error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
   const std::string address = AddressKey(socket.remote_endpoint(ignored).address());
@@ -182,20 +182,20 @@ void HttpServer::Admit(HttpSession::Socket socket) {
              "your address has too many open connections")) {
     return;
   }
-  const SessionContext context{
+  const ConnectionContext context{
       .options = options_, .handler = handler_, .table = table_, .gate = *gate_};
-  const auto session = std::make_shared<HttpSession>(std::move(socket), address, context);
+  const auto connection = std::make_shared<HttpConnection>(std::move(socket), address, context);
   if (refusal) {
-    session->Refuse(*std::move(refusal));
+    connection->Refuse(*std::move(refusal));
   } else {
-    session->Start();
+    connection->Start();
   }
 }
 
 void HttpServer::Drain(std::function<void()> on_idle) {
   table_.Drain(std::move(on_idle));
-  for (const auto& session : table_.Sessions()) {
-    session->CloseIfIdle();
+  for (const auto& connection : table_.Connections()) {
+    connection->CloseIfIdle();
   }
 }
 

@@ -47,8 +47,8 @@ class HttpServer {
   explicit HttpServer(const HttpOptions& options);
   Status Bind();
   void Accept();
-  void OnAccept(const boost::system::error_code& error, HttpSession::Socket socket);
-  void Admit(HttpSession::Socket socket);
+  void OnAccept(const boost::system::error_code& error, HttpConnection::Socket socket);
+  void Admit(HttpConnection::Socket socket);
 
   void RunThread() noexcept;
   void TrimMemory();
@@ -56,7 +56,7 @@ class HttpServer {
   const HttpOptions options_;
   HttpHandler handler_;
   std::optional<OriginGate> gate_;  // once the address is known
-  ConnectionTable table_;  // outlives the context, whose destruction ends the last sessions
+  ConnectionTable table_;  // outlives the context, whose destruction ends the last connections
   boost::asio::io_context io_context_;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work_;
   boost::asio::ip::tcp::acceptor acceptor_;
