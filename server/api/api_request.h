@@ -47,16 +47,6 @@ struct ApiRequest {
   std::vector<std::string> warnings;
 };
 
-// One request's caps: what a small body may ask for.
-inline constexpr int kMaxChoices = 8;    // n
-inline constexpr int kMaxPrompts = 64;   // of a completion request
-inline constexpr int kMaxLogprobs = 20;  // alternatives per token
-inline constexpr int kMaxStops = 16;     // strings
-inline constexpr int kMaxStopIds = 128;
-inline constexpr int kMaxLogitBias = 1024;
-inline constexpr size_t kMaxStopBytes = 1024;
-inline constexpr size_t kMaxCacheSaltBytes = 128;
-
 // Body to request. Runs the template and the tokenizer: not on the engine's thread.
 std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_view body,
                                          ApiRequest& request);

@@ -7,16 +7,15 @@
 #include "server/api/chat_input.h"
 #include "server/api/refused_fields.h"
 #include "server/api/request_fields.h"
+#include "server/api/request_rules.h"
 
 namespace thermocline {
 namespace {
 
 int ReadChatLogprobs(FieldReader& fields) {
   const bool logprobs = fields.Bool("logprobs", false);
-  const int top = static_cast<int>(fields.Int("top_logprobs", 0, 0, kMaxLogprobs));
-  if (top > 0 && !logprobs) {
-    fields.Fail("top_logprobs", "needs `logprobs` to be true");
-  }
+  const auto top = static_cast<int>(ReadInt(fields, "top_logprobs", kTopLogprobsRange));
+  Note(fields, CheckTopLogprobs(top, logprobs));
   return logprobs ? top : -1;
 }
 
@@ -66,7 +65,8 @@ std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_
   prompt.stop = ReadStop(fields, vocab_size);
   prompt.kv_fidelity = ReadKvFidelity(context, fields);
   ReadCacheScope(fields, prompt);
-  const int64_t max_tokens = ReadMaxTokens(fields, -1, request.num_prompt_logprobs >= 0);
+  const int64_t max_tokens =
+      ReadMaxTokens(fields, kChatMaxTokensRange, request.num_prompt_logprobs >= 0);
   const ChatTemplateInput input = ReadChatInput(fields, error);
   RefuseTools(fields);
   const bool add_bos = fields.Bool("add_special_tokens", false);
@@ -75,7 +75,8 @@ std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_
     prompt.prompt = EncodeChat(context, input, add_bos, PromptLength::kOfContext, error);
   }
   if (!error) {
-    FitLength(context, fields, "messages", max_tokens, prompt, request.warnings);
+    Note(fields, FitLength(context.service.max_model_len(), "messages", max_tokens, prompt,
+                           request.warnings));
   }
   if (error && error->param == "messages" && error->code.empty() && !prompt.prompt.empty()) {
     error->code = "context_length_exceeded";

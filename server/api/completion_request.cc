@@ -10,6 +10,7 @@
 #include "server/api/prompt_bound.h"
 #include "server/api/refused_fields.h"
 #include "server/api/request_fields.h"
+#include "server/api/request_rules.h"
 
 namespace thermocline {
 namespace {
@@ -83,7 +84,7 @@ int ReadCompletionLogprobs(FieldReader& fields) {
   if (const Json* value = fields.Find("logprobs"); value != nullptr && value->is_boolean()) {
     return value->get<bool>() ? 1 : -1;
   }
-  return static_cast<int>(fields.Int("logprobs", -1, 0, kMaxLogprobs));
+  return static_cast<int>(ReadInt(fields, "logprobs", kLogprobsRange));
 }
 
 }  // namespace
@@ -108,8 +109,8 @@ std::optional<ApiError> ParseCompletionRequest(const ApiContext& context, std::s
   if (echo) {
     common.num_prompt_logprobs = std::max(common.num_prompt_logprobs, common.sampling.num_logprobs);
   }
-  // Nothing to generate is a question about the prompt alone.
-  const int64_t max_tokens = ReadMaxTokens(fields, 16, echo || request.num_prompt_logprobs >= 0);
+  const int64_t max_tokens =
+      ReadMaxTokens(fields, kCompletionMaxTokensRange, echo || request.num_prompt_logprobs >= 0);
   const bool add_bos = fields.Bool("add_special_tokens", true);
   if (!fields.Has("prompt")) {
     fields.Fail("prompt", "is missing");
@@ -119,14 +120,13 @@ std::optional<ApiError> ParseCompletionRequest(const ApiContext& context, std::s
   if (!error) {
     prompts = ReadPrompts(context, fields, error, add_bos, echo);
   }
-  if (prompts.size() > 1 && !common.session_id.empty()) {
-    fields.Fail("session_id", "needs a request of one prompt");
-  }
+  Note(fields, CheckNumPrompts(prompts.size(), common));
   for (size_t i = 0; i < prompts.size() && !error; ++i) {
     Request prompt = common;
     prompt.prompt = std::move(prompts[i].tokens);
     const bool empty = prompt.prompt.empty();
-    FitLength(context, fields, "prompt", max_tokens, prompt, request.warnings);
+    Note(fields, FitLength(context.service.max_model_len(), "prompt", max_tokens, prompt,
+                           request.warnings));
     if (error && error->param == "prompt" && !empty) {
       error->code = "context_length_exceeded";
     }

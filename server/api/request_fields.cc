@@ -8,23 +8,13 @@
 #include <limits>
 #include <utility>
 
-#include "engine/store/page_record.h"
-#include "engine/store/session_record.h"
 #include "server/api/kv_names.h"
 
 namespace thermocline {
 namespace {
 
-constexpr double kMaxTemperature = 100;
-constexpr double kMaxPenalty = 2;
-constexpr double kMaxRepetitionPenalty = 100;
-constexpr double kMaxLogitBiasValue = 100;
-constexpr int64_t kMaxInt = std::numeric_limits<int32_t>::max();
-// Some clients' "no limit": the largest whole number of JavaScript's. It is cut to the room.
-constexpr int64_t kMaxMaxTokens = int64_t{1} << 53;
-
-// Of one field's several names the one that the request uses, or the first. Two that say different
-// things are an error.
+// The name that a request uses for a field that has several, or the first of them. Two names that
+// say different things are an error.
 std::string_view GivenName(FieldReader& fields, std::initializer_list<std::string_view> names) {
   std::string_view given;
   const Json* value = nullptr;
@@ -43,8 +33,7 @@ std::string_view GivenName(FieldReader& fields, std::initializer_list<std::strin
 std::optional<TokenId> ParseTokenId(std::string_view text, int vocab_size) {
   TokenId token = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), token);
-  if (error != std::errc{} || end != text.data() + text.size() || token < 0 ||
-      token >= vocab_size) {
+  if (error != std::errc{} || end != text.data() + text.size() || !IsToken(token, vocab_size)) {
     return std::nullopt;
   }
   return token;
@@ -64,12 +53,10 @@ void ReadLogitBias(FieldReader& fields, std::optional<ApiError>& error, int voca
   for (const auto& [key, value] : biases->items()) {
     const std::optional<TokenId> token = ParseTokenId(key, vocab_size);
     if (!token) {
-      entries.Fail(key.substr(0, 32),
-                   fmt::format("is not a token id from 0 to {}", vocab_size - 1));
+      entries.Fail(key.substr(0, 32), fmt::format("is not {}", TokenRangeMessage(vocab_size)));
       return;
     }
-    const double bias = entries.Number(key, 0, -kMaxLogitBiasValue, kMaxLogitBiasValue);
-    sampling.logit_bias.emplace_back(*token, static_cast<float>(bias));
+    sampling.logit_bias.emplace_back(*token, ReadFloat(entries, key, kLogitBiasRange));
   }
 }
 
@@ -93,12 +80,12 @@ void ReadStopStrings(FieldReader& fields, StopParams& stop) {
     return;
   }
   const auto add = [&](const Json& item) {
-    if (!item.is_string() || item.get_ref<const std::string&>().empty() ||
-        item.get_ref<const std::string&>().size() > kMaxStopBytes) {
-      fields.Fail("stop", fmt::format("must be strings of 1 to {} bytes", kMaxStopBytes));
-      return;
+    auto text = item.is_string() ? item.get<std::string>() : std::string();
+    const Fault fault = CheckStopString(text);
+    Note(fields, fault);
+    if (!fault.has_value()) {
+      stop.stop_strings.push_back(std::move(text));
     }
-    stop.stop_strings.push_back(item.get<std::string>());
   };
   if (value->is_string()) {
     if (!value->get_ref<const std::string&>().empty()) {  // as vLLM: "" is no stop string
@@ -148,32 +135,21 @@ void ReadStream(FieldReader& fields, std::optional<ApiError>& error, ApiRequest&
   FieldReader stream_options(*options, "stream_options", error);
   request.continuous_usage = stream_options.Bool("continuous_usage_stats", false);
   request.include_usage = stream_options.Bool("include_usage", false) || request.continuous_usage;
-  if (!request.stream && request.include_usage) {
-    fields.Fail("stream_options", "is only allowed when `stream` is true");
-  }
+  Note(fields, CheckStreamOptions(request.stream, request.include_usage));
 }
 
 SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error, int vocab_size) {
   SamplingParams sampling;
-  sampling.temperature = static_cast<float>(fields.Number("temperature", 1, 0, kMaxTemperature));
-  // -1 and 0 are both "all"; so is more than there are.
-  const int64_t top_k = fields.Int("top_k", 0, -1, kMaxInt);
-  sampling.top_k = top_k >= vocab_size ? 0 : static_cast<int>(std::max<int64_t>(top_k, 0));
-  sampling.top_p = static_cast<float>(fields.Number("top_p", 1, 0, 1));
-  sampling.min_p = static_cast<float>(fields.Number("min_p", 0, 0, 1));
-  sampling.repetition_penalty =
-      static_cast<float>(fields.Number(GivenName(fields, {"repetition_penalty", "repeat_penalty"}),
-                                       1, 1 / kMaxRepetitionPenalty, kMaxRepetitionPenalty));
-  sampling.presence_penalty =
-      static_cast<float>(fields.Number("presence_penalty", 0, -kMaxPenalty, kMaxPenalty));
-  sampling.frequency_penalty =
-      static_cast<float>(fields.Number("frequency_penalty", 0, -kMaxPenalty, kMaxPenalty));
-  // llama.cpp's: over how many tokens penalties look back. Ours look at all.
-  const bool has_penalty = sampling.repetition_penalty != 1 || sampling.presence_penalty != 0 ||
-                           sampling.frequency_penalty != 0;
-  if (fields.Int("repeat_last_n", -1, -1, kMaxInt) >= 0 && has_penalty) {
-    fields.Fail("repeat_last_n", "must be -1: penalties are over all tokens");
-  }
+  sampling.temperature = ReadFloat(fields, "temperature", kTemperatureRange);
+  sampling.top_k = ClampTopK(ReadInt(fields, "top_k", kTopKRange), vocab_size);
+  sampling.top_p = ReadFloat(fields, "top_p", kTopPRange);
+  sampling.min_p = ReadFloat(fields, "min_p", kMinPRange);
+  sampling.repetition_penalty = ReadFloat(
+      fields, GivenName(fields, {"repetition_penalty", "repeat_penalty"}), kRepetitionPenaltyRange);
+  sampling.presence_penalty = ReadFloat(fields, "presence_penalty", kPenaltyRange);
+  sampling.frequency_penalty = ReadFloat(fields, "frequency_penalty", kPenaltyRange);
+  const int64_t repeat_last_n = ReadInt(fields, "repeat_last_n", kRepeatLastNRange);
+  Note(fields, CheckRepeatLastN(repeat_last_n, sampling));
   sampling.seed = ReadSeed(fields);
   ReadLogitBias(fields, error, vocab_size, sampling);
   return sampling;
@@ -186,7 +162,7 @@ StopParams ReadStop(FieldReader& fields, int vocab_size) {
     stop.stop_token_ids = ReadTokens(*ids, "stop_token_ids", vocab_size, fields);
   }
   stop.min_tokens = static_cast<int>(
-      fields.Int(GivenName(fields, {"min_tokens", "min_new_tokens"}), 0, 0, kMaxInt));
+      ReadInt(fields, GivenName(fields, {"min_tokens", "min_new_tokens"}), kMinTokensRange));
   stop.ignore_eos = fields.Bool("ignore_eos", false);
   stop.include_stop_string = fields.Bool("include_stop_str_in_output", false);
   return stop;
@@ -206,33 +182,21 @@ KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields) {
 }
 
 void ReadCacheScope(FieldReader& fields, Request& request) {
-  request.session_id = fields.String("session_id", "", 128);
-  if (!request.session_id.empty() && !ValidSessionId(request.session_id)) {
-    fields.Fail("session_id", "must be 1 to 128 letters, digits, dots, underscores and dashes");
+  Note(fields, SetSession(fields.String("session_id", "", kMaxSessionIdBytes), request));
+  std::optional<std::string> salt;
+  if (fields.Has("cache_salt")) {
+    salt = fields.String("cache_salt", "", kMaxCacheSaltBytes);
   }
-  if (!fields.Has("cache_salt")) {
-    return;
-  }
-  const std::string salt = fields.String("cache_salt", "", kMaxCacheSaltBytes);
-  if (salt.empty()) {
-    fields.Fail("cache_salt", "must be a string that is not empty");
-  } else if (!request.session_id.empty()) {
-    fields.Fail("cache_salt", "excludes `session_id`: what is saved by name is restored by name");
-  }
-  static_assert(kMaxCacheSaltBytes <= kMaxTenantBytes / 2);  // the store keeps it with each page
-  request.tenant += '\0' + salt;                             // no tenant's own name has the byte
+  Note(fields, SetCacheScope(salt, request));
 }
 
 void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request,
                     Request& prompt) {
-  prompt.num_choices = static_cast<int>(fields.Int("n", 1, 1, kMaxChoices));
-  if (fields.Int("best_of", prompt.num_choices, 1, kMaxInt) != prompt.num_choices) {
-    fields.Fail("best_of", "must equal `n`: choices are not ranked");
-  }
-  prompt.num_prompt_logprobs = static_cast<int>(fields.Int("prompt_logprobs", -1, 0, kMaxLogprobs));
-  if (prompt.num_prompt_logprobs >= 0 && request.stream) {
-    fields.Fail("prompt_logprobs", "is not available when `stream` is true");
-  }
+  prompt.num_choices = static_cast<int>(ReadInt(fields, "n", kNumChoicesRange));
+  const int64_t best_of = fields.Int("best_of", prompt.num_choices, 1, kMaxCount);
+  Note(fields, CheckBestOf(best_of, prompt.num_choices));
+  prompt.num_prompt_logprobs = static_cast<int>(ReadInt(fields, "prompt_logprobs", kLogprobsRange));
+  Note(fields, CheckPromptLogprobs(prompt.num_prompt_logprobs, request.stream));
   request.num_prompt_logprobs = prompt.num_prompt_logprobs;
   request.return_token_ids = fields.Bool("return_token_ids", false);
   request.tokens_as_ids = fields.Bool("return_tokens_as_token_ids", false);
@@ -245,15 +209,12 @@ void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequ
   }
 }
 
-int64_t ReadMaxTokens(FieldReader& fields, int64_t fallback, bool zero_allowed) {
+int64_t ReadMaxTokens(FieldReader& fields, const FieldRange<int64_t>& range,
+                      bool asks_about_prompt) {
   const std::string_view name =
       GivenName(fields, {"max_tokens", "max_completion_tokens", "max_new_tokens", "n_predict"});
-  const int64_t max_tokens = fields.Int(name, fallback, -1, kMaxMaxTokens);
-  if (max_tokens == 0 && !zero_allowed) {
-    fields.Fail(name,
-                "may be 0 only where the answer is about the prompt: with `echo` or "
-                "`prompt_logprobs`");
-  }
+  const int64_t max_tokens = ReadInt(fields, name, range);
+  Note(fields, CheckMaxTokens(name, max_tokens, asks_about_prompt));
   return max_tokens;
 }
 
@@ -265,44 +226,12 @@ std::vector<TokenId> ReadTokens(const Json& array, std::string_view name, int vo
     const std::optional<int64_t> token = ToInt(array[i], 0, vocab_size - 1);
     if (!token) {
       fields.Fail(fmt::format("{}[{}]", name, i),
-                  fmt::format("must be a token id from 0 to {}", vocab_size - 1));
+                  fmt::format("must be {}", TokenRangeMessage(vocab_size)));
       return {};
     }
     tokens.push_back(static_cast<TokenId>(*token));
   }
   return tokens;
-}
-
-void FitLength(const ApiContext& context, FieldReader& fields, std::string_view prompt_field,
-               int64_t max_tokens, Request& request, std::vector<std::string>& warnings) {
-  const int64_t limit = context.service.max_model_len();
-  const auto prompt_tokens = static_cast<int64_t>(request.prompt.size());
-  const int64_t room = limit - prompt_tokens;
-  if (prompt_tokens == 0) {
-    fields.Fail(prompt_field, "is empty: there is nothing to continue");
-    return;
-  }
-  if (room < 0 || (room == 0 && max_tokens != 0)) {
-    fields.Fail(prompt_field,
-                fmt::format("has {} tokens; this model's maximum context length is {} tokens, and "
-                            "at least one of them must be left for the answer",
-                            prompt_tokens, limit));
-    return;
-  }
-  request.stop.max_tokens = static_cast<int>(max_tokens < 0 ? room : std::min(max_tokens, room));
-  int& min_tokens = request.stop.min_tokens;
-  if (max_tokens > room) {
-    warnings.push_back(fmt::format(
-        "max_tokens: a prompt of {} tokens leaves room for {} of the {} that were asked "
-        "for; this model's maximum context length is {} tokens",
-        prompt_tokens, room, max_tokens, limit));
-    min_tokens =
-        min_tokens <= max_tokens ? std::min(min_tokens, request.stop.max_tokens) : min_tokens;
-  }
-  if (min_tokens > request.stop.max_tokens) {
-    fields.Fail("min_tokens", fmt::format("is more than the {} tokens that may be generated",
-                                          request.stop.max_tokens));
-  }
 }
 
 }  // namespace thermocline

@@ -6,11 +6,29 @@
 
 #include "server/api/api_request.h"
 #include "server/api/field_reader.h"
+#include "server/api/request_rules.h"
 #include "server/http/json.h"
 
 namespace thermocline {
 
-// The parts that several endpoints' bodies have in common. Errors go to the reader's slot.
+// Reads the parts that several endpoints' bodies have in common. What the values may be stands in
+// request_rules.h. Errors go to the reader's slot.
+
+// What a rule has found wrong, if anything, is the reader's error.
+inline void Note(FieldReader& fields, const Fault& fault) {
+  if (fault.has_value()) {
+    fields.Fail(fault->field, fault->message);
+  }
+}
+// A number within its range.
+inline int64_t ReadInt(FieldReader& fields, std::string_view name,
+                       const FieldRange<int64_t>& range) {
+  return fields.Int(name, range.fallback, range.min, range.max);
+}
+inline float ReadFloat(FieldReader& fields, std::string_view name,
+                       const FieldRange<double>& range) {
+  return static_cast<float>(fields.Number(name, range.fallback, range.min, range.max));
+}
 
 // The body as a JSON object; an empty one and an error otherwise.
 Json ParseBody(std::string_view body, std::optional<ApiError>& error);
@@ -23,22 +41,16 @@ SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error,
 StopParams ReadStop(FieldReader& fields, int vocab_size);
 // `kv_fidelity`: exact, high, balanced or max; the server's own when absent.
 KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields);
-// `session_id` and `cache_salt`. A salt parts the prefix cache: only requests with the same one
-// share pages. It goes into the request's tenant. Sessions are restored by name, without a salt, so
-// that nobody gets both.
+// `session_id` and `cache_salt`: see SetSession and SetCacheScope.
 void ReadCacheScope(FieldReader& fields, Request& request);
 // What the answer is to hold: `n`, `return_token_ids`, `prompt_logprobs`...
 void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request,
                     Request& prompt);
-// `max_tokens` under any of its names; -1: all the room there is. 0 is refused unless
-// `zero_allowed`.
-int64_t ReadMaxTokens(FieldReader& fields, int64_t fallback, bool zero_allowed);
+// `max_tokens` under any of its names; -1: all the room there is. See CheckMaxTokens.
+int64_t ReadMaxTokens(FieldReader& fields, const FieldRange<int64_t>& range,
+                      bool asks_about_prompt);
 // Token ids of one array, each within the vocabulary.
 std::vector<TokenId> ReadTokens(const Json& array, std::string_view name, int vocab_size,
                                 FieldReader& fields);
-// Holds prompt and output to the model's length. `max_tokens` < 0: all the room there is. More than
-// that is cut, with a warning. A prompt that leaves no room is fine where nothing is generated.
-void FitLength(const ApiContext& context, FieldReader& fields, std::string_view prompt_field,
-               int64_t max_tokens, Request& request, std::vector<std::string>& warnings);
 
 }  // namespace thermocline
