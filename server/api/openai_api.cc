@@ -182,7 +182,7 @@ HttpResponse OpenAiApi::Health() const {
     return ErrorResponse(FromStatus(Unavailable("the server is shutting down")));
   }
   if (!context_.service.healthy()) {
-    ApiError error = FromStatus(Unavailable("the device has failed"));
+    ApiError error = FromStatus(Unavailable("the engine has failed"));
     error.retry_after_seconds = 0;  // only a new process helps
     return ErrorResponse(error);
   }

@@ -22,7 +22,7 @@ namespace thermocline {
 //   POST /v1/chat/completions, /v1/completions      OpenAI's, with vLLM's extra fields
 //   GET  /v1/models, /v1/models/{id}
 //   POST /tokenize, /detokenize                     vLLM's
-//   GET  /health   200 when a request would be taken, 503 when stopping or the device has failed
+//   GET  /health   200 when a request would be taken, 503 when stopping or the engine has failed
 //   GET  /live     200 while the process answers
 //   GET  /load     {server_load, num_running, num_waiting, num_pages, num_free_pages, ...}
 //   GET  /v1/kv    the KV cache's tiers, moves and energies, and each running sequence's pages

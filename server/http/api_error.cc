@@ -30,6 +30,8 @@ StatusRow RowOf(StatusCode code) {
       return {409, "conflict", 0};
     case StatusCode::kResourceExhausted:
       return {503, "server_overloaded", 1};
+    case StatusCode::kQuotaExceeded:
+      return {429, "", 1};
     case StatusCode::kUnavailable:
       return {503, "unavailable", 5};
     case StatusCode::kCancelled:

@@ -18,7 +18,8 @@ struct ApiError {
 
 // 400 that names the field.
 ApiError InvalidField(std::string_view param, std::string message);
-// The one table from status codes to HTTP.
+// The one table from status codes to HTTP. A full queue (kResourceExhausted) is 503, an exceeded
+// quota (kQuotaExceeded) 429: only the latter is the client's own doing.
 ApiError FromStatus(const Status& status);
 // The error's `type`: a function of its HTTP status.
 std::string_view ErrorType(int http_status);

@@ -170,16 +170,17 @@ void HttpServer::Admit(HttpConnection::Socket socket) {
   socket.set_option(tcp::no_delay(true), ignored);
   const std::string address = AddressKey(socket.remote_endpoint(ignored).address());
   std::optional<ApiError> refusal;
-  const auto bound = [&](size_t count, int max, int http_status, const char* message) {
+  const auto bound = [&](size_t count, int max, StatusCode code, const char* message) {
     if (max > 0 && count >= static_cast<size_t>(max) && !refusal) {
-      refusal = ApiError{.http_status = http_status, .message = message, .retry_after_seconds = 1};
+      refusal = FromStatus({code, message});
+      refusal->code.clear();  // it is about no request
     }
     return max <= 0 || count < static_cast<size_t>(max) + kMaxRefusals;
   };
-  if (!bound(table_.size(), options_.max_connections, 503,
+  if (!bound(table_.size(), options_.max_connections, StatusCode::kResourceExhausted,
              "the server has too many open connections") ||
-      !bound(table_.num_from(address), options_.max_connections_per_address, 429,
-             "your address has too many open connections")) {
+      !bound(table_.num_from(address), options_.max_connections_per_address,
+             StatusCode::kQuotaExceeded, "your address has too many open connections")) {
     return;
   }
   const ConnectionContext context{

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <future>
 #include <latch>
+#include <new>
 #include <random>
 #include <semaphore>
 #include <thread>
@@ -325,6 +326,23 @@ TEST(Engine, FailedDeviceEndsRequestsAndRefusesNewOnes) {
   EXPECT_FALSE(rig.engine->healthy());
   EXPECT_EQ(rig.Submit(MakeRequest(Counting(3), 1)).id.status().code(), StatusCode::kUnavailable);
   rig.ExpectNoPageInUse();
+}
+
+TEST(Engine, WithoutHostMemoryRequestsEndAndTheDeviceIsNotBlamed) {
+  const EngineRig rig;
+  rig.runner->on_run = [](const StepPlan& plan) {
+    if (plan.step >= 2) {
+      throw std::bad_alloc();
+    }
+    return Status();
+  };
+  const auto submitted = rig.Submit(MakeRequest(Counting(3), 50));
+  const Status status = submitted.recording->Wait();
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_NE(status.message().find("host memory"), std::string::npos);
+  EXPECT_EQ(status.message().find("device"), std::string::npos);
+  EXPECT_FALSE(rig.engine->healthy());
+  EXPECT_EQ(rig.Submit(MakeRequest(Counting(3), 1)).id.status().code(), StatusCode::kUnavailable);
 }
 
 TEST(Engine, GracefulStopFinishesWhatRuns) {
