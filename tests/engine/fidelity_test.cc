@@ -160,9 +160,8 @@ class FidelityStore : public testing::Test {
       page_bytes[tier] = static_cast<uint32_t>(
           parts.pool->arena().units_per_page(static_cast<Tier>(tier)) * kArenaUnitBytes);
     }
-    EngineConfig config;
-    config.kv_store_dir = directory_.string();
-    config.kv_store_memory_bytes = 1 << 20;
+    const KvStoreConfig config{
+        .directory = directory_.string(), .memory_bytes = 1 << 20, .disk_bytes = uint64_t{1} << 30};
     parts.store = std::make_unique<KvStore>(
         *OpenKvStore(config, {.low = 5, .high = 6}, kSmallLayout, page_bytes, 16 * kPageTokens, 1));
     parts.page_io =

@@ -55,14 +55,13 @@ class Process {
       page_bytes[tier] = static_cast<uint32_t>(
           parts.pool->arena().units_per_page(static_cast<Tier>(tier)) * kArenaUnitBytes);
     }
-    EngineConfig config;
-    config.kv_store_dir = directory;
-    config.kv_store_memory_bytes = options.memory_bytes;
-    config.kv_store_disk_bytes = options.disk_bytes;
-    config.on_notice = [this](const std::string& notice) {
-      const std::lock_guard lock(mutex_);
-      notices_ += notice + "\n";
-    };
+    const KvStoreConfig config{.directory = directory,
+                               .memory_bytes = options.memory_bytes,
+                               .disk_bytes = options.disk_bytes,
+                               .on_notice = [this](const std::string& notice) {
+                                 const std::lock_guard lock(mutex_);
+                                 notices_ += notice + "\n";
+                               }};
     KvFormats formats = options.formats;
     if (options.cold != Codec::kTurbo3) {
       formats.cold[0] = options.cold;
