@@ -16,11 +16,11 @@ SchedulerConfig WithoutQueueBound(SchedulerConfig config) {
   return config;
 }
 
-constexpr double kMaxMoveShare = 0.05;  // of the time, for moves in the background
+constexpr double kMaxMoveShare = 0.05;  // moves in the background take so much of the time
 // Moves that a step waits for are proposed again until there are no more, or so many times.
 constexpr int kMaxMoveRounds = 32;
 
-// Of the last twenty or so; the first as it is.
+// A moving average over the last twenty or so. The first value stands as it is.
 double Average(double average, double value) {
   return average == 0 ? value : average + 0.05 * (value - average);
 }
@@ -292,7 +292,8 @@ bool EngineCore::AddOutput(ActiveRequest& active, const Sequence& sequence, size
 // A preempted prompt is computed again: what is known already is not added twice.
 void EngineCore::AddPromptLogprobs(ActiveRequest& active, const Sequence& sequence,
                                    std::vector<TokenLogprobs> logprobs) {
-  const auto begin = static_cast<size_t>(sequence.num_computed);  // of logprobs, in prompt_logprobs
+  const auto begin =
+      static_cast<size_t>(sequence.num_computed);  // where logprobs begin in prompt_logprobs
   const size_t known = active.prompt_logprobs.size();
   for (size_t i = known > begin ? known - begin : 0; i < logprobs.size(); ++i) {
     active.prompt_logprobs.push_back(std::move(logprobs[i]));

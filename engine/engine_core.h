@@ -43,7 +43,7 @@ class EngineCore {
   void FailAll(const Status& status);
   void Deliver();
 
-  // Of the last Step, 0 if it ran nothing.
+  // What the last Step took; 0 if it ran nothing.
   double last_step_seconds() const { return last_step_seconds_; }
   // Whether SwitchFormats costs no request anything: nothing moves, and nobody reads a page whose
   // bytes it takes.
@@ -90,12 +90,12 @@ class EngineCore {
     std::shared_ptr<const Request> request;  // shared: see Request
     std::unique_ptr<OutputSink> sink;
     std::vector<ChoiceOutput> choices;
-    std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., as far as computed
+    std::vector<TokenLogprobs> prompt_logprobs;  // from the second token on, as far as computed
     int num_cached = 0;                          // prompt tokens of the first choice
-    int num_restored = 0;                        // of these
-    std::vector<TokenId> session_tokens;         // of choice 0, once it has ended
-    std::array<int, kNumTiers> tier_tokens{};    // of the choices that have ended
-    uint64_t kv_bytes_held = 0;                  // of these too
+    int num_restored = 0;                        // those of num_cached that were restored
+    std::vector<TokenId> session_tokens;         // choice 0's, once it has ended
+    std::array<int, kNumTiers> tier_tokens{};    // summed over choices that have ended
+    uint64_t kv_bytes_held = 0;                  // summed in the same way
     bool reused_lossy = false;
     bool admitted = false;
     std::vector<OutputDelta> deltas;  // not yet delivered
@@ -147,7 +147,7 @@ class EngineCore {
   double last_step_seconds_ = 0;
   double step_seconds_ = 0;  // moving averages
   double seconds_per_move_ = 0;
-  double move_seconds_seen_ = 0;  // of the runner's, in the average
+  double move_seconds_seen_ = 0;  // the runner's, as far as the average has them
   StepStats steps_;
 };
 

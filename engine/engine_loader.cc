@@ -76,8 +76,8 @@ uint64_t RandomBits() {
   return uint64_t{device()} << 32 | device();
 }
 
-// Of the whole file, which takes a while: once, and only where something is kept by it. Before the
-// weights are packed, and not left in memory beside them.
+// Reads the whole file, which takes a while: once, and only where something is kept by it. Before
+// the weights are packed, and not left in memory beside them.
 ContentHash DigestOfModel(const EngineConfig& config, std::span<const std::byte> model_file,
                           const Checkpoint& checkpoint) {
   if (!Cools(config.kv_policy) && !HasKvStore(config)) {

@@ -84,9 +84,9 @@ class EngineLoop {
   int num_queued_ = 0;  // submitted and not yet admitted
   // Sequences that are free for whoever is submitted next.
   int num_startable_;
-  int num_starting_ = 0;  // of those queued, how many have found such, and for how many choices
-  int num_starting_choices_ = 0;
-  int num_open_ = 0;  // submitted and not yet told that they ended
+  int num_starting_ = 0;          // queued requests that have found a free sequence
+  int num_starting_choices_ = 0;  // their choices, each of which takes one
+  int num_open_ = 0;              // submitted and not yet told that they ended
   bool accepting_ = true;
   bool ended_ = false;  // the engine thread takes no more commands
   bool healthy_ = true;

@@ -14,7 +14,7 @@ namespace thermocline {
 struct StepStats {
   uint64_t num_steps = 0;
   double seconds = 0;
-  uint64_t prompt_tokens = 0;  // of admitted requests
+  uint64_t prompt_tokens = 0;  // those of admitted requests
   uint64_t generated_tokens = 0;
 };
 
@@ -24,7 +24,7 @@ struct ArenaStats {
   uint64_t num_free_pages = 0;    // hot ones that fit beside all pages, the moves' reserve included
   uint64_t num_cached_pages = 0;  // held by the prefix cache alone: evictable
   uint64_t bytes = 0;
-  uint64_t free_bytes = 0;       // in no page's slot
+  uint64_t free_bytes = 0;       // that no page takes
   uint64_t num_superblocks = 0;  // see Arena
   uint64_t num_empty_superblocks = 0;
   std::array<uint64_t, kNumTiers> tier_pages{};  // pages in use or cached
@@ -51,7 +51,7 @@ enum class CalibrationState : uint8_t {
 struct CalibrationStats {
   CalibrationState state = CalibrationState::kNotNeeded;
   double fraction = 0;  // in [0, 1]: how far measuring is
-  double cold_kl = 0;   // of the model's own formats, before a budget widens them; else 0
+  double cold_kl = 0;   // what the model's own formats cost, before a budget widens them; else 0
 };
 
 // A consistent picture of the engine, taken after each step.

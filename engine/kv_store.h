@@ -33,7 +33,7 @@ ContentHash KvIdentity(const ContentHash& model_digest, const KvLayout& layout);
 struct KvStoreConfig {
   std::string directory;  // empty: in memory alone
   uint64_t memory_bytes = 0;
-  uint64_t disk_bytes = 0;  // of files in the directory
+  uint64_t disk_bytes = 0;  // files in the directory
   // Told, while the store is opened, what the operator should read in the log. May be empty.
   std::function<void(const std::string&)> on_notice;
 };

@@ -45,9 +45,9 @@ class ChoiceOutput {
   StreamingDetokenizer detokenizer_;
   StopMatcher stop_matcher_;
   int choice_;
-  int max_tokens_;  // of this choice, whichever limit is the lower
+  int max_tokens_;  // this choice's, whichever limit is the lower
   int num_tokens_ = 0;
-  size_t last_begin_ = 0;  // of the last token, in the text before any is cut off
+  size_t last_begin_ = 0;  // where the last token begins, in the text before any is cut off
   bool started_ = false;
   bool finished_ = false;
 };

@@ -12,7 +12,7 @@ namespace thermocline {
 // A conversation that was saved under a name.
 struct SessionInfo {
   std::string id;
-  uint64_t num_tokens = 0;           // of the whole conversation
+  uint64_t num_tokens = 0;           // the whole conversation's
   uint64_t num_restored_tokens = 0;  // that a restore has brought into the arena, or found there
   uint64_t num_saved_tokens = 0;     // whose pages are in the store now, from the first on
   uint64_t bytes = 0;                // what its pages take

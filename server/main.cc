@@ -64,7 +64,7 @@ Status CheckMemory(const EngineConfig& engine) {
   return {};
 }
 
-// Of any command but kv.
+// Every command but kv has one.
 EngineConfig& EngineOf(CommandLine& line) {
   if (auto* serve = std::get_if<ServeOptions>(&line.command)) {
     return serve->engine;

@@ -20,7 +20,7 @@ struct ApiContext {
   std::function<int64_t()> unix_seconds;
   std::function<std::string()> new_id;             // unique, hexadecimal
   int64_t created = 0;                             // when the model was loaded
-  KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
+  KvFidelity kv_fidelity = KvFidelity::kBalanced;  // for requests that do not say
   KvPolicy kv_policy = KvPolicy::kAdaptive;        // for show, as the next
   double kv_budget = 0;
 };

@@ -46,7 +46,7 @@ class FieldReader {
   const Json& object_;
   std::string path_;
   std::optional<ApiError>& error_;
-  std::vector<bool> read_;  // by the field's place in the object
+  std::vector<bool> read_;  // [field], in the object's order
 };
 
 // A JSON number as a whole number in [min, max]; nothing if it is not one.

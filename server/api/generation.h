@@ -76,8 +76,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   std::vector<RequestId> ids_;
   std::vector<Choice> choices_;                              // [prompt, choice]
-  std::vector<std::vector<TokenLogprobs>> prompt_logprobs_;  // by prompt
-  Usage usage_;                                              // of the prompts that are done
+  std::vector<std::vector<TokenLogprobs>> prompt_logprobs_;  // [prompt, token]
+  Usage usage_;                                              // the prompts that are done, together
   int num_streamed_tokens_ = 0;
   bool has_streamed_ = false;
   size_t num_open_;

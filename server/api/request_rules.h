@@ -53,7 +53,7 @@ inline constexpr FieldRange<int64_t> kCompletionMaxTokensRange{
 inline constexpr FieldRange<int64_t> kNumChoicesRange{.fallback = 1, .min = 1, .max = 8};  // n
 inline constexpr FieldRange<int64_t> kLogprobsRange{.fallback = -1, .min = 0, .max = 20};
 inline constexpr FieldRange<int64_t> kTopLogprobsRange{.fallback = 0, .min = 0, .max = 20};
-inline constexpr int kMaxPrompts = 64;  // of a completion request
+inline constexpr int kMaxPrompts = 64;  // in a completion request
 inline constexpr int kMaxStops = 16;    // strings
 inline constexpr int kMaxStopIds = 128;
 inline constexpr int kMaxLogitBias = 1024;

@@ -25,7 +25,7 @@ struct ChatOptions {
   float temperature = 0.7F;
   float top_p = 0.95F;
   std::optional<uint64_t> seed;
-  int max_tokens = 0;  // of one answer; 0: what the context holds
+  int max_tokens = 0;  // that one answer may have; 0: what the context holds
 };
 
 struct CalibrateOptions {

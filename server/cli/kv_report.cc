@@ -15,7 +15,7 @@
 namespace thermocline {
 namespace {
 
-constexpr size_t kShortDigits = 8;  // of an identity, where a line must hold it
+constexpr size_t kShortDigits = 8;  // an identity's first ones, where a line must hold it
 
 // Times in files may be any number.
 std::string Age(int64_t unix_seconds, int64_t now_unix) {

@@ -50,7 +50,7 @@ class ConnectionTable {
   void Stop() { stopped_ = true; }
   bool stopped() const { return stopped_; }
 
-  // Of bodies and answers; requests and answers hold shares of it.
+  // What bodies and answers may take together; each of them holds a share.
   ByteBudget& held_bytes() { return held_bytes_; }
 
  private:

@@ -18,8 +18,8 @@ namespace http = boost::beast::http;
 constexpr size_t kMaxPipelinedBytes = size_t{64} << 10;  // read ahead of a running answer
 constexpr size_t kMaxHeaderFields = 100;
 constexpr size_t kMaxLingerBytes = size_t{32} << 20;
-constexpr size_t kMaxBlankBytes = 256;               // of empty lines before a request
-constexpr size_t kFreeBodyBytes = size_t{64} << 10;  // of each body, beside the budget
+constexpr size_t kMaxBlankBytes = 256;               // empty lines before a request
+constexpr size_t kFreeBodyBytes = size_t{64} << 10;  // each body may hold these beside the budget
 constexpr uint64_t kMaxFramingPerByte = 8;           // "1\r\nx\r\n" is 5 for one
 constexpr size_t kMaxSearchedBytes = size_t{32} << 10;
 

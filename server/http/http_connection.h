@@ -80,7 +80,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   bool CheckFraming();
   bool CheckContent();
   bool AcceptBody(size_t used);
-  void NoteOrigin();  // of a request that could not be parsed
+  void NoteOrigin();  // where a request could not be parsed
   void Dispatch();
   void NextRequest();
   void RefuseRequest(ApiError error);
@@ -102,7 +102,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
 
   // Writing.
   void Enqueue(std::string bytes);
-  void EnqueuePiece();  // of an answer that is made piece by piece
+  void EnqueuePiece();  // the next one, where an answer is made piece by piece
   void WriteSome();
   void StartWriteTimer();
   void OnWrite(const ErrorCode& error, size_t num_bytes);
@@ -124,8 +124,8 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::optional<Parser> parser_;
   std::shared_ptr<HttpRequest> request_;  // from its header on, until it is handled
   size_t num_blank_bytes_ = 0;            // before the request
-  uint64_t num_wire_bytes_ = 0;           // of its body, with what frames it
-  uint64_t num_held_bytes_ = 0;           // of its body
+  uint64_t num_wire_bytes_ = 0;           // that its body has taken, with what frames it
+  uint64_t num_held_bytes_ = 0;           // that its body holds of the table's budget
   bool reading_ = false;
   bool input_closed_ = false;
   size_t lingered_bytes_ = 0;

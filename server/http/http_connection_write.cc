@@ -17,7 +17,7 @@ namespace thermocline {
 namespace {
 
 constexpr size_t kMaxBuffersPerWrite = 16;
-constexpr size_t kPieceBytes = size_t{64} << 10;    // of a large answer
+constexpr size_t kPieceBytes = size_t{64} << 10;    // a large answer is sent in such pieces
 constexpr size_t kMinPaceBytes = size_t{16} << 10;  // within a write timeout
 constexpr std::chrono::milliseconds kLingerTimeout{2000};
 

@@ -18,8 +18,8 @@ struct HttpOptions {
   int max_connections_per_address = 0;          // 429; an IPv6 /64 is one address; 0: no bound
   uint32_t max_header_bytes = 16U << 10;        // 431; also of a chunked body's framing, 400
   uint64_t max_body_bytes = uint64_t{8} << 20;  // 413
-  // Of all connections together, what is over a small part each: bodies until they have been read,
-  // and answers until they are sent; 503.
+  // What all connections together may hold, beside a small part each: bodies until they have been
+  // read, and answers until they are sent; 503.
   uint64_t max_total_body_bytes = uint64_t{256} << 20;
   size_t max_stream_backlog_bytes = size_t{1} << 20;  // unsent; then the client is too slow
   OriginRules origins;

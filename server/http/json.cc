@@ -128,7 +128,7 @@ class JsonBuilder final : public nlohmann::json_sax<Json> {
   const JsonLimits limits_;
   std::vector<OpenContainer> open_;
   Json root_;
-  std::string key_;  // of the value that comes next in an object
+  std::string key_;  // names the value that comes next in an object
   size_t num_values_ = 0;
   std::string error_;
 };

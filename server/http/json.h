@@ -13,8 +13,9 @@ namespace thermocline {
 using Json = nlohmann::ordered_json;
 
 struct JsonLimits {
-  int max_depth = 64;                   // of arrays and objects inside each other
-  size_t max_values = size_t{1} << 20;  // of any kind: bounds the memory of a small body
+  int max_depth = 64;  // arrays and objects inside each other
+  size_t max_values =
+      size_t{1} << 20;  // any kind counts: bounds the memory that a small body takes
 };
 
 // Strict: no trailing text, no duplicate key, no number that a double cannot hold, valid UTF-8

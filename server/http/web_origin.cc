@@ -26,7 +26,7 @@ bool IsNameByte(char c) {
   return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '-' || c == '_';
 }
 
-// Of a host in brackets, or empty.
+// The host in lower case, an IPv6 address in its shortest form. Nothing: it is no host.
 std::optional<std::string> NormalHost(std::string_view text) {
   std::string host = AsciiLower(text);
   if (host.starts_with('[')) {
