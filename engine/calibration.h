@@ -19,8 +19,8 @@ struct Calibration {
   KvFormats formats;
   std::vector<int> probe_layers;  // the best at finding copied text, ascending; at most 8
   double warm_kl = 0;             // 0: not measured; so are the next two
-  double cold_kl = 0;             // of `formats`
-  double uniform_kl = 0;          // of 3 bits in all layers
+  double cold_kl = 0;             // what `formats` cost
+  double uniform_kl = 0;          // what 3 bits in all layers would cost
   // [num_layers]: 3 bits in this layer alone. Empty: no layer was measured.
   std::vector<float> layer_kl;
   std::vector<uint8_t> layer_is_measured;  // as layer_kl; 0: by the rule, see PredictUnmeasured

@@ -94,7 +94,7 @@ bool AllFinite(const std::vector<float>& values) {
   return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
 }
 
-// Of whoever may read the directory: nobody's conversation is in there.
+// Whoever may read the directory may read the file: nobody's conversation is in it.
 constexpr PosixFileIo::Modes kModes{.file = 0666, .directory = 0777};
 
 // The directory may be a link, or lie behind one; the file is none.

@@ -13,7 +13,7 @@
 namespace thermocline {
 namespace {
 
-// Of a hot page, which is larger than a coded one.
+// The units that a hot page takes, which is larger than a coded one.
 uint32_t PlaceUnits(const KvLayout& layout) {
   const std::array<uint32_t, kNumTiers> bytes = PageBytes(layout, DefaultKvFormats(layout));
   return bytes[static_cast<size_t>(Tier::kHot)] / static_cast<uint32_t>(kArenaUnitBytes);

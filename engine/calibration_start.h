@@ -3,8 +3,8 @@
 #include <optional>
 
 #include "engine/calibration.h"
-#include "engine/engine.h"
 #include "engine/engine_config.h"
+#include "engine/engine_stats.h"
 #include "engine/live_calibration.h"
 #include "engine/loader/checkpoint.h"
 #include "engine/model/model_config.h"

@@ -12,7 +12,7 @@
 namespace thermocline {
 namespace {
 
-constexpr int kShortPages = 16;  // of the text that layers are measured on
+constexpr int kShortPages = 16;  // in the text that layers are measured on
 constexpr int kMaxImprovements = 2;
 constexpr int kMaxMeasuredLayers = 16;  // unless every one is asked for
 constexpr size_t kMaxProbeLayers = 8;

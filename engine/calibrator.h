@@ -85,12 +85,12 @@ class Calibrator {
 
   Phase phase_ = Phase::kHot;
   int page_ = 0;
-  int token_ = 0;  // of the page, next to read
+  int token_ = 0;  // next to read in the page
   int num_improved_ = 0;
-  std::vector<std::vector<float>> hot_;        // by page: log probabilities
+  std::vector<std::vector<float>> hot_;        // [page][...]: log probabilities
   std::vector<std::vector<float>> short_hot_;  // the same of the short text
-  std::vector<float> read_;                    // of the page in work
-  std::vector<float> energy_;                  // of the hot page in work
+  std::vector<float> read_;                    // the page in work
+  std::vector<float> energy_;                  // the hot page in work
   std::vector<float> chunk_energy_;
   std::vector<double> copy_scores_;  // [num_layers]
   std::vector<double> rule_;         // [num_layers]: loss by the rule, in no unit

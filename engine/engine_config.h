@@ -24,15 +24,15 @@ struct EngineConfig {
   int block_size = 64;                             // tokens per page; only 64
   bool enable_prefix_caching = true;
   KvPolicy kv_policy = KvPolicy::kAdaptive;
-  KvFidelity kv_fidelity = KvFidelity::kBalanced;  // of requests that do not say
+  KvFidelity kv_fidelity = KvFidelity::kBalanced;  // for requests that do not say
   double kv_budget = 0;  // see TierConfig::budget; where tokens are evicted, NumKeptTokens
   // Where pages that left the arena are kept, and outlive the process; empty: in memory alone. With
   // neither directory nor memory they are not kept.
   std::string kv_store_dir;
   std::optional<uint64_t> kv_store_memory_bytes;     // nothing: KvStoreMemoryBytes
-  uint64_t kv_store_disk_bytes = uint64_t{8} << 30;  // of files in the directory
+  uint64_t kv_store_disk_bytes = uint64_t{8} << 30;  // files in the directory
   int num_threads = 0;                               // 0: the cores this process may use
-  std::optional<IsaLevel> cpu_isa;                   // of the kernels; nothing: the CPU's best
+  std::optional<IsaLevel> cpu_isa;                   // for the kernels; nothing: the CPU's best
   std::string calibration_dir;                       // where calibrations are kept; empty: nowhere
   bool calibrate = true;                             // while idle, unless a calibration is kept
   bool calibrate_every_layer = false;  // see Calibrator; a kept one without that is not enough

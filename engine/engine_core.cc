@@ -16,11 +16,11 @@ SchedulerConfig WithoutQueueBound(SchedulerConfig config) {
   return config;
 }
 
-constexpr double kMaxMoveShare = 0.05;  // of the time, for moves in the background
+constexpr double kMaxMoveShare = 0.05;  // moves in the background take so much of the time
 // Moves that a step waits for are proposed again until there are no more, or so many times.
 constexpr int kMaxMoveRounds = 32;
 
-// Of the last twenty or so; the first as it is.
+// A moving average over the last twenty or so. The first value stands as it is.
 double Average(double average, double value) {
   return average == 0 ? value : average + 0.05 * (value - average);
 }
@@ -109,10 +109,10 @@ Status EngineCore::Step() {
   if (!run.ok()) {
     return run.status();
   }
-  ++num_steps_;
+  ++steps_.num_steps;
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
   step_seconds_ = Average(step_seconds_, elapsed.count());
-  total_step_seconds_ += elapsed.count();
+  steps_.seconds += elapsed.count();
   last_step_seconds_ = elapsed.count();
 
   std::vector<EndedChoice> ended_choices;
@@ -265,7 +265,7 @@ void EngineCore::NoteAdmitted(ActiveRequest& active, const Sequence& sequence) {
   active.num_cached = sequence.num_cached;
   active.num_restored = sequence.num_restored;
   ++num_admitted_;
-  prompt_tokens_ += static_cast<uint64_t>(sequence.num_prompt());
+  steps_.prompt_tokens += static_cast<uint64_t>(sequence.num_prompt());
 }
 
 bool EngineCore::AddOutput(ActiveRequest& active, const Sequence& sequence, size_t index,
@@ -284,7 +284,7 @@ bool EngineCore::AddOutput(ActiveRequest& active, const Sequence& sequence, size
   if (is_first) {
     delta.prompt_logprobs = active.prompt_logprobs;
   }
-  generated_tokens_ += static_cast<uint64_t>(choice.num_tokens() - num_before);
+  steps_.generated_tokens += static_cast<uint64_t>(choice.num_tokens() - num_before);
   active.deltas.push_back(std::move(delta));
   return choice.finished();
 }
@@ -292,7 +292,8 @@ bool EngineCore::AddOutput(ActiveRequest& active, const Sequence& sequence, size
 // A preempted prompt is computed again: what is known already is not added twice.
 void EngineCore::AddPromptLogprobs(ActiveRequest& active, const Sequence& sequence,
                                    std::vector<TokenLogprobs> logprobs) {
-  const auto begin = static_cast<size_t>(sequence.num_computed);  // of logprobs, in prompt_logprobs
+  const auto begin =
+      static_cast<size_t>(sequence.num_computed);  // where logprobs begin in prompt_logprobs
   const size_t known = active.prompt_logprobs.size();
   for (size_t i = known > begin ? known - begin : 0; i < logprobs.size(); ++i) {
     active.prompt_logprobs.push_back(std::move(logprobs[i]));
@@ -326,39 +327,32 @@ void EngineCore::Deliver() {
   ended_.clear();
 }
 
+ArenaStats EngineCore::TakeArenaStats() const {
+  const Arena& arena = pool_.arena();
+  ArenaStats stats{.num_pages = pool_.num_pages(),
+                   .num_free_pages = arena.num_free_places(Tier::kHot),
+                   .num_cached_pages = pool_.num_evictable(),
+                   .bytes = uint64_t{arena.num_units()} * kArenaUnitBytes,
+                   .free_bytes = arena.bytes_free(),
+                   .num_superblocks = arena.num_superblocks(),
+                   .num_empty_superblocks = arena.num_empty_superblocks()};
+  for (size_t i = 0; i < kNumTiers; ++i) {
+    const auto tier = static_cast<Tier>(i);
+    stats.tier_pages[i] = arena.num_used(tier);
+    stats.tier_bytes[i] = arena.bytes_used(tier);
+    stats.tier_page_bytes[i] = uint64_t{arena.units_per_page(tier)} * kArenaUnitBytes;
+  }
+  return stats;
+}
+
 EngineStats EngineCore::stats() const {
-  const SchedulerStats scheduler = scheduler_.stats();
-  EngineStats stats{.num_running = scheduler.num_running,
-                    .num_waiting = scheduler.num_waiting,
-                    .num_pages = pool_.num_pages(),
-                    .num_free_pages = pool_.arena().num_free_places(Tier::kHot),
-                    .num_cached_pages = pool_.num_evictable(),
-                    .num_preemptions = scheduler.num_preemptions,
-                    .num_steps = num_steps_,
-                    .prompt_tokens = prompt_tokens_,
-                    .generated_tokens = generated_tokens_,
-                    .prefix_query_tokens = scheduler.prefix_query_tokens,
-                    .prefix_hit_tokens = scheduler.prefix_hit_tokens,
-                    .restored_tokens = scheduler.restored_tokens,
-                    .num_woken = scheduler.num_woken,
-                    .num_unwoken = scheduler.num_unwoken,
-                    .arena_bytes = uint64_t{pool_.arena().num_units()} * kArenaUnitBytes,
-                    .arena_free_bytes = pool_.arena().bytes_free(),
-                    .num_superblocks = pool_.arena().num_superblocks(),
-                    .num_empty_superblocks = pool_.arena().num_empty_superblocks(),
-                    .num_moving = pool_.num_moving(),
-                    .move_seconds = runner_.move_seconds(),
-                    .step_seconds = total_step_seconds_,
+  EngineStats stats{.scheduler = scheduler_.stats(),
+                    .steps = steps_,
+                    .arena = TakeArenaStats(),
                     .tiers = scheduler_.tiers().stats(),
-                    .has_store = io_ != nullptr};
+                    .moves = {.num_moving = pool_.num_moving(), .seconds = runner_.move_seconds()}};
   if (io_ != nullptr) {
     stats.store = io_->store().usage();
-  }
-  for (size_t tier = 0; tier < kNumTiers; ++tier) {
-    stats.tier_pages[tier] = pool_.arena().num_used(static_cast<Tier>(tier));
-    stats.tier_bytes[tier] = pool_.arena().bytes_used(static_cast<Tier>(tier));
-    stats.tier_page_bytes[tier] =
-        uint64_t{pool_.arena().units_per_page(static_cast<Tier>(tier))} * kArenaUnitBytes;
   }
   return stats;
 }

@@ -10,9 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/engine_stats.h"
 #include "engine/kv_snapshot.h"
 #include "engine/output.h"
+#include "engine/output_sink.h"
 #include "engine/page_io.h"
 #include "engine/runner.h"
 #include "engine/session_table.h"
@@ -42,7 +43,7 @@ class EngineCore {
   void FailAll(const Status& status);
   void Deliver();
 
-  // Of the last Step, 0 if it ran nothing.
+  // What the last Step took; 0 if it ran nothing.
   double last_step_seconds() const { return last_step_seconds_; }
   // Whether SwitchFormats costs no request anything: nothing moves, and nobody reads a page whose
   // bytes it takes.
@@ -72,8 +73,9 @@ class EngineCore {
   // Waits until every cached page has been saved, as far as the store takes it; without a store
   // nothing happens. For when nothing runs any more.
   void SaveCachedPages();
+  // All but how far a calibration is.
   EngineStats stats() const;
-  // As stats(), page by page.
+  // Beside these stats(), the KV cache page by page.
   KvSnapshot TakeSnapshot() const;
   Scheduler& scheduler() { return scheduler_; }
   const Scheduler& scheduler() const { return scheduler_; }
@@ -88,12 +90,12 @@ class EngineCore {
     std::shared_ptr<const Request> request;  // shared: see Request
     std::unique_ptr<OutputSink> sink;
     std::vector<ChoiceOutput> choices;
-    std::vector<TokenLogprobs> prompt_logprobs;  // of prompt tokens 1.., as far as computed
+    std::vector<TokenLogprobs> prompt_logprobs;  // from the second token on, as far as computed
     int num_cached = 0;                          // prompt tokens of the first choice
-    int num_restored = 0;                        // of these
-    std::vector<TokenId> session_tokens;         // of choice 0, once it has ended
-    std::array<int, kNumTiers> tier_tokens{};    // of the choices that have ended
-    uint64_t kv_bytes_held = 0;                  // of these too
+    int num_restored = 0;                        // those of num_cached that were restored
+    std::vector<TokenId> session_tokens;         // choice 0's, once it has ended
+    std::array<int, kNumTiers> tier_tokens{};    // summed over choices that have ended
+    uint64_t kv_bytes_held = 0;                  // summed in the same way
     bool reused_lossy = false;
     bool admitted = false;
     std::vector<OutputDelta> deltas;  // not yet delivered
@@ -127,6 +129,7 @@ class EngineCore {
   bool AddOutput(ActiveRequest& active, const Sequence& sequence, size_t index, RunResult& result);
   // Drops a request from the scheduler (the pages are free at once) and queues its OnDone.
   void End(ActiveRequests::iterator it, Status status);
+  ArenaStats TakeArenaStats() const;
 
   PagePool& pool_;
   Runner& runner_;
@@ -140,15 +143,12 @@ class EngineCore {
   bool stalled_ = false;
   int num_admitted_ = 0;
   int num_done_ = 0;
-  uint64_t num_steps_ = 0;
   size_t num_moving_ = 0;  // moves started and not yet ended
-  double total_step_seconds_ = 0;
   double last_step_seconds_ = 0;
   double step_seconds_ = 0;  // moving averages
   double seconds_per_move_ = 0;
-  double move_seconds_seen_ = 0;  // of the runner's, in the average
-  uint64_t prompt_tokens_ = 0;
-  uint64_t generated_tokens_ = 0;
+  double move_seconds_seen_ = 0;  // the runner's, as far as the average has them
+  StepStats steps_;
 };
 
 }  // namespace thermocline

@@ -136,7 +136,11 @@ Status LoadStore(const EngineConfig& config, const ContentHash& model_digest,
   }
   const KvLayout& layout = parts.pool->layout();
   const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
-  Result<KvStore> store = OpenKvStore(config, KvIdentity(model_digest, layout), layout, page_bytes,
+  Result<KvStore> store = OpenKvStore({.directory = config.kv_store_dir,
+                                       .memory_bytes = KvStoreMemoryBytes(config),
+                                       .disk_bytes = config.kv_store_disk_bytes,
+                                       .on_notice = config.on_notice},
+                                      KvIdentity(model_digest, layout), layout, page_bytes,
                                       max_model_len, parts.scheduler.prefix_hash_key);
   if (!store.ok()) {
     return store.status();

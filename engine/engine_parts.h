@@ -5,12 +5,13 @@
 #include <memory>
 
 #include "engine/calibration.h"
-#include "engine/engine.h"
 #include "engine/engine_config.h"
+#include "engine/engine_stats.h"
 #include "engine/kv_sessions.h"
 #include "engine/kv_store.h"
 #include "engine/live_calibration.h"
 #include "engine/loader/checkpoint.h"
+#include "engine/memory_budget.h"
 #include "engine/page_io.h"
 #include "engine/runner.h"
 #include "engine/text/chat_template.h"

@@ -10,7 +10,7 @@ namespace {
 
 // Why a page that was to be had is not in the store: memory was full of pages that no disk takes.
 Status NoRoom(const BackingStore& store) {
-  const BackingStore::Usage usage = store.usage();
+  const StoreUsage usage = store.usage();
   return usage.disk_failing ? Unavailable("a page is not on disk: {}", usage.last_error)
                             : ResourceExhausted("the page store has no room for a page");
 }

@@ -10,26 +10,12 @@
 
 #include "engine/kv_store.h"
 #include "engine/page_names.h"
+#include "engine/session_info.h"
 #include "kernels/base/status.h"
 #include "kernels/base/token.h"
 #include "scheduler/page_pool.h"
 
 namespace thermocline {
-
-// A conversation that was saved under a name.
-struct SessionInfo {
-  std::string id;
-  uint64_t num_tokens = 0;           // of the whole conversation
-  uint64_t num_restored_tokens = 0;  // that a restore has brought into the arena, or found there
-  uint64_t num_saved_tokens = 0;     // whose pages are in the store now, from the first on
-  uint64_t bytes = 0;                // of its pages
-  int64_t saved_at_unix = 0;         // seconds
-  std::string warning;               // what of it was not saved or restored; empty: nothing
-};
-
-// Called on a thread of the engine's; posts and returns.
-using SessionCallback = std::function<void(Result<SessionInfo>)>;
-using SessionListCallback = std::function<void(Result<std::vector<SessionInfo>>)>;
 
 // Saved conversations: which they are, and that the pages of each stay in the store. Thread-safe;
 // Verify, Save and Delete are called one at a time, by PageIo's saving thread. All but Hold,

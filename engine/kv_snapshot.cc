@@ -5,6 +5,8 @@
 #include <limits>
 #include <span>
 
+#include "scheduler/page_pool.h"
+#include "scheduler/scheduler.h"
 #include "scheduler/tier_policy.h"
 
 namespace thermocline {

@@ -5,12 +5,14 @@
 #include <string>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/engine_stats.h"
 #include "kernels/page_format.h"
-#include "scheduler/page_pool.h"
-#include "scheduler/scheduler.h"
+#include "scheduler/request.h"
 
 namespace thermocline {
+
+class PagePool;   // scheduler/page_pool.h
+class Scheduler;  // scheduler/scheduler.h
 
 // How many pages of one tier have which energy, see TierPolicy: the decayed peak, in powers of two.
 struct EnergyHistogram {

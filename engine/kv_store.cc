@@ -59,7 +59,7 @@ void NoteSessions(const KvStore& store, const std::function<void(const std::stri
                            ? ""
                            : ", and so do all pages, for one of them may need them"));
   }
-  const BackingStore::Usage usage = store.pages->usage();
+  const StoreUsage usage = store.pages->usage();
   if (usage.num_damaged + store.pages->num_unreadable() > 0) {
     notice(
         fmt::format("the page store had {} damaged pages, which are removed, and {} files or "
@@ -82,19 +82,19 @@ ContentHash KvIdentity(const ContentHash& model_digest, const KvLayout& layout) 
   return DigestOf(parts);
 }
 
-Result<KvStore> OpenKvStore(const EngineConfig& config, const ContentHash& identity,
+Result<KvStore> OpenKvStore(const KvStoreConfig& config, const ContentHash& identity,
                             const KvLayout& layout,
                             const std::array<uint32_t, kNumTiers>& page_bytes, int max_model_len,
                             uint64_t fresh_key) {
   KvStore store{.io = std::make_unique<PosixFileIo>()};
-  // Of whichever formats: no codec takes more than int8.
+  // Pages of other formats are read too: no codec takes more than int8.
   std::array<uint32_t, kNumTiers> limits = page_bytes;
   limits[static_cast<size_t>(Tier::kCold)] = limits[static_cast<size_t>(Tier::kArchive)] =
       page_bytes[static_cast<size_t>(Tier::kWarm)];
   std::string directory;
-  if (!config.kv_store_dir.empty()) {
+  if (!config.directory.empty()) {
     // The directory itself may be a link, or lie behind one; below it none is followed.
-    Result<std::string> resolved = ResolveDirectory(config.kv_store_dir);
+    Result<std::string> resolved = ResolveDirectory(config.directory);
     if (!resolved.ok()) {
       return resolved.status();
     }
@@ -109,8 +109,8 @@ Result<KvStore> OpenKvStore(const EngineConfig& config, const ContentHash& ident
   store.sessions = *std::move(sessions);
   BackingStore::Config pages{
       .directory = directory,
-      .memory_bytes = KvStoreMemoryBytes(config),
-      .disk_bytes = config.kv_store_disk_bytes,
+      .memory_bytes = config.memory_bytes,
+      .disk_bytes = config.disk_bytes,
       .identity = identity,
       .limits = {.page_tokens = static_cast<uint32_t>(layout.page_tokens), .page_bytes = limits},
       .fresh_key = fresh_key,

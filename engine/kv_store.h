@@ -3,10 +3,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
-#include "engine/engine_config.h"
 #include "engine/kv_cache.h"
 #include "engine/store/backing_store.h"
 #include "engine/store/file_io.h"
@@ -29,10 +29,19 @@ struct KvStore {
 // identity are never read; what coded bytes mean beside that is in their names (PageNames).
 ContentHash KvIdentity(const ContentHash& model_digest, const KvLayout& layout);
 
-// As config says; the pages of saved sessions are pinned before room is made for others. What is
-// removed, or cannot be kept or restored, is told to config.on_notice, before it happens. Errors
-// name the option or the directory.
-Result<KvStore> OpenKvStore(const EngineConfig& config, const ContentHash& identity,
+// Where pages that left the arena are kept.
+struct KvStoreConfig {
+  std::string directory;  // empty: in memory alone
+  uint64_t memory_bytes = 0;
+  uint64_t disk_bytes = 0;  // files in the directory
+  // Told, while the store is opened, what the operator should read in the log. May be empty.
+  std::function<void(const std::string&)> on_notice;
+};
+
+// Pins the pages of saved sessions before room is made for others. What is removed, or cannot be
+// kept or restored, is told to config.on_notice, before it happens. Errors name the directory or
+// the option that sets the limit.
+Result<KvStore> OpenKvStore(const KvStoreConfig& config, const ContentHash& identity,
                             const KvLayout& layout,
                             const std::array<uint32_t, kNumTiers>& page_bytes, int max_model_len,
                             uint64_t fresh_key);

@@ -8,7 +8,7 @@
 namespace thermocline {
 namespace {
 
-constexpr double kMaxCreditSeconds = 2;  // of a piece's own time, at most what one can take
+constexpr double kMaxCreditSeconds = 2;  // or what one piece takes, if that is more
 
 }  // namespace
 

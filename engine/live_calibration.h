@@ -18,7 +18,7 @@ class PieceSize {
  public:
   PieceSize(int tokens, double target_seconds) : tokens_(tokens), target_seconds_(target_seconds) {}
   int tokens() const { return tokens_; }
-  double seconds() const { return seconds_; }  // of the last piece; 0: there was none
+  double seconds() const { return seconds_; }  // what the last piece took; 0: none
   void Note(double seconds);
 
  private:
@@ -44,7 +44,7 @@ class LiveCalibration {
   static constexpr double kBusyShare = 0.05;
 
   struct Config {
-    std::string path;  // of the calibration to be; empty: it is not kept
+    std::string path;  // where the calibration will stand; empty: it is not kept
     CalibrationKey key;
     KvLayout layout;
     bool every_layer = false;  // see Calibrator
@@ -81,7 +81,7 @@ class LiveCalibration {
   const Calibration& result() const { return result_; }
   const std::string& keep_warning() const { return keep_warning_; }
 
-  // Of a calibration that has not ended, beside its place.
+  // Where a calibration that has not ended is kept, beside its path.
   static std::string PartialPath(const std::string& path) { return path + ".part"; }
 
  private:

@@ -2,7 +2,7 @@
 
 #include <span>
 
-#include "engine/runner.h"
+#include "engine/token_logprobs.h"
 #include "kernels/base/status.h"
 #include "kernels/base/token.h"
 

@@ -6,10 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "engine/engine.h"
+#include "engine/output_sink.h"
 #include "engine/stop_matcher.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
+#include "engine/token_logprobs.h"
+#include "kernels/base/token.h"
 #include "scheduler/request.h"
 
 namespace thermocline {
@@ -43,9 +45,9 @@ class ChoiceOutput {
   StreamingDetokenizer detokenizer_;
   StopMatcher stop_matcher_;
   int choice_;
-  int max_tokens_;  // of this choice, whichever limit is the lower
+  int max_tokens_;  // this choice's, whichever limit is the lower
   int num_tokens_ = 0;
-  size_t last_begin_ = 0;  // of the last token, in the text before any is cut off
+  size_t last_begin_ = 0;  // where the last token begins, in the text before any is cut off
   bool started_ = false;
   bool finished_ = false;
 };

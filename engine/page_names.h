@@ -31,7 +31,7 @@ class PageNames {
   };
   // The best copy: exact before lossy, then the lower tier.
   std::optional<Stored> Find(const BackingStore& store, const ContentHash& hash) const;
-  // Of all names that the page may have.
+  // Pins, or unpins, every name that the page may have.
   void SetPinned(BackingStore& store, const ContentHash& hash, bool pinned) const;
 
  private:

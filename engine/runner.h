@@ -2,21 +2,13 @@
 
 #include <cstdint>
 #include <span>
-#include <utility>
 #include <vector>
 
+#include "engine/token_logprobs.h"
 #include "kernels/base/status.h"
-#include "kernels/base/token.h"
 #include "scheduler/step_plan.h"
 
 namespace thermocline {
-
-// The log probabilities asked for at one position, natural logarithms.
-struct TokenLogprobs {
-  TokenId token = 0;
-  float logprob = 0;
-  std::vector<std::pair<TokenId, float>> top;  // most likely first; at most num_logprobs
-};
 
 // One step's outcome: what the scheduler needs, and what clients asked to see beside it.
 struct RunResult {

@@ -25,7 +25,7 @@ class SessionTable {
     std::vector<TokenId> tokens;
     uint64_t last_use = 0;
   };
-  std::map<std::pair<std::string, std::string>, Known> sessions_;  // by tenant and id
+  std::map<std::pair<std::string, std::string>, Known> sessions_;  // [tenant, id]
   uint64_t clock_ = 0;
 };
 

@@ -11,6 +11,7 @@
 #include "scheduler/page_transfer.h"
 #include "scheduler/prefix_cache.h"
 #include "scheduler/request.h"
+#include "scheduler/scheduler_stats.h"
 #include "scheduler/sequence.h"
 #include "scheduler/step_plan.h"
 #include "scheduler/tier_controller.h"
@@ -30,17 +31,6 @@ struct SchedulerConfig {
 };
 
 // What the scheduler has done so far and holds now.
-struct SchedulerStats {
-  int num_running = 0;  // sequences with pages
-  int num_waiting = 0;  // sequences without
-  uint64_t num_preemptions = 0;
-  uint64_t prefix_query_tokens = 0;  // prompt tokens looked up in the prefix cache
-  uint64_t prefix_hit_tokens = 0;    // of these, found, in the arena or in the store
-  uint64_t restored_tokens = 0;      // whose pages came from the store
-  uint64_t num_woken = 0;            // archived pages that got their exact bytes back
-  uint64_t num_unwoken = 0;          // times that this could not be: no place, or no copy
-};
-
 // The full pages that tokens begin with, by name, as far as the store or the arena has them; and
 // what has to be done for the store to have them all.
 struct SavedPrefix {

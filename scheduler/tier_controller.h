@@ -7,6 +7,7 @@
 
 #include "kernels/page_format.h"
 #include "scheduler/page_pool.h"
+#include "scheduler/scheduler_stats.h"
 #include "scheduler/step_plan.h"
 #include "scheduler/tier_policy.h"
 
@@ -27,15 +28,6 @@ struct TierConfig {
 struct MovePlan {
   std::vector<PageMove> moves;
   bool wait = false;
-};
-
-struct TierStats {
-  std::array<uint64_t, kNumTiers> moves{};  // ended well, by the tier moved to
-  uint64_t compactions = 0;                 // of these, inside one tier
-  uint64_t not_finite = 0;                  // failed: by reason
-  uint64_t corrupt = 0;
-  uint64_t device_errors = 0;
-  uint64_t refused = 0;  // copied well, but a reader had come that the new tier is too cold for
 };
 
 // How many pages move and when; a TierPolicy says which. Under kAdaptive demotion starts when

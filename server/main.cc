@@ -11,13 +11,13 @@
 #include <string>
 #include <variant>
 
-#include "server/byte_size.h"
-#include "server/calibrate_command.h"
-#include "server/chat_command.h"
-#include "server/command_line.h"
-#include "server/kv_command.h"
-#include "server/log.h"
-#include "server/serve_command.h"
+#include "server/cli/byte_size.h"
+#include "server/cli/calibrate_command.h"
+#include "server/cli/chat_command.h"
+#include "server/cli/command_line.h"
+#include "server/cli/kv_command.h"
+#include "server/cli/log.h"
+#include "server/cli/serve_command.h"
 
 namespace thermocline {
 namespace {
@@ -64,7 +64,7 @@ Status CheckMemory(const EngineConfig& engine) {
   return {};
 }
 
-// Of any command but kv.
+// Every command but kv has one.
 EngineConfig& EngineOf(CommandLine& line) {
   if (auto* serve = std::get_if<ServeOptions>(&line.command)) {
     return serve->engine;

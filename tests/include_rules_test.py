@@ -1,4 +1,7 @@
-"""An include may point left, never right: kernels <- scheduler <- engine <- server."""
+"""An include may point left, never right: kernels <- scheduler <- engine <- server.
+
+Inside server/ the same holds for its folders: http <- api and web <- cli <- main.cc.
+"""
 
 import pathlib
 import re
@@ -8,6 +11,13 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = ["kernels", "scheduler", "engine", "server"]
+# What each folder of server/ may include beside itself. main.cc may include all of them.
+SERVER_FOLDERS = {
+    "http": [],
+    "api": ["http"],
+    "web": ["http"],
+    "cli": ["http", "api", "web"],
+}
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 # What only one folder may name, by the start of the header's path.
 SERVER_ONLY = ("boost/", "nlohmann/", "CLI/", "spdlog/")
@@ -22,6 +32,10 @@ def violations(path, text):
         first = target.split("/")[0]
         if kind == '"' and first in LAYERS and LAYERS.index(first) > LAYERS.index(layer):
             found.append(f"{path}: {layer} includes {target}")
+        if kind == '"' and layer == "server" and first == "server" and path != "server/main.cc":
+            folder, target_folder = path.split("/")[1], target.split("/")[1]
+            if target_folder not in [folder, *SERVER_FOLDERS[folder]]:
+                found.append(f"{path}: server/{folder} includes {target}")
         if kind == '"' and first == "tests":
             found.append(f"{path}: the product includes a test's {target}")
         if kind == '"' and layer == "scheduler" and first == "kernels":
@@ -41,6 +55,11 @@ def product_files():
     return [name for name in names.stdout.split() if name.endswith((".h", ".cc", ".inl", ".cu", ".cuh"))]
 
 
+def test_every_file_of_the_server_but_main_is_in_a_folder_of_it():
+    files = [name for name in product_files() if name.startswith("server/") and name != "server/main.cc"]
+    assert {name.split("/")[1] for name in files} == set(SERVER_FOLDERS)
+
+
 def test_every_include_points_left():
     files = product_files()
     assert len(files) > 100
@@ -53,10 +72,14 @@ def test_every_include_points_left():
         ("kernels/cpu/cpu_ops.cc", '#include "scheduler/arena.h"'),
         ("scheduler/arena.cc", '#include "engine/engine.h"'),
         ("scheduler/arena.cc", '#include "kernels/ops.h"'),
-        ("engine/engine.cc", '  #  include "server/router.h"'),
+        ("engine/engine.cc", '  #  include "server/http/router.h"'),
         ("engine/engine.cc", "#include <nlohmann/json.hpp>"),
         ("engine/engine.cc", '#include "tests/testing/fake_model.h"'),
         ("server/main.cc", "#include <cuda_runtime.h>"),
+        ("server/http/router.cc", '#include "server/api/openai_api.h"'),
+        ("server/api/openai_api.cc", '#include "server/cli/log.h"'),
+        ("server/api/openai_api.cc", '#include "server/web/web_pages.h"'),
+        ("server/web/web_pages.cc", '#include "server/api/json.h"'),
     ],
 )
 def test_an_include_that_points_right_is_seen(path, include):
@@ -65,4 +88,7 @@ def test_an_include_that_points_right_is_seen(path, include):
 
 def test_includes_that_point_left_are_fine():
     assert violations("server/main.cc", '#include "kernels/base/status.h"\n#include <boost/asio.hpp>\n') == []
+    assert violations("server/main.cc", '#include "server/cli/log.h"\n') == []
+    assert violations("server/cli/shutdown.h", '#include "server/api/openai_api.h"\n') == []
+    assert violations("server/api/openai_api.h", '#include "server/http/router.h"\n') == []
     assert violations("scheduler/arena.h", '#include "kernels/page_format.h"\n#include <map>\n') == []

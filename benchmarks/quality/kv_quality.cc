@@ -27,7 +27,7 @@
 #include "engine/engine_parts.h"
 #include "engine/model_runner.h"
 #include "kernels/base/check.h"
-#include "server/command_line.h"
+#include "server/cli/command_line.h"
 
 namespace thermocline {
 namespace {
@@ -84,12 +84,12 @@ class Reader {
       CHECK(core_->has_work() && core_->Step().ok());
       core_->Deliver();
     }
-    CHECK(rows_.size() == wanted && core_->stats().num_preemptions == 0);
+    CHECK(rows_.size() == wanted && core_->stats().scheduler.num_preemptions == 0);
     num_left_ -= wanted;
     if (num_left_ > 0) {  // else all is given back already
       const EngineStats stats = core_->stats();
-      held_bytes_.push_back(
-          std::accumulate(stats.tier_bytes.begin(), stats.tier_bytes.end(), uint64_t{0}));
+      held_bytes_.push_back(std::accumulate(stats.arena.tier_bytes.begin(),
+                                            stats.arena.tier_bytes.end(), uint64_t{0}));
     }
     return rows_;
   }

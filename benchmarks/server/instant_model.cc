@@ -13,12 +13,11 @@
 #include "engine/engine.h"
 #include "engine/engine_parts.h"
 #include "kernels/base/check.h"
-#include "server/engine_service.h"
-#include "server/http_server.h"
-#include "server/id_source.h"
-#include "server/openai_api.h"
-#include "server/router.h"
-#include "server/shutdown.h"
+#include "server/api/id_source.h"
+#include "server/api/openai_api.h"
+#include "server/cli/shutdown.h"
+#include "server/http/http_server.h"
+#include "server/http/router.h"
 
 namespace thermocline {
 namespace {
@@ -69,9 +68,8 @@ int Run(const std::string& model_path, int port, int num_threads) {
       std::move(
           HttpServer::Create({.port = static_cast<uint16_t>(port), .num_threads = num_threads}))
           .value();
-  EngineService service(*engine);
   IdSource ids(1);
-  const ApiContext context{.service = service,
+  const ApiContext context{.service = *engine,
                            .model_names = {"instant"},
                            .unix_seconds = &UnixSeconds,
                            .new_id = [&ids] { return ids.Next(); },

@@ -238,9 +238,9 @@ Status BackingStore::Flush(const ContentHash& hash) {
   return ResourceExhausted("the page store has no room for a page");
 }
 
-BackingStore::Usage BackingStore::usage() const {
+StoreUsage BackingStore::usage() const {
   const std::scoped_lock lock(mutex_);
-  Usage usage = counts_;
+  StoreUsage usage = counts_;
   usage.num_pages = index_.num_pages();
   usage.num_memory_pages = index_.num_memory_pages();
   usage.memory_bytes = index_.memory_bytes();

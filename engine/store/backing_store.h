@@ -14,6 +14,7 @@
 #include "engine/store/page_directory.h"
 #include "engine/store/page_index.h"
 #include "engine/store/page_record.h"
+#include "engine/store/store_usage.h"
 #include "kernels/base/status.h"
 
 namespace thermocline {
@@ -98,22 +99,7 @@ class BackingStore {
   // no room for it, or it is not there. kUnavailable: the disk fails.
   Status Flush(const ContentHash& hash);
 
-  struct Usage {
-    uint64_t num_pages = 0;  // those that could not be read too
-    uint64_t num_memory_pages = 0;
-    uint64_t memory_bytes = 0;
-    uint64_t num_disk_pages = 0;  // files, those about to be removed too
-    uint64_t disk_bytes = 0;
-    uint64_t num_pending_writes = 0;  // files to write or remove, the one in work too
-    uint64_t num_hits = 0;            // Gets that gave a page
-    uint64_t num_misses = 0;          // Gets of what is not there
-    uint64_t num_evictions = 0;       // pages that were lost to make room
-    uint64_t num_write_errors = 0;    // pages that could not be written, files not removed
-    uint64_t num_damaged = 0;         // copies found damaged, at start or by Get
-    bool disk_failing = false;        // the latest write failed
-    std::string last_error;           // the latest failure's message; empty: there was none
-  };
-  Usage usage() const;
+  StoreUsage usage() const;
   // Files and folders that could not be read at start.
   size_t num_unreadable() const {
     return directory_.has_value() ? directory_->found().num_unreadable : 0;
@@ -147,7 +133,7 @@ class BackingStore {
   std::condition_variable_any work_;      // for the writer: something is queued
   std::condition_variable_any progress_;  // from the writer: a job ended
   PageIndex index_;
-  Usage counts_;  // those that index_ does not know
+  StoreUsage counts_;  // those that index_ does not know
   bool settling_ = false;
   uint64_t num_jobs_done_ = 0;
   std::jthread writer_;  // last: it uses all above

@@ -11,7 +11,8 @@
 
 namespace thermocline {
 
-// gRPC's codes, with their numbers; one table in server/ maps them to HTTP and gRPC.
+// gRPC's codes, with their numbers, and one that gRPC has no number for; one table in server/ maps
+// them to HTTP and gRPC.
 enum class StatusCode : int {
   kOk = 0,
   kCancelled = 1,
@@ -30,6 +31,8 @@ enum class StatusCode : int {
   kUnavailable = 14,
   kDataLoss = 15,
   kUnauthenticated = 16,
+  // Who asked has had its share, though others may still ask. kResourceExhausted: nobody may.
+  kQuotaExceeded = 17,
 };
 
 // The outcome of what outside input or a full machine can make fail. Default-constructed: success.

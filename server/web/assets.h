@@ -7,7 +7,7 @@ namespace thermocline {
 
 // A file of the page to chat on, embedded in the binary.
 struct Asset {
-  std::string_view path;  // of the URL
+  std::string_view path;  // the URL's
   std::string_view content_type;
   std::string_view body;
 };

@@ -150,7 +150,7 @@ TEST(BatchInvariance, PreemptionChangesNoBit) {
   const auto older = rig.Add("Once upon a time there was a mill. " + kPrompt, 60);
   const auto preempted = rig.Add(kPrompt, 60);
   rig.RunAll();
-  EXPECT_GT(rig.core.stats().num_preemptions, 0U);
+  EXPECT_GT(rig.core.stats().scheduler.num_preemptions, 0U);
   ASSERT_TRUE(older->done());
   ExpectSameBits(*alone, *preempted);
 }

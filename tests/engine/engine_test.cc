@@ -5,7 +5,7 @@
 #include <atomic>
 #include <future>
 #include <latch>
-#include <numeric>
+#include <new>
 #include <random>
 #include <semaphore>
 #include <thread>
@@ -13,6 +13,7 @@
 
 #include "engine/engine_parts.h"
 #include "engine/kv_snapshot.h"
+#include "tests/testing/engine_requests.h"
 #include "tests/testing/fake_model.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/page_pools.h"
@@ -20,23 +21,6 @@
 
 namespace thermocline {
 namespace {
-
-constexpr int kVocab = 500;
-
-std::vector<TokenId> Counting(int count, TokenId first = 0) {
-  std::vector<TokenId> tokens(static_cast<size_t>(count));
-  std::iota(tokens.begin(), tokens.end(), first);
-  return tokens;
-}
-
-Request MakeRequest(std::vector<TokenId> prompt, int max_tokens, int num_choices = 1) {
-  Request request;
-  request.prompt = std::move(prompt);
-  request.num_choices = num_choices;
-  request.stop.max_tokens = max_tokens;
-  request.stop.ignore_eos = true;
-  return request;
-}
 
 struct EngineOptions {
   int num_pages = 32;
@@ -48,9 +32,9 @@ struct EngineOptions {
 };
 
 // An engine over a fake model; the runner may be changed before the first request.
-class Rig {
+class EngineRig {
  public:
-  explicit Rig(const EngineOptions& options = {}) {
+  explicit EngineRig(const EngineOptions& options = {}) {
     EngineParts parts;
     parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
     parts.pool = MakePool(options.num_pages);
@@ -74,8 +58,8 @@ class Rig {
 
   void ExpectNoPageInUse() const {
     const EngineStats stats = engine->stats();
-    EXPECT_EQ(stats.num_free_pages + stats.num_cached_pages, stats.num_pages);
-    EXPECT_EQ(stats.num_running + stats.num_waiting, 0);
+    EXPECT_EQ(stats.arena.num_free_pages + stats.arena.num_cached_pages, stats.arena.num_pages);
+    EXPECT_EQ(stats.scheduler.num_running + stats.scheduler.num_waiting, 0);
   }
 
   FakeRunner* runner = nullptr;  // the engine's; null after it
@@ -83,7 +67,7 @@ class Rig {
 };
 
 TEST(Engine, GivesEveryTokenThenTheEndOnce) {
-  const Rig rig;
+  const EngineRig rig;
   const auto prompt = Counting(30);
   const auto submitted = rig.Submit(MakeRequest(prompt, 12));
   ASSERT_TRUE(submitted.recording->Wait().ok());
@@ -94,7 +78,7 @@ TEST(Engine, GivesEveryTokenThenTheEndOnce) {
 }
 
 TEST(Engine, UsageTellsCachedPromptTokens) {
-  const Rig rig;
+  const EngineRig rig;
   ASSERT_TRUE(rig.Submit(MakeRequest(Counting(30), 2)).recording->Wait().ok());
   const auto again = rig.Submit(MakeRequest(Counting(30), 2));
   ASSERT_TRUE(again.recording->Wait().ok());
@@ -102,7 +86,7 @@ TEST(Engine, UsageTellsCachedPromptTokens) {
 }
 
 TEST(Engine, ChoicesAreGeneratedEach) {
-  const Rig rig;
+  const EngineRig rig;
   const auto prompt = Counting(10);
   const auto submitted = rig.Submit(MakeRequest(prompt, 6, 3));
   ASSERT_TRUE(submitted.recording->Wait().ok());
@@ -116,7 +100,7 @@ TEST(Engine, ChoicesAreGeneratedEach) {
 // However the prompt is cut into chunks and however many read it.
 TEST(Engine, WhatIsAskedAboutAPromptIsGivenOnce) {
   for (const int num_choices : {1, 2, 3}) {
-    const Rig rig;
+    const EngineRig rig;
     const auto prompt = Counting(40);
     Request request = MakeRequest(prompt, 6, num_choices);
     request.num_prompt_logprobs = 0;
@@ -131,14 +115,14 @@ TEST(Engine, WhatIsAskedAboutAPromptIsGivenOnce) {
 }
 
 TEST(Engine, RefusesWhatCanNeverFit) {
-  const Rig rig;
+  const EngineRig rig;
   EXPECT_EQ(rig.Submit(MakeRequest({}, 1)).id.status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(rig.Submit(MakeRequest(Counting(64), 1)).id.status().code(),
             StatusCode::kInvalidArgument);
 }
 
 TEST(Engine, OutputEndsAtTheModelsLength) {
-  const Rig rig;
+  const EngineRig rig;
   const auto submitted = rig.Submit(MakeRequest(Counting(60), 100));
   ASSERT_TRUE(submitted.recording->Wait().ok());
   EXPECT_EQ(submitted.recording->tokens().size(), 4U);
@@ -159,7 +143,7 @@ struct Gate {
 
 TEST(Engine, CancelledWhileItsPromptIsComputed) {
   Gate gate;
-  const Rig rig;
+  const EngineRig rig;
   gate.Install(*rig.runner);
   const auto submitted = rig.Submit(MakeRequest(Counting(60), 4));  // four chunks
   gate.started.acquire();
@@ -179,18 +163,18 @@ std::shared_ptr<const KvSnapshot> Ask(Engine& engine) {
 }
 
 TEST(Engine, AnIdleEngineAnswersWhatItsPagesAre) {
-  const Rig rig;
+  const EngineRig rig;
   EXPECT_TRUE(Ask(*rig.engine)->sequences.empty());
   ASSERT_TRUE(rig.Submit(MakeRequest(Counting(30), 2)).recording->Wait().ok());
   const auto snapshot = Ask(*rig.engine);
   EXPECT_TRUE(snapshot->sequences.empty());
-  EXPECT_EQ(snapshot->stats.num_cached_pages, 7U);  // of four tokens
+  EXPECT_EQ(snapshot->stats.arena.num_cached_pages, 7U);  // of four tokens
   EXPECT_EQ(snapshot->energy[0].num_unseen, 7U);
 }
 
 TEST(Engine, ManyWhoAskDuringAStepShareOneSnapshot) {
   Gate gate;
-  const Rig rig;
+  const EngineRig rig;
   gate.Install(*rig.runner);
   Request request = MakeRequest(Counting(10), 50);
   request.label = "mine";
@@ -216,7 +200,7 @@ TEST(Engine, ManyWhoAskDuringAStepShareOneSnapshot) {
 
 TEST(Engine, CancelledWhileDecoding) {
   Gate gate;
-  const Rig rig;
+  const EngineRig rig;
   gate.Install(*rig.runner);
   const auto submitted = rig.Submit(MakeRequest(Counting(3), 50));
   gate.permits.release(5);
@@ -233,7 +217,7 @@ TEST(Engine, CancelledWhileWaiting) {
   Gate gate;
   EngineOptions options;
   options.scheduler.max_num_seqs = 1;
-  const Rig rig(options);
+  const EngineRig rig(options);
   gate.Install(*rig.runner);
   const auto running = rig.Submit(MakeRequest(Counting(3), 3));
   gate.started.acquire();
@@ -250,7 +234,7 @@ TEST(Engine, FullQueueIsAnErrorAtOnce) {
   EngineOptions options;
   options.scheduler.max_num_seqs = 1;
   options.scheduler.max_num_queued_reqs = 2;
-  const Rig rig(options);
+  const EngineRig rig(options);
   gate.Install(*rig.runner);
   // One runs and two wait, though the engine has not looked yet.
   const auto running = rig.Submit(MakeRequest(Counting(3), 3));
@@ -271,7 +255,7 @@ TEST(Engine, WhoeverWaitsKeepsItsPlaceInTheQueue) {
   EngineOptions options;
   options.scheduler.max_num_seqs = 1;
   options.scheduler.max_num_queued_reqs = 1;
-  const Rig rig(options);
+  const EngineRig rig(options);
   gate.Install(*rig.runner);
   const auto running = rig.Submit(MakeRequest(Counting(3), 8));
   const auto waiting = rig.Submit(MakeRequest(Counting(3), 3));
@@ -289,7 +273,7 @@ TEST(Engine, WithoutAQueueRequestsRunOrAreRefused) {
   EngineOptions options;
   options.scheduler.max_num_seqs = 2;
   options.scheduler.max_num_queued_reqs = 0;
-  const Rig rig(options);
+  const EngineRig rig(options);
   gate.Install(*rig.runner);
   const auto both = rig.Submit(MakeRequest(Counting(3), 2, /*num_choices=*/2));
   ASSERT_TRUE(both.id.ok()) << both.id.status().message();
@@ -304,8 +288,8 @@ TEST(Engine, WithoutAQueueRequestsRunOrAreRefused) {
 TEST(Engine, PreemptionChangesNoOutput) {
   EngineOptions options;
   options.num_pages = 17;
-  const Rig rig(options);
-  std::vector<Rig::Submitted> all;
+  const EngineRig rig(options);
+  std::vector<EngineRig::Submitted> all;
   for (int i = 0; i < 4; ++i) {
     all.push_back(rig.Submit(MakeRequest(Counting(9, 100 * i), 45)));
   }
@@ -314,12 +298,12 @@ TEST(Engine, PreemptionChangesNoOutput) {
     EXPECT_EQ(all[static_cast<size_t>(i)].recording->tokens(),
               FakeRunner::ExpectedOutput(Counting(9, 100 * i), 0, 45, kVocab));
   }
-  EXPECT_GT(rig.engine->stats().num_preemptions, 0U);
+  EXPECT_GT(rig.engine->stats().scheduler.num_preemptions, 0U);
   rig.ExpectNoPageInUse();
 }
 
 TEST(Engine, FailedSequenceLeavesTheOthersAlone) {
-  const Rig rig;
+  const EngineRig rig;
   rig.runner->fails = [](const Sequence& sequence) { return sequence.tokens[0] == 7; };
   const auto bad = rig.Submit(MakeRequest(Counting(3, 7), 5));
   const auto good = rig.Submit(MakeRequest(Counting(3, 8), 5));
@@ -331,7 +315,7 @@ TEST(Engine, FailedSequenceLeavesTheOthersAlone) {
 }
 
 TEST(Engine, FailedDeviceEndsRequestsAndRefusesNewOnes) {
-  const Rig rig;
+  const EngineRig rig;
   rig.runner->on_run = [](const StepPlan& plan) {
     return plan.step >= 2 ? Internal("out of order") : Status();
   };
@@ -344,9 +328,26 @@ TEST(Engine, FailedDeviceEndsRequestsAndRefusesNewOnes) {
   rig.ExpectNoPageInUse();
 }
 
+TEST(Engine, WithoutHostMemoryRequestsEndAndTheDeviceIsNotBlamed) {
+  const EngineRig rig;
+  rig.runner->on_run = [](const StepPlan& plan) {
+    if (plan.step >= 2) {
+      throw std::bad_alloc();
+    }
+    return Status();
+  };
+  const auto submitted = rig.Submit(MakeRequest(Counting(3), 50));
+  const Status status = submitted.recording->Wait();
+  EXPECT_EQ(status.code(), StatusCode::kInternal);
+  EXPECT_NE(status.message().find("host memory"), std::string::npos);
+  EXPECT_EQ(status.message().find("device"), std::string::npos);
+  EXPECT_FALSE(rig.engine->healthy());
+  EXPECT_EQ(rig.Submit(MakeRequest(Counting(3), 1)).id.status().code(), StatusCode::kUnavailable);
+}
+
 TEST(Engine, GracefulStopFinishesWhatRuns) {
   Gate gate;
-  const Rig rig;
+  const EngineRig rig;
   gate.Install(*rig.runner);
   const auto running = rig.Submit(MakeRequest(Counting(3), 5));
   gate.started.acquire();
@@ -358,16 +359,16 @@ TEST(Engine, GracefulStopFinishesWhatRuns) {
 }
 
 TEST(Engine, EndOfTheEngineCancelsEverything) {
-  std::vector<Rig::Submitted> all;
+  std::vector<EngineRig::Submitted> all;
   {
     EngineOptions options;
     options.scheduler.max_num_seqs = 1;
-    const Rig rig(options);
+    const EngineRig rig(options);
     for (int i = 0; i < 5; ++i) {
       all.push_back(rig.Submit(MakeRequest(Counting(3, i), 60)));
     }
   }
-  for (const Rig::Submitted& submitted : all) {
+  for (const EngineRig::Submitted& submitted : all) {
     const Status status = submitted.recording->Wait();
     EXPECT_TRUE(status.ok() || status.code() == StatusCode::kCancelled) << status.message();
   }
@@ -377,7 +378,7 @@ TEST(Engine, ManyThreadsSubmitAndCancelAtRandom) {
   EngineOptions options;
   options.num_pages = 20;
   options.scheduler.max_num_queued_reqs = 1000;
-  const Rig rig(options);
+  const EngineRig rig(options);
   std::atomic<int> num_wrong = 0;
   {
     std::vector<std::jthread> threads;

@@ -6,20 +6,19 @@
 #include <array>
 #include <filesystem>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "engine/engine.h"
-#include "engine/engine_core.h"
 #include "engine/engine_parts.h"
 #include "engine/kv_store.h"
 #include "engine/page_io.h"
 #include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
-#include "tests/testing/fake_model.h"
+#include "tests/testing/core_rig.h"
+#include "tests/testing/engine_requests.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/page_pools.h"
 #include "tests/testing/recording_sink.h"
@@ -27,65 +26,21 @@
 namespace thermocline {
 namespace {
 
-constexpr int kVocab = 500;
-
-std::vector<TokenId> Counting(int count, TokenId first = 0) {
-  std::vector<TokenId> tokens(static_cast<size_t>(count));
-  std::iota(tokens.begin(), tokens.end(), first);
-  return tokens;
-}
-
 // A model whose tokens are others as soon as they are computed from pages of `shows_loss_from`.
-class Rig {
+class LossRig : public CoreRig {
  public:
-  Rig(int num_units, const TierConfig& tiers, Tier shows_loss_from)
-      : tokenizer_(kVocab),
-        pool(MakeTieredPool(num_units)),
-        runner(*pool, kVocab),
-        core({.max_num_seqs = 8,
-              .max_num_batched_tokens = 24,
-              .max_model_len = 100,
-              .prefix_hash_key = 1,
-              .tiers = tiers},
-             *pool, runner, tokenizer_) {
+  LossRig(int num_units, const TierConfig& tiers, Tier shows_loss_from)
+      : CoreRig(MakeTieredPool(num_units), {.max_num_seqs = 8,
+                                            .max_num_batched_tokens = 24,
+                                            .max_model_len = 100,
+                                            .prefix_hash_key = 1,
+                                            .tiers = tiers}) {
     runner.shows_loss_from = shows_loss_from;
   }
-
-  std::shared_ptr<Recording> Add(Request request) {
-    auto recording = std::make_shared<Recording>();
-    core.Add(std::make_shared<const Request>(std::move(request)),
-             std::make_unique<RecordingSink>(recording));
-    return recording;
-  }
-  void Step() {
-    if (core.has_work()) {
-      ASSERT_TRUE(core.Step().ok());
-    }
-    core.Deliver();
-  }
-  void RunAll() {
-    for (int i = 0; core.has_work(); ++i) {
-      ASSERT_LT(i, 100000);
-      Step();
-    }
-  }
-
- private:
-  FakeTokenizer tokenizer_;
-
- public:
-  std::unique_ptr<PagePool> pool;
-  FakeRunner runner;
-  EngineCore core;
-};
-
-struct Submitted {
-  Request request;
-  std::shared_ptr<Recording> recording;
 };
 
 // Conversations that many requests of every fidelity share, on an arena that is always short.
-std::vector<Submitted> RunChurn(Rig& rig, uint32_t seed) {
+std::vector<Submitted> RunChurn(LossRig& rig, uint32_t seed) {
   std::mt19937 random(seed);
   std::array<std::vector<TokenId>, 3> conversations;
   std::vector<Submitted> kept;
@@ -104,7 +59,7 @@ std::vector<Submitted> RunChurn(Rig& rig, uint32_t seed) {
     request.num_prompt_logprobs = random() % 10 == 0 ? 0 : -1;
     const std::vector<TokenId> answer = FakeRunner::ExpectedOutput(request.prompt, 0, 9, kVocab);
     conversation.insert(conversation.end(), answer.begin(), answer.end());
-    kept.push_back({request, rig.Add(request)});
+    kept.push_back(rig.Add(std::move(request)));
     if (random() % 12 == 0) {
       const size_t which = random() % kept.size();
       rig.core.Cancel(kept[which].request.id);
@@ -119,26 +74,22 @@ std::vector<Submitted> RunChurn(Rig& rig, uint32_t seed) {
   return kept;
 }
 
-constexpr TierConfig Tiers(KvPolicy policy, double budget = 0) {
-  return {.policy = policy, .budget = budget, .window_tokens = 8};
-}
-
 TEST(Fidelity, UnderChurnTextsAreThoseOfAHotEngine) {
   int num_shared = 0;
   uint64_t num_refused = 0;
   for (const KvFidelity fidelity : {KvFidelity::kExact, KvFidelity::kHigh}) {
     const Tier refused = fidelity == KvFidelity::kExact ? Tier::kWarm : Tier::kCold;
     for (uint32_t seed = 0; seed < 16; ++seed) {
-      const TierConfig tiers = seed % 4 == 3   ? Tiers(KvPolicy::kCold)
-                               : seed % 4 == 2 ? Tiers(KvPolicy::kAdaptive, 0.4)
-                                               : Tiers(KvPolicy::kAdaptive);
-      Rig rig(140 + static_cast<int>(seed) * 10, tiers, refused);
+      const TierConfig tiers = seed % 4 == 3   ? SmallTiers(KvPolicy::kCold)
+                               : seed % 4 == 2 ? SmallTiers(KvPolicy::kAdaptive, 0.4)
+                                               : SmallTiers(KvPolicy::kAdaptive);
+      LossRig rig(140 + static_cast<int>(seed) * 10, tiers, refused);
       bool others_differ = false;
       for (const Submitted& submitted : RunChurn(rig, seed)) {
         const Request& request = submitted.request;
         const Usage usage = submitted.recording->usage();
-        Rig hot(400, Tiers(KvPolicy::kHot), refused);
-        const auto expected = hot.Add(request);
+        LossRig hot(400, SmallTiers(KvPolicy::kHot), refused);
+        const auto expected = hot.Add(request).recording;
         hot.RunAll();
         for (int choice = 0; choice < request.num_choices; ++choice) {
           const bool same = submitted.recording->tokens(choice) == expected->tokens(choice);
@@ -166,29 +117,25 @@ TEST(Fidelity, UnderChurnTextsAreThoseOfAHotEngine) {
 
 // Demotion goes on beside requests that refuse it.
 TEST(Fidelity, RequestsThatAcceptLossCoolBesideThoseThatDoNot) {
-  Rig rig(8 * 25 * 4, Tiers(KvPolicy::kAdaptive), Tier::kWarm);
-  std::vector<std::shared_ptr<Recording>> exact;
+  LossRig rig(8 * 25 * 4, SmallTiers(KvPolicy::kAdaptive), Tier::kWarm);
+  std::vector<Submitted> exact;
   for (RequestId id = 1; id <= 16; ++id) {
-    Request request;
-    request.id = id;
-    request.prompt = Counting(50, static_cast<TokenId>(id));
-    request.stop = {.max_tokens = 50, .ignore_eos = true};
+    Request request = MakeRequest(Counting(50, static_cast<TokenId>(id)), 50);
     request.kv_fidelity = id % 4 == 0 ? KvFidelity::kExact : KvFidelity::kMax;
-    auto recording = rig.Add(request);
+    Submitted submitted = rig.Add(std::move(request));
     if (id % 4 == 0) {
-      exact.push_back(recording);
+      exact.push_back(std::move(submitted));
     }
   }
   rig.RunAll();
-  for (size_t i = 0; i < exact.size(); ++i) {
-    EXPECT_EQ(
-        exact[i]->tokens(),
-        FakeRunner::ExpectedOutput(Counting(50, static_cast<TokenId>(i * 4 + 4)), 0, 50, kVocab));
+  EXPECT_EQ(exact.size(), 4U);
+  for (const Submitted& submitted : exact) {
+    submitted.ExpectRight();
   }
   const auto& moves = rig.core.stats().tiers.moves;
   EXPECT_GT(moves[static_cast<size_t>(Tier::kWarm)] + moves[static_cast<size_t>(Tier::kCold)],
             100U);
-  EXPECT_EQ(rig.core.stats().num_preemptions, 0U);
+  EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 0U);
 }
 
 class FidelityStore : public testing::Test {
@@ -203,7 +150,6 @@ class FidelityStore : public testing::Test {
 
   // What one request costs in a process of its own, over the directory.
   Usage RunProcess(KvPolicy policy, KvFidelity fidelity) {
-    constexpr int kPageTokens = kSmallLayout.page_tokens;
     EngineParts parts;
     parts.device = *CpuDevice::Create({.num_threads = 1});
     parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
@@ -214,9 +160,8 @@ class FidelityStore : public testing::Test {
       page_bytes[tier] = static_cast<uint32_t>(
           parts.pool->arena().units_per_page(static_cast<Tier>(tier)) * kArenaUnitBytes);
     }
-    EngineConfig config;
-    config.kv_store_dir = directory_.string();
-    config.kv_store_memory_bytes = 1 << 20;
+    const KvStoreConfig config{
+        .directory = directory_.string(), .memory_bytes = 1 << 20, .disk_bytes = uint64_t{1} << 30};
     parts.store = std::make_unique<KvStore>(
         *OpenKvStore(config, {.low = 5, .high = 6}, kSmallLayout, page_bytes, 16 * kPageTokens, 1));
     parts.page_io =
@@ -229,9 +174,7 @@ class FidelityStore : public testing::Test {
                        .tiers = {.policy = policy, .window_tokens = kPageTokens}};
     parts.draw_seed = [] { return uint64_t{5}; };
     const std::unique_ptr<Engine> engine = Engine::FromParts(std::move(parts));
-    Request request;
-    request.prompt = Counting(200);
-    request.stop = {.max_tokens = 4, .ignore_eos = true};
+    Request request = MakeRequest(Counting(200), 4);
     request.kv_fidelity = fidelity;
     const auto recording = std::make_shared<Recording>();
     EXPECT_TRUE(

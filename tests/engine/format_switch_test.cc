@@ -5,7 +5,6 @@
 
 #include <array>
 #include <memory>
-#include <numeric>
 #include <random>
 #include <utility>
 #include <vector>
@@ -13,67 +12,41 @@
 #include "engine/engine_core.h"
 #include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
-#include "tests/testing/fake_model.h"
-#include "tests/testing/fake_tokenizer.h"
-#include "tests/testing/recording_sink.h"
+#include "tests/testing/core_rig.h"
+#include "tests/testing/engine_requests.h"
 
 namespace thermocline {
 namespace {
-
-constexpr int kVocab = 500;
-constexpr int kPageTokens = kSmallLayout.page_tokens;
 
 // Cold pages of int8, three units of the arena; in the formats that follow they take one.
 KvFormats WideFormats() { return {.cold = {Codec::kInt8}}; }
 KvFormats NarrowFormats() { return DefaultKvFormats(kSmallLayout); }
 
-class Rig {
+class FormatRig {
  public:
-  Rig(int num_units, KvPolicy policy)
-      : tokenizer_(kVocab),
-        device_(*CpuDevice::Create({.num_threads = 1})),
+  FormatRig(int num_units, KvPolicy policy)
+      : device_(*CpuDevice::Create({.num_threads = 1})),
         pool(kSmallLayout, PageBytes(kSmallLayout, WideFormats()),
              static_cast<uint64_t>(num_units) * kArenaUnitBytes, kArenaUnitBytes),
         runner(pool, *device_, kVocab),
-        core({.max_num_seqs = 4,
-              .max_num_batched_tokens = 64,
-              .max_model_len = 16 * kPageTokens,
-              .prefix_hash_key = 1,
-              .tiers = {.policy = policy, .window_tokens = kPageTokens}},
-             pool, runner, tokenizer_) {
+        driver_({.max_num_seqs = 4,
+                 .max_num_batched_tokens = 64,
+                 .max_model_len = 16 * kPageTokens,
+                 .prefix_hash_key = 1,
+                 .tiers = {.policy = policy, .window_tokens = kPageTokens}},
+                pool, runner),
+        core(driver_.core) {
     runner.SetFormats(WideFormats());
   }
 
-  struct Submitted {
-    std::vector<TokenId> prompt;
-    int max_tokens = 0;
-    std::shared_ptr<Recording> recording;
-  };
   Submitted Add(int num_prompt, TokenId first, int max_tokens,
                 KvFidelity fidelity = KvFidelity::kBalanced) {
-    Submitted submitted{.max_tokens = max_tokens, .recording = std::make_shared<Recording>()};
-    for (int i = 0; i < num_prompt; ++i) {
-      submitted.prompt.push_back((first + i) % ByteRunner::kInfiniteToken);
-    }
-    Request request;
-    request.id = next_id_++;
-    request.prompt = submitted.prompt;
-    request.stop = {.max_tokens = max_tokens, .ignore_eos = true};
+    Request request = MakeRequest(FiniteTokens(num_prompt, first), max_tokens);
     request.kv_fidelity = fidelity;
-    core.Add(std::make_shared<const Request>(std::move(request)),
-             std::make_unique<RecordingSink>(submitted.recording));
-    return submitted;
+    return driver_.Add(std::move(request));
   }
-  void Step() {
-    ASSERT_TRUE(core.Step().ok());
-    core.Deliver();
-  }
-  void RunAll() {
-    for (int i = 0; core.has_work(); ++i) {
-      ASSERT_LT(i, 100000);
-      Step();
-    }
-  }
+  void Step() { driver_.Step(); }
+  void RunAll() { driver_.RunAll(); }
   void Switch(const KvFormats& formats) {
     core.SwitchFormats(PageBytes(kSmallLayout, formats), [&] {
       EXPECT_EQ(pool.arena().num_used(Tier::kCold), 0U);
@@ -84,24 +57,26 @@ class Rig {
   }
   void ExpectRight(const Submitted& submitted) {
     EXPECT_TRUE(submitted.recording->Wait().ok());
-    EXPECT_EQ(submitted.recording->tokens(),
-              FakeRunner::ExpectedOutput(submitted.prompt, 0, submitted.max_tokens, kVocab));
+    submitted.ExpectRight();
     EXPECT_EQ(runner.num_wrong_pages(), 0);
   }
 
  private:
-  FakeTokenizer tokenizer_;
   std::unique_ptr<CpuDevice> device_;
-  RequestId next_id_ = 1;
 
  public:
   PagePool pool;
   ByteRunner runner;
-  EngineCore core;
+
+ private:
+  CoreDriver driver_;
+
+ public:
+  EngineCore& core;
 };
 
 TEST(FormatSwitch, CachedCodedPagesAreForgotten) {
-  Rig rig(400, KvPolicy::kCold);
+  FormatRig rig(400, KvPolicy::kCold);
   const auto before = rig.Add(8 * kPageTokens, 0, 4);
   rig.RunAll();
   rig.ExpectRight(before);
@@ -116,7 +91,7 @@ TEST(FormatSwitch, CachedCodedPagesAreForgotten) {
 }
 
 TEST(FormatSwitch, WhoReadsColdPagesComputesAgainAndContinuesTheText) {
-  Rig rig(400, KvPolicy::kCold);
+  FormatRig rig(400, KvPolicy::kCold);
   const auto reader = rig.Add(6 * kPageTokens, 0, 80);
   const auto small = rig.Add(kPageTokens / 2, 300, 100);  // has no cold page
   while (reader.recording->tokens().size() < 20) {
@@ -124,7 +99,7 @@ TEST(FormatSwitch, WhoReadsColdPagesComputesAgainAndContinuesTheText) {
   }
   EXPECT_FALSE(rig.core.CanSwitchFormats());
   rig.Switch(NarrowFormats());
-  EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+  EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
   rig.RunAll();
   rig.ExpectRight(reader);
   rig.ExpectRight(small);
@@ -136,8 +111,8 @@ TEST(FormatSwitch, UnderChurnNothingIsLostAndEveryTextIsRight) {
     return low + static_cast<int>(random() % static_cast<unsigned>(high - low + 1));
   };
   for (const KvPolicy policy : {KvPolicy::kAdaptive, KvPolicy::kCold}) {
-    Rig rig(140, policy);
-    std::vector<Rig::Submitted> all;
+    FormatRig rig(140, policy);
+    std::vector<Submitted> all;
     bool wide = true;
     for (int round = 0; round < 400; ++round) {
       if (all.size() < 60 && draw(0, 3) == 0) {
@@ -153,7 +128,7 @@ TEST(FormatSwitch, UnderChurnNothingIsLostAndEveryTextIsRight) {
       }
     }
     rig.RunAll();
-    for (const Rig::Submitted& submitted : all) {
+    for (const Submitted& submitted : all) {
       rig.ExpectRight(submitted);
     }
     const EngineStats stats = rig.core.stats();

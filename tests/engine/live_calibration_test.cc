@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/engine.h"
 #include "engine/engine_parts.h"
 #include "engine/model_runner.h"
 #include "tests/testing/fake_tokenizer.h"
@@ -107,7 +108,7 @@ TEST(LiveCalibration, RequestsAreAnsweredMeanwhileAndExactOnesAsIfNothingEverCoo
   Serving hot({.policy = KvPolicy::kHot, .calibrates = false, .num_hot_pages = 200});
   const auto expected = SubmitAll(hot, KvFidelity::kExact);
   Serving serving({});
-  EXPECT_EQ(serving.engine->stats().calibration, CalibrationState::kMeasuring);
+  EXPECT_EQ(serving.engine->stats().calibration.state, CalibrationState::kMeasuring);
   const auto before = SubmitAll(serving, KvFidelity::kExact);
   for (const auto& recording : before) {
     EXPECT_TRUE(recording->Wait().ok());
@@ -125,9 +126,9 @@ TEST(LiveCalibration, RequestsAreAnsweredMeanwhileAndExactOnesAsIfNothingEverCoo
     }
   }
   const EngineStats stats = serving.engine->stats();
-  EXPECT_EQ(stats.calibration, CalibrationState::kCalibrated);
-  EXPECT_EQ(stats.calibration_fraction, 1);
-  EXPECT_EQ(stats.cold_kl, calibration.cold_kl);
+  EXPECT_EQ(stats.calibration.state, CalibrationState::kCalibrated);
+  EXPECT_EQ(stats.calibration.fraction, 1);
+  EXPECT_EQ(stats.calibration.cold_kl, calibration.cold_kl);
   EXPECT_GT(stats.tiers.moves[static_cast<size_t>(Tier::kCold)], 0U);
 }
 

@@ -14,11 +14,12 @@
 #include <utility>
 #include <vector>
 
-#include "engine/engine_core.h"
+#include "engine/engine.h"
 #include "engine/engine_parts.h"
 #include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
-#include "tests/testing/fake_model.h"
+#include "tests/testing/core_rig.h"
+#include "tests/testing/engine_requests.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/faulty_device.h"
 #include "tests/testing/recording_sink.h"
@@ -27,9 +28,6 @@ namespace thermocline {
 namespace {
 
 using Outcome = MoveResult::Outcome;
-
-constexpr int kVocab = 500;
-constexpr int kPageTokens = kSmallLayout.page_tokens;
 
 std::unique_ptr<FaultyDevice> MakeDevice(std::function<Status()> on_sync = {}) {
   auto device = std::make_unique<FaultyDevice>(*CpuDevice::Create({.num_threads = 1}));
@@ -212,52 +210,35 @@ TEST(Migration, MigratorEndsWithMovesInItsQueue) {
 }
 
 // The engine core on this thread, the migrator on its own.
-struct CoreOptions {
+struct MigrationOptions {
   int num_units = 160;
   KvPolicy policy = KvPolicy::kAdaptive;
   std::function<Status()> on_sync;
 };
 
-class CoreRig {
+class MigrationRig {
  public:
-  explicit CoreRig(CoreOptions options)
+  explicit MigrationRig(MigrationOptions options)
       : device_(MakeDevice(std::move(options.on_sync))),
-        tokenizer_(kVocab),
         pool(MakeBytePool(options.num_units)),
         runner(*pool, *device_, kVocab),
-        core({.max_num_seqs = 8,
-              .max_num_batched_tokens = 64,
-              .max_model_len = 16 * kPageTokens,
-              .prefix_hash_key = 1,
-              .tiers = {.policy = options.policy, .window_tokens = 2 * kPageTokens}},
-             *pool, runner, tokenizer_) {}
+        driver_({.max_num_seqs = 8,
+                 .max_num_batched_tokens = 64,
+                 .max_model_len = 16 * kPageTokens,
+                 .prefix_hash_key = 1,
+                 .tiers = {.policy = options.policy, .window_tokens = 2 * kPageTokens}},
+                *pool, runner),
+        core(driver_.core) {}
 
-  struct Submitted {
-    RequestId id = 0;
-    std::vector<TokenId> prompt;
-    int max_tokens = 0;
-    std::shared_ptr<Recording> recording;
-    void ExpectRight() const {
-      EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, max_tokens, kVocab));
-    }
-  };
   Submitted Add(std::vector<TokenId> prompt, int max_tokens, KvFidelity fidelity) {
-    Request request;
+    Request request = MakeRequest(std::move(prompt), max_tokens);
     request.id = next_id_++;
     request.tenant = request.id % 2 == 0 ? "even" : "odd";
-    request.prompt = prompt;
-    request.stop = {.max_tokens = max_tokens, .ignore_eos = true};
     request.kv_fidelity = fidelity;
-    auto recording = std::make_shared<Recording>();
-    core.Add(std::make_shared<const Request>(std::move(request)),
-             std::make_unique<RecordingSink>(recording));
-    return {next_id_ - 1, std::move(prompt), max_tokens, recording};
+    return driver_.Add(std::move(request));
   }
   void Step() {
-    if (core.has_work()) {
-      EXPECT_TRUE(core.Step().ok());
-      core.Deliver();
-    }
+    driver_.Step();
     const Status audit = pool->Audit();
     EXPECT_TRUE(audit.ok()) << audit.message();
   }
@@ -272,37 +253,32 @@ class CoreRig {
 
  private:
   std::unique_ptr<FaultyDevice> device_;
-  FakeTokenizer tokenizer_;
   RequestId next_id_ = 1;
 
  public:
   std::unique_ptr<PagePool> pool;
   ByteRunner runner;
-  EngineCore core;
-};
 
-std::vector<TokenId> Counting(int count, TokenId first) {
-  std::vector<TokenId> tokens(static_cast<size_t>(count));
-  std::iota(tokens.begin(), tokens.end(), first);
-  for (TokenId& token : tokens) {
-    token %= ByteRunner::kInfiniteToken;
-  }
-  return tokens;
-}
+ private:
+  CoreDriver driver_;
+
+ public:
+  EngineCore& core;
+};
 
 // One sequence cannot be coded, the others cool as if it were not there.
 TEST(Migration, ValuesThatCannotBeCodedStayHotAlone) {
-  CoreRig rig({.policy = KvPolicy::kCold});
-  std::vector<TokenId> prompt = Counting(8 * kPageTokens, 1);
+  MigrationRig rig({.policy = KvPolicy::kCold});
+  std::vector<TokenId> prompt = FiniteTokens(8 * kPageTokens, 1);
   for (size_t i = 0; i < prompt.size(); i += static_cast<size_t>(kPageTokens)) {
     prompt[i] = ByteRunner::kInfiniteToken;
   }
   const auto poisoned = rig.Add(prompt, 40, KvFidelity::kMax);
-  const auto other = rig.Add(Counting(8 * kPageTokens, 2), 40, KvFidelity::kMax);
+  const auto other = rig.Add(FiniteTokens(8 * kPageTokens, 2), 40, KvFidelity::kMax);
   rig.RunAll();
   poisoned.ExpectRight();
   other.ExpectRight();
-  const auto tokens = [](const CoreRig::Submitted& submitted, Tier tier) {
+  const auto tokens = [](const Submitted& submitted, Tier tier) {
     return submitted.recording->usage().tier_tokens[static_cast<size_t>(tier)];
   };
   EXPECT_EQ(tokens(poisoned, Tier::kCold) + tokens(poisoned, Tier::kWarm), 0);
@@ -310,9 +286,9 @@ TEST(Migration, ValuesThatCannotBeCodedStayHotAlone) {
 }
 
 TEST(Migration, ChangedBitCostsItsSequenceAComputationAndOthersNothing) {
-  CoreRig rig({.num_units = 110});
-  const auto first = rig.Add(Counting(8 * kPageTokens, 1), 200, KvFidelity::kMax);
-  const auto second = rig.Add(Counting(8 * kPageTokens, 2), 200, KvFidelity::kMax);
+  MigrationRig rig({.num_units = 110});
+  const auto first = rig.Add(FiniteTokens(8 * kPageTokens, 1), 200, KvFidelity::kMax);
+  const auto second = rig.Add(FiniteTokens(8 * kPageTokens, 2), 200, KvFidelity::kMax);
   std::optional<PageId> changed;
   while (rig.core.has_work()) {
     rig.Step();
@@ -322,7 +298,7 @@ TEST(Migration, ChangedBitCostsItsSequenceAComputationAndOthersNothing) {
         rig.runner.bytes().FlipBit(page);
         rig.runner.StartMoves(std::vector{rig.pool->BeginMove(page, Tier::kCold).value()});
         rig.core.scheduler().EndMoves(rig.runner.FinishedMoves(/*wait=*/true));
-        EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+        EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
       }
     }
   }
@@ -342,14 +318,15 @@ TEST(Migration, RandomHistoriesWithFaultsLoseNoPage) {
   for (uint32_t seed = 0; seed < 12; ++seed) {
     std::mt19937 random(seed);
     std::atomic<uint32_t> num_syncs = seed;
-    CoreRig rig({.num_units = 80 + static_cast<int>(random() % 100),
-                 .policy = seed % 3 == 0 ? KvPolicy::kCold : KvPolicy::kAdaptive,
-                 .on_sync = [&] { return ++num_syncs % 17 == 0 ? Internal("lost") : Status(); }});
-    std::vector<CoreRig::Submitted> kept;
+    MigrationRig rig(
+        {.num_units = 80 + static_cast<int>(random() % 100),
+         .policy = seed % 3 == 0 ? KvPolicy::kCold : KvPolicy::kAdaptive,
+         .on_sync = [&] { return ++num_syncs % 17 == 0 ? Internal("lost") : Status(); }});
+    std::vector<Submitted> kept;
     for (int step = 0; step < 250; ++step) {
       if (random() % 6 == 0) {
         std::vector<TokenId> prompt =
-            Counting(static_cast<int>(random() % 300) + 1, static_cast<TokenId>(random() % 3));
+            FiniteTokens(static_cast<int>(random() % 300) + 1, static_cast<TokenId>(random() % 3));
         if (random() % 4 == 0) {
           prompt[random() % prompt.size()] = ByteRunner::kInfiniteToken;
         }
@@ -358,7 +335,7 @@ TEST(Migration, RandomHistoriesWithFaultsLoseNoPage) {
       }
       if (random() % 15 == 0 && !kept.empty()) {
         const size_t which = random() % kept.size();
-        rig.core.Cancel(kept[which].id);
+        rig.core.Cancel(kept[which].request.id);
         kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(which));
       }
       for (int i = 0; i < 2; ++i) {
@@ -371,12 +348,12 @@ TEST(Migration, RandomHistoriesWithFaultsLoseNoPage) {
       rig.Step();
     }
     rig.RunAll();
-    for (const CoreRig::Submitted& submitted : kept) {
+    for (const Submitted& submitted : kept) {
       submitted.ExpectRight();
     }
     const EngineStats stats = rig.core.stats();
     num_moves += std::accumulate(stats.tiers.moves.begin(), stats.tiers.moves.end(), uint64_t{0});
-    num_preemptions += stats.num_preemptions;
+    num_preemptions += stats.scheduler.num_preemptions;
     failed.corrupt += stats.tiers.corrupt;
     failed.not_finite += stats.tiers.not_finite;
     failed.device_errors += stats.tiers.device_errors;
@@ -410,9 +387,7 @@ TEST(Migration, EngineStopsWithMovesInFlight) {
   std::vector<std::shared_ptr<Recording>> recordings;
   for (TokenId first = 0; first < 8; ++first) {
     recordings.push_back(std::make_shared<Recording>());
-    Request request;
-    request.prompt = Counting(6 * kPageTokens, first);
-    request.stop = {.max_tokens = 300, .ignore_eos = true};
+    Request request = MakeRequest(FiniteTokens(6 * kPageTokens, first), 300);
     request.kv_fidelity = KvFidelity::kMax;
     ASSERT_TRUE(
         engine->Submit(std::move(request), std::make_unique<RecordingSink>(recordings.back()))

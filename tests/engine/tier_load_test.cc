@@ -5,21 +5,16 @@
 
 #include <algorithm>
 #include <memory>
-#include <numeric>
-#include <utility>
 #include <vector>
 
-#include "engine/engine_core.h"
-#include "tests/testing/fake_model.h"
-#include "tests/testing/fake_tokenizer.h"
+#include "tests/testing/core_rig.h"
+#include "tests/testing/engine_requests.h"
 #include "tests/testing/page_pools.h"
-#include "tests/testing/recording_sink.h"
 
 namespace thermocline {
 namespace {
 
-constexpr int kVocab = 500;
-constexpr int kPageTokens = 16;  // a quarter: so are lengths, window and steps
+constexpr int kQuarterPageTokens = 16;  // a quarter: so are lengths, window and steps
 
 struct Load {
   int arena_sequences = 8;  // that the arena holds hot
@@ -32,7 +27,7 @@ struct Load {
   int prefill_cap = SchedulerConfig().max_num_prefill_tokens_while_decoding;
 };
 
-struct Outcome {
+struct LoadOutcome {
   uint64_t num_preemptions = 0;
   int most_running = 0;
   int num_steps = 0;
@@ -40,9 +35,10 @@ struct Outcome {
 };
 
 // Runs all of a load to its end; every sequence has to give the right tokens.
-Outcome RunLoad(const Load& load) {
-  const int pages = (load.num_prompt + load.num_output + kPageTokens - 1) / kPageTokens;
-  const auto pool = MakeRealPool(pages * load.arena_sequences, kPageTokens);
+LoadOutcome RunLoad(const Load& load) {
+  const int pages =
+      (load.num_prompt + load.num_output + kQuarterPageTokens - 1) / kQuarterPageTokens;
+  const auto pool = MakeRealPool(pages * load.arena_sequences, kQuarterPageTokens);
   FakeRunner runner(*pool, kVocab);
   runner.seconds_per_move = load.seconds_per_move;
   if (load.energy > 0) {
@@ -50,51 +46,43 @@ Outcome RunLoad(const Load& load) {
       return PageHeat{.peak = load.energy, .mean = load.energy};
     };
   }
-  const FakeTokenizer tokenizer(kVocab);
-  EngineCore core({.max_num_seqs = 64,
-                   .max_num_batched_tokens = 128,
-                   .max_num_prefill_tokens_while_decoding = load.prefill_cap,
-                   .max_model_len = pages * kPageTokens,
-                   .prefix_hash_key = 1,
-                   .tiers = {.policy = load.policy, .window_tokens = 3 * kPageTokens}},
-                  *pool, runner, tokenizer);
-  std::vector<std::pair<std::vector<TokenId>, std::shared_ptr<Recording>>> all;
+  CoreDriver driver({.max_num_seqs = 64,
+                     .max_num_batched_tokens = 128,
+                     .max_num_prefill_tokens_while_decoding = load.prefill_cap,
+                     .max_model_len = pages * kQuarterPageTokens,
+                     .prefix_hash_key = 1,
+                     .tiers = {.policy = load.policy, .window_tokens = 3 * kQuarterPageTokens}},
+                    *pool, runner);
+  EngineCore& core = driver.core;
+  std::vector<Submitted> all;
   for (int i = 0; i < load.num_sequences; ++i) {
-    std::vector<TokenId> prompt(static_cast<size_t>(load.num_prompt));
-    std::iota(prompt.begin(), prompt.end(), i);
-    all.emplace_back(prompt, std::make_shared<Recording>());
-    Request request;
-    request.id = static_cast<RequestId>(i) + 1;
-    request.prompt = std::move(prompt);
-    request.stop = {.max_tokens = load.num_output, .ignore_eos = true};
-    core.Add(std::make_shared<const Request>(std::move(request)),
-             std::make_unique<RecordingSink>(all.back().second));
+    all.push_back(driver.Add(MakeRequest(Counting(load.num_prompt, i), load.num_output)));
   }
-  Outcome outcome;
+  LoadOutcome outcome;
   for (; core.has_work() && outcome.num_steps < 10000; ++outcome.num_steps) {
     EXPECT_TRUE(core.Step().ok());
     core.Deliver();
-    outcome.most_running = std::max(outcome.most_running, core.stats().num_running);
+    outcome.most_running = std::max(outcome.most_running, core.stats().scheduler.num_running);
   }
-  for (const auto& [prompt, recording] : all) {
-    EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, load.num_output, kVocab));
+  for (const Submitted& submitted : all) {
+    submitted.ExpectRight();
   }
   EXPECT_TRUE(pool->Audit().ok());
-  outcome.num_preemptions = core.stats().num_preemptions;
+  outcome.num_preemptions = core.stats().scheduler.num_preemptions;
   outcome.tiers = core.stats().tiers;
   return outcome;
 }
 
 // Eight sequences fit hot.
 TEST(TierLoad, ThirtyTwoSequencesFinishWithoutPreemption) {
-  const Outcome adaptive = RunLoad({.policy = KvPolicy::kAdaptive});
+  const LoadOutcome adaptive = RunLoad({.policy = KvPolicy::kAdaptive});
   EXPECT_EQ(adaptive.num_preemptions, 0U);
   EXPECT_GE(adaptive.most_running, 24);
   // Few pages move twice, by way of warm.
   const uint64_t num_moves =
       std::accumulate(adaptive.tiers.moves.begin(), adaptive.tiers.moves.end(), uint64_t{0});
   EXPECT_LE(num_moves, uint64_t{32} * 63 * 3 / 2);
-  const Outcome hot = RunLoad({.policy = KvPolicy::kHot});
+  const LoadOutcome hot = RunLoad({.policy = KvPolicy::kHot});
   EXPECT_GT(hot.num_preemptions, 0U);
   EXPECT_LE(hot.most_running, 10);
   EXPECT_LT(adaptive.num_steps, hot.num_steps * 2 / 3);
@@ -104,7 +92,7 @@ TEST(TierLoad, ThirtyTwoSequencesFinishWithoutPreemption) {
 // is full to the last superblock, whichever tier that was lent to.
 TEST(TierLoad, SlowMovesCostNoPreemption) {
   for (const double seconds_per_move : {3e-6, 2e-5, 1.0}) {
-    const Outcome outcome = RunLoad({.seconds_per_move = seconds_per_move});
+    const LoadOutcome outcome = RunLoad({.seconds_per_move = seconds_per_move});
     EXPECT_EQ(outcome.num_preemptions, 0U) << seconds_per_move;
     EXPECT_GE(outcome.most_running, 24) << seconds_per_move;
   }
@@ -118,7 +106,7 @@ TEST(TierLoad, LongPromptsDoNotPreemptOneAnother) {
 // whatever the age of the prompt.
 TEST(TierLoad, PromptsInSmallPiecesCostNoPreemption) {
   for (const int cap : {4, 16}) {
-    const Outcome outcome = RunLoad({.num_prompt = 200, .num_output = 808, .prefill_cap = cap});
+    const LoadOutcome outcome = RunLoad({.num_prompt = 200, .num_output = 808, .prefill_cap = cap});
     EXPECT_EQ(outcome.num_preemptions, 0U) << cap;
     EXPECT_GE(outcome.most_running, 16) << cap;
     EXPECT_EQ(RunLoad({.prefill_cap = cap}).num_preemptions, 0U) << cap;
@@ -137,7 +125,7 @@ TEST(TierLoad, AsManyRunAsWithoutDemotion) {
 // learn, not to preempt the same sequences over and over.
 TEST(TierLoad, PagesThatMayNotCoolCostFewPreemptions) {
   for (const float energy : {1.0F / 63, 10.0F / 63, 1.0F}) {
-    const Outcome outcome = RunLoad({.energy = energy});
+    const LoadOutcome outcome = RunLoad({.energy = energy});
     EXPECT_LE(outcome.num_preemptions, 32U) << energy;
   }
 }

@@ -9,20 +9,17 @@
 #include <utility>
 #include <vector>
 
-#include "engine/engine_core.h"
-#include "tests/testing/fake_model.h"
-#include "tests/testing/fake_tokenizer.h"
+#include "engine/kv_snapshot.h"
+#include "tests/testing/core_rig.h"
+#include "tests/testing/engine_requests.h"
 #include "tests/testing/page_pools.h"
-#include "tests/testing/recording_sink.h"
 
 namespace thermocline {
 namespace {
 
-constexpr int kVocab = 500;
-constexpr int kPageTokens = 4;
 constexpr int kHotUnits = 4;
 
-struct Options {
+struct TieredOptions {
   int num_units = 0;
   TierConfig tiers;
   int max_num_seqs = 8;
@@ -31,68 +28,28 @@ struct Options {
   bool has_archive = false;
 };
 
-class Rig {
+class TieredRig : public CoreRig {
  public:
-  explicit Rig(const Options& options)
-      : tokenizer_(kVocab),
-        pool(options.has_archive ? MakeArchivingPool(options.num_units)
-                                 : MakeTieredPool(options.num_units)),
-        runner(*pool, kVocab),
-        core({.max_num_seqs = options.max_num_seqs,
-              .max_num_batched_tokens = options.max_num_batched_tokens,
-              .max_model_len = options.max_model_len,
-              .prefix_hash_key = 1,
-              .tiers = options.tiers},
-             *pool, runner, tokenizer_) {}
+  explicit TieredRig(const TieredOptions& options)
+      : CoreRig(options.has_archive ? MakeArchivingPool(options.num_units)
+                                    : MakeTieredPool(options.num_units),
+                {.max_num_seqs = options.max_num_seqs,
+                 .max_num_batched_tokens = options.max_num_batched_tokens,
+                 .max_model_len = options.max_model_len,
+                 .prefix_hash_key = 1,
+                 .tiers = options.tiers}) {}
 
-  struct Submitted {
-    std::vector<TokenId> prompt;
-    int max_tokens = 0;
-    std::shared_ptr<Recording> recording;
-    void ExpectRight() const {
-      EXPECT_EQ(recording->tokens(), FakeRunner::ExpectedOutput(prompt, 0, max_tokens, kVocab));
-    }
-  };
+  using CoreRig::Add;
   Submitted Add(int num_prompt, TokenId first, int max_tokens, KvFidelity fidelity) {
-    Submitted submitted{.prompt = std::vector<TokenId>(static_cast<size_t>(num_prompt)),
-                        .max_tokens = max_tokens,
-                        .recording = std::make_shared<Recording>()};
-    std::iota(submitted.prompt.begin(), submitted.prompt.end(), first);
-    Request request;
-    request.id = next_id_++;
-    request.prompt = submitted.prompt;
-    request.stop = {.max_tokens = max_tokens, .ignore_eos = true};
+    Request request = MakeRequest(Counting(num_prompt, first), max_tokens);
     request.kv_fidelity = fidelity;
-    core.Add(std::make_shared<const Request>(std::move(request)),
-             std::make_unique<RecordingSink>(submitted.recording));
-    return submitted;
+    return Add(std::move(request));
   }
-
-  void RunAll() {
-    for (int i = 0; core.has_work(); ++i) {
-      ASSERT_LT(i, 100000);
-      ASSERT_TRUE(core.Step().ok());
-      core.Deliver();
-    }
-  }
-
- private:
-  FakeTokenizer tokenizer_;
-  RequestId next_id_ = 1;
-
- public:
-  std::unique_ptr<PagePool> pool;
-  FakeRunner runner;
-  EngineCore core;
 };
-
-constexpr TierConfig Tiers(KvPolicy policy) {
-  return {.policy = policy, .budget = 0, .window_tokens = 2 * kPageTokens};
-}
 
 TEST(TieredEngine, ForcedPolicyLeavesTheFirstPageWarmAndTheWindowHot) {
   for (const KvPolicy policy : {KvPolicy::kWarm, KvPolicy::kCold}) {
-    Rig rig({.num_units = 100, .tiers = Tiers(policy)});
+    TieredRig rig({.num_units = 100, .tiers = SmallTiers(policy)});
     const auto submitted = rig.Add(40, 0, 8, KvFidelity::kBalanced);
     rig.RunAll();
     submitted.ExpectRight();
@@ -103,7 +60,7 @@ TEST(TieredEngine, ForcedPolicyLeavesTheFirstPageWarmAndTheWindowHot) {
     EXPECT_EQ(tokens[static_cast<size_t>(Tier::kCold)], cold ? 32 : 0);
     uint64_t units = 0;  // only the last page, a hot one, is not full
     for (size_t tier = 0; tier < kNumTiers; ++tier) {
-      units += static_cast<uint64_t>((tokens[tier] + kPageTokens - 1) / kPageTokens) *
+      units += static_cast<uint64_t>((tokens[tier] + kFakePageTokens - 1) / kFakePageTokens) *
                rig.pool->arena().units_per_page(static_cast<Tier>(tier));
     }
     EXPECT_EQ(submitted.recording->usage().kv_bytes_held, units * kArenaUnitBytes);
@@ -112,7 +69,8 @@ TEST(TieredEngine, ForcedPolicyLeavesTheFirstPageWarmAndTheWindowHot) {
 
 TEST(TieredEngine, ForcedArchiveIsReachedByWayOfColdAndIsColdWhereThereIsNone) {
   for (const bool has_archive : {true, false}) {
-    Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kArchive), .has_archive = has_archive});
+    TieredRig rig(
+        {.num_units = 200, .tiers = SmallTiers(KvPolicy::kArchive), .has_archive = has_archive});
     const auto submitted = rig.Add(40, 0, 8, KvFidelity::kBalanced);
     rig.RunAll();
     submitted.ExpectRight();
@@ -128,8 +86,8 @@ TEST(TieredEngine, ForcedArchiveIsReachedByWayOfColdAndIsColdWhereThereIsNone) {
 
 TEST(TieredEngine, NothingIsArchivedUnlessForced) {
   for (const KvPolicy policy : {KvPolicy::kAdaptive, KvPolicy::kCold}) {
-    Rig rig({.num_units = 200, .tiers = Tiers(policy), .has_archive = true});
-    std::vector<Rig::Submitted> all;
+    TieredRig rig({.num_units = 200, .tiers = SmallTiers(policy), .has_archive = true});
+    std::vector<Submitted> all;
     for (int i = 0; i < 6; ++i) {
       all.push_back(rig.Add(40, 20 * i, 20, KvFidelity::kMax));
     }
@@ -140,15 +98,15 @@ TEST(TieredEngine, NothingIsArchivedUnlessForced) {
 }
 
 TEST(TieredEngine, ASnapshotShowsTheTiersOfARunningSequence) {
-  Rig rig({.num_units = 100, .tiers = Tiers(KvPolicy::kCold)});
+  TieredRig rig({.num_units = 100, .tiers = SmallTiers(KvPolicy::kCold)});
   rig.Add(40, 0, 8, KvFidelity::kBalanced);
-  while (rig.core.stats().generated_tokens < 4) {
+  while (rig.core.stats().steps.generated_tokens < 4) {
     ASSERT_TRUE(rig.core.Step().ok());
   }
   const KvSnapshot snapshot = rig.core.TakeSnapshot();
   ASSERT_EQ(snapshot.sequences.size(), 1U);
   const std::vector<Tier>& pages = snapshot.sequences[0].pages;
-  EXPECT_EQ(snapshot.page_tokens, kPageTokens);
+  EXPECT_EQ(snapshot.page_tokens, kFakePageTokens);
   ASSERT_EQ(pages.size(), 11U);
   EXPECT_EQ(pages[0], Tier::kWarm);
   EXPECT_EQ(pages[1], Tier::kCold);
@@ -157,17 +115,17 @@ TEST(TieredEngine, ASnapshotShowsTheTiersOfARunningSequence) {
   for (const Tier tier : pages) {
     ++counted[static_cast<size_t>(tier)];
   }
-  EXPECT_EQ(snapshot.stats.tier_pages, counted);
+  EXPECT_EQ(snapshot.stats.arena.tier_pages, counted);
 }
 
 TEST(TieredEngine, PagesKeptEmptyForMovesCountAsFree) {
-  Rig rig({.num_units = 400, .tiers = Tiers(KvPolicy::kAdaptive)});
-  EXPECT_EQ(rig.core.stats().num_free_pages, 100U);
+  TieredRig rig({.num_units = 400, .tiers = SmallTiers(KvPolicy::kAdaptive)});
+  EXPECT_EQ(rig.core.stats().arena.num_free_pages, 100U);
   EXPECT_LT(rig.pool->num_free(), 100U);
 }
 
 TEST(TieredEngine, HotPolicyMovesNothing) {
-  Rig rig({.num_units = 100, .tiers = Tiers(KvPolicy::kHot)});
+  TieredRig rig({.num_units = 100, .tiers = SmallTiers(KvPolicy::kHot)});
   rig.Add(40, 0, 8, KvFidelity::kMax);
   rig.RunAll();
   EXPECT_EQ(rig.runner.num_moves(), 0U);
@@ -176,12 +134,12 @@ TEST(TieredEngine, HotPolicyMovesNothing) {
 // Eight sequences' worth of hot pages, thirty-two sequences.
 TEST(TieredEngine, DemotionComesBeforePreemption) {
   for (const bool adaptive : {true, false}) {
-    Rig rig({.num_units = 8 * 64 * kHotUnits,
-             .tiers = Tiers(adaptive ? KvPolicy::kAdaptive : KvPolicy::kHot),
-             .max_num_seqs = 32,
-             .max_model_len = 256,
-             .max_num_batched_tokens = 64});
-    std::vector<Rig::Submitted> all;
+    TieredRig rig({.num_units = 8 * 64 * kHotUnits,
+                   .tiers = SmallTiers(adaptive ? KvPolicy::kAdaptive : KvPolicy::kHot),
+                   .max_num_seqs = 32,
+                   .max_model_len = 256,
+                   .max_num_batched_tokens = 64});
+    std::vector<Submitted> all;
     for (int i = 0; i < 32; ++i) {
       all.push_back(rig.Add(120, static_cast<TokenId>(i), 136, KvFidelity::kBalanced));
     }
@@ -189,23 +147,23 @@ TEST(TieredEngine, DemotionComesBeforePreemption) {
     while (rig.core.has_work()) {
       ASSERT_TRUE(rig.core.Step().ok());
       rig.core.Deliver();
-      max_running = std::max(max_running, rig.core.stats().num_running);
+      max_running = std::max(max_running, rig.core.stats().scheduler.num_running);
       ASSERT_TRUE(rig.pool->Audit().ok()) << rig.pool->Audit().message();
     }
-    for (const Rig::Submitted& submitted : all) {
+    for (const Submitted& submitted : all) {
       submitted.ExpectRight();
     }
     if (adaptive) {
-      EXPECT_EQ(rig.core.stats().num_preemptions, 0U);
+      EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 0U);
       EXPECT_GE(max_running, 20);
     } else {
-      EXPECT_GT(rig.core.stats().num_preemptions, 0U);
+      EXPECT_GT(rig.core.stats().scheduler.num_preemptions, 0U);
     }
   }
 }
 
 TEST(TieredEngine, ColdPagesThatNobodyReadsGoBeforeWhatRunsCools) {
-  Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kAdaptive)});
+  TieredRig rig({.num_units = 200, .tiers = SmallTiers(KvPolicy::kAdaptive)});
   int num_cold = 0;
   for (TokenId first = 0; first < 30; ++first) {
     const auto submitted = rig.Add(40, first, 20, KvFidelity::kBalanced);
@@ -219,7 +177,7 @@ TEST(TieredEngine, ColdPagesThatNobodyReadsGoBeforeWhatRunsCools) {
 }
 
 TEST(TieredEngine, ExactRequestsNeitherCoolNorReadWhatHasCooled) {
-  Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kCold)});
+  TieredRig rig({.num_units = 200, .tiers = SmallTiers(KvPolicy::kCold)});
   rig.Add(40, 0, 4, KvFidelity::kBalanced);
   rig.RunAll();
   const auto lossy = rig.Add(40, 0, 4, KvFidelity::kBalanced);
@@ -239,25 +197,26 @@ TEST(TieredEngine, ExactRequestsNeitherCoolNorReadWhatHasCooled) {
 
 // One in so many moves fails in each way there is.
 TEST(TieredEngine, FailedMovesLoseNothing) {
-  using Outcome = MoveResult::Outcome;
-  for (const Outcome outcome : {Outcome::kNotFinite, Outcome::kCorrupt, Outcome::kDeviceError}) {
+  for (const MoveResult::Outcome outcome :
+       {MoveResult::Outcome::kNotFinite, MoveResult::Outcome::kCorrupt,
+        MoveResult::Outcome::kDeviceError}) {
     for (const unsigned one_in : {1U, 7U}) {
-      Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kCold)});
+      TieredRig rig({.num_units = 200, .tiers = SmallTiers(KvPolicy::kCold)});
       unsigned count = 0;
       rig.runner.move_outcome = [&](const PageMove& move) {
         // Only what has a checksum can be found corrupt; for the others it is a failed device.
         const bool fails = ++count % one_in == 0 && count < 200;
-        return fails ? (outcome == Outcome::kCorrupt && move.from.tier() == Tier::kHot
-                            ? Outcome::kDeviceError
+        return fails ? (outcome == MoveResult::Outcome::kCorrupt && move.from.tier() == Tier::kHot
+                            ? MoveResult::Outcome::kDeviceError
                             : outcome)
-                     : Outcome::kOk;
+                     : MoveResult::Outcome::kOk;
       };
-      std::vector<Rig::Submitted> all;
+      std::vector<Submitted> all;
       for (int i = 0; i < 12; ++i) {
         all.push_back(rig.Add(30, static_cast<TokenId>(i % 3), 20, KvFidelity::kMax));
       }
       rig.RunAll();
-      for (const Rig::Submitted& submitted : all) {
+      for (const Submitted& submitted : all) {
         submitted.ExpectRight();
       }
       EXPECT_TRUE(rig.pool->Audit().ok());
@@ -266,7 +225,7 @@ TEST(TieredEngine, FailedMovesLoseNothing) {
 }
 
 TEST(TieredEngine, CorruptPageIsComputedAgain) {
-  Rig rig({.num_units = 200, .tiers = Tiers(KvPolicy::kAdaptive)});
+  TieredRig rig({.num_units = 200, .tiers = SmallTiers(KvPolicy::kAdaptive)});
   const auto submitted = rig.Add(40, 0, 10, KvFidelity::kMax);
   for (int i = 0; i < 5; ++i) {
     ASSERT_TRUE(rig.core.Step().ok());
@@ -276,49 +235,50 @@ TEST(TieredEngine, CorruptPageIsComputedAgain) {
   rig.core.scheduler().EndMoves(
       std::vector<FinishedMove>{{.move = rig.pool->BeginMove(page, Tier::kWarm).value(),
                                  .result = {.outcome = MoveResult::Outcome::kCorrupt}}});
-  EXPECT_EQ(rig.core.stats().num_preemptions, 1U);
+  EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
   rig.RunAll();
   submitted.ExpectRight();
   EXPECT_EQ(rig.core.stats().tiers.corrupt, 1U);
 }
 
 TEST(TieredEngine, BudgetHoldsEachSequenceToItsPartOfTheBytes) {
-  TierConfig tiers = Tiers(KvPolicy::kAdaptive);
+  TierConfig tiers = SmallTiers(KvPolicy::kAdaptive);
   tiers.budget = 0.5;
-  Rig rig({.num_units = 400, .tiers = tiers});
+  TieredRig rig({.num_units = 400, .tiers = tiers});
   const auto submitted = rig.Add(50, 0, 10, KvFidelity::kBalanced);
   rig.RunAll();
   submitted.ExpectRight();
   const auto tokens = submitted.recording->usage().tier_tokens;
   const double bytes = tokens[0] + tokens[1] / 2.0 + tokens[2] / 4.0;
-  EXPECT_LE(bytes, 0.5 * 60 + kPageTokens);
+  EXPECT_LE(bytes, 0.5 * 60 + kFakePageTokens);
   EXPECT_GE(bytes, 0.3 * 60);  // and takes what it may
 }
 
 // Less than is possible: all that may cool has.
 TEST(TieredEngine, UnderPressureTheRecentWindowIsWarm) {
-  TierConfig tiers = Tiers(KvPolicy::kAdaptive);
+  TierConfig tiers = SmallTiers(KvPolicy::kAdaptive);
   tiers.budget = 0.25;
-  Rig rig({.num_units = 400, .tiers = tiers});
+  TieredRig rig({.num_units = 400, .tiers = tiers});
   const auto submitted = rig.Add(50, 0, 10, KvFidelity::kMax);
   rig.RunAll();
   submitted.ExpectRight();
   const auto tokens = submitted.recording->usage().tier_tokens;
   EXPECT_EQ(tokens[static_cast<size_t>(Tier::kHot)], 3);  // in the page that is not full
-  EXPECT_EQ(tokens[static_cast<size_t>(Tier::kWarm)], 3 * kPageTokens);  // the first, the window
-  EXPECT_EQ(tokens[static_cast<size_t>(Tier::kCold)], 11 * kPageTokens);
+  EXPECT_EQ(tokens[static_cast<size_t>(Tier::kWarm)],
+            3 * kFakePageTokens);  // the first, the window
+  EXPECT_EQ(tokens[static_cast<size_t>(Tier::kCold)], 11 * kFakePageTokens);
 }
 
 TEST(TieredEngine, LongRandomHistoriesGiveTheRightTokens) {
   for (uint32_t seed = 0; seed < 60; ++seed) {
     std::mt19937 random(seed);
-    Options options{.num_units = 64 + static_cast<int>(random() % 200),
-                    .tiers = Tiers(static_cast<KvPolicy>(random() % 4)),
-                    .max_num_seqs = 1 + static_cast<int>(random() % 12)};
+    TieredOptions options{.num_units = 64 + static_cast<int>(random() % 200),
+                          .tiers = SmallTiers(static_cast<KvPolicy>(random() % 4)),
+                          .max_num_seqs = 1 + static_cast<int>(random() % 12)};
     if (seed % 5 == 0) {
       options.tiers.budget = 0.4;
     }
-    Rig rig(options);
+    TieredRig rig(options);
     rig.runner.move_outcome = [&](const PageMove& move) {
       const auto dice = random() % 40;
       return dice == 0                                     ? MoveResult::Outcome::kNotFinite
@@ -326,7 +286,7 @@ TEST(TieredEngine, LongRandomHistoriesGiveTheRightTokens) {
              : dice == 2 && move.from.tier() != Tier::kHot ? MoveResult::Outcome::kCorrupt
                                                            : MoveResult::Outcome::kOk;
     };
-    std::vector<std::pair<Rig::Submitted, bool>> all;  // and whether it was cancelled
+    std::vector<std::pair<Submitted, bool>> all;  // and whether it was cancelled
     for (int step = 0; step < 400; ++step) {
       if (random() % 8 == 0) {
         const int num_prompt = static_cast<int>(random() % 50) + 1;

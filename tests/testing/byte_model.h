@@ -18,6 +18,8 @@ namespace thermocline {
 inline constexpr KvLayout kSmallLayout = {
     .num_layers = 1, .num_kv_heads = 2, .head_dim = 64, .page_tokens = 32};
 
+inline constexpr int kPageTokens = kSmallLayout.page_tokens;
+
 std::unique_ptr<PagePool> MakeBytePool(int num_units);
 
 // The bytes behind a pool, in the engine's own formats. K and V of a position are random vectors
@@ -77,5 +79,14 @@ class ByteRunner : public Runner {
   int num_wrong_pages_ = 0;
   Migrator migrator_;  // last: its thread reads the bytes
 };
+
+// Tokens that count up and begin anew before kInfiniteToken.
+inline std::vector<TokenId> FiniteTokens(int count, TokenId first = 0) {
+  std::vector<TokenId> tokens(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    tokens[static_cast<size_t>(i)] = (first + i) % ByteRunner::kInfiniteToken;
+  }
+  return tokens;
+}
 
 }  // namespace thermocline

@@ -429,7 +429,7 @@ TEST_F(FailingDisk, ManyThreadsOnFewPagesNeverSeeWrongBytes) {
             ASSERT_EQ(page.status().code(), StatusCode::kNotFound) << page.status().message();
           }
       }
-      const BackingStore::Usage usage = store->usage();
+      const StoreUsage usage = store->usage();
       ASSERT_LE(usage.memory_bytes, 2 * kTestPageBytes);
       ASSERT_LE(usage.disk_bytes, 4 * kTestPageBytes);
     }
@@ -442,7 +442,7 @@ TEST_F(FailingDisk, ManyThreadsOnFewPagesNeverSeeWrongBytes) {
   }
   (void)store->Flush();
   EXPECT_EQ(store->usage().num_damaged, 0U);
-  const BackingStore::Usage before = store->usage();
+  const StoreUsage before = store->usage();
   uint64_t bytes = 0;
   for (const auto& file : folder_.Files(".page")) {
     bytes += std::filesystem::file_size(file);

@@ -50,7 +50,7 @@ TEST_F(BackingStoreInMemory, GivesBackWhatWasPut) {
   EXPECT_TRUE(store->Get(TestHash(1)).value() == TestPage(1, Tier::kWarm, Tier::kCold));
   EXPECT_EQ(store->Get(TestHash(2)).status().code(), StatusCode::kNotFound);
   EXPECT_FALSE(store->Find(TestHash(2)).has_value());
-  const BackingStore::Usage usage = store->usage();
+  const StoreUsage usage = store->usage();
   EXPECT_EQ(usage.num_hits, 1U);
   EXPECT_EQ(usage.num_misses, 1U);
   EXPECT_EQ(usage.num_pages, 1U);
