@@ -69,7 +69,7 @@ Result<int> ResolveMaxModelLen(const EngineConfig& config, int context_length);
 struct KvMemory {
   uint64_t page_bytes = 0;
   int max_model_len = 0;
-  uint64_t available_bytes = 0;  // memory that this process may still use; 0: not known
+  uint64_t available_bytes = 0;  // Device::AvailableBytes; 0: not known
 };
 
 // Bytes of the KV arena, whole pages: what config says, or else what max_num_seqs sequences of

@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "engine/available_memory.h"
 #include "engine/baselines/evictor.h"
 #include "engine/calibration_start.h"
 #include "engine/engine_parts.h"
@@ -21,7 +20,7 @@
 #include "engine/page_io.h"
 #include "engine/page_recoder.h"
 #include "engine/text/tokenizer.h"
-#include "kernels/cpu/cpu_device.h"
+#include "kernels/make_device.h"
 #include "scheduler/prefix_cache.h"
 
 namespace thermocline {
@@ -203,7 +202,7 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   const std::array<uint32_t, kNumTiers> page_bytes = PageBytes(layout, formats);
   const KvMemory memory{.page_bytes = page_bytes[static_cast<size_t>(Tier::kHot)],
                         .max_model_len = *max_model_len,
-                        .available_bytes = AvailableMemoryBytes("/")};
+                        .available_bytes = parts.device->AvailableBytes()};
   const Result<uint64_t> arena_bytes = ResolveKvBytes(config, memory);
   if (!arena_bytes.ok()) {
     return arena_bytes.status();
@@ -291,8 +290,8 @@ Result<EngineParts> LoadEngineParts(const EngineConfig& config) {
   parts.chat_template = *std::move(chat_template);
   parts.checkpoint = *std::move(file);
 
-  Result<std::unique_ptr<CpuDevice>> device =
-      CpuDevice::Create({.num_threads = NumThreads(config), .isa = config.cpu_isa});
+  Result<std::unique_ptr<Device>> device =
+      MakeDevice({.num_threads = NumThreads(config), .cpu_isa = config.cpu_isa});
   if (!device.ok()) {
     return device.status();
   }

@@ -11,7 +11,7 @@ namespace thermocline {
 Migrator::Migrator(Device& device, const KvCacheView& kv)
     : device_(device),
       kv_(kv),
-      stream_(device.NewStream()),
+      stream_(device.NewStream(StreamPriority::kBackground)),
       thread_([this](const std::stop_token& stop) { Run(stop); }) {}
 
 void Migrator::SetView(const KvCacheView& kv) {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <utility>
 
@@ -10,7 +12,8 @@ namespace thermocline {
 
 class Ops;
 
-// Where a Buffer's bytes live. kDevice: where kernels compute. kHost: for staging and results.
+// Where a Buffer's bytes live. kDevice: where kernels compute. kHost: memory of the host that the
+// device copies to and from fastest (pinned), for staging and results.
 enum class Placement { kDevice, kHost };
 
 // Owned memory, aligned to 4 KiB or more, zeroed, freed with the object. Move-only.
@@ -47,22 +50,53 @@ class Buffer {
   Free free_ = nullptr;
 };
 
-// An in-order queue of work on one device. On the CPU the compute stream runs inline.
+// What a stream did once and can do again.
+class StreamRecording {
+ public:
+  virtual ~StreamRecording() = default;
+};
+
+// Compute: what a step waits for. Background: page moves, which should not slow steps down.
+enum class StreamPriority { kCompute, kBackground };
+
+// An in-order queue of work on one device. Work runs when it is enqueued (on the CPU) or later, on
+// its own: until Sync has returned, the host leaves alone what the work reads and writes. Used by
+// one thread at a time.
 class Stream {
  public:
   virtual ~Stream() = default;
+
+  // Between any two of: this device's memory, its host buffers, other host memory. Ranges do not
+  // overlap.
   virtual void Copy(std::byte* dst, const std::byte* src, size_t bytes) = 0;
+
+  // Runs `work`, which enqueues on this stream, and keeps what it enqueued instead of running it.
+  // Null: this stream cannot, and `work` has not run.
+  virtual std::unique_ptr<StreamRecording> Record(const std::function<void()>& /*work*/) {
+    return nullptr;
+  }
+  // Enqueues what Record of this stream gave. It reads and writes the memory that it was recorded
+  // with, as it is by then.
+  virtual void Replay(const StreamRecording& /*recording*/) {}
+
   // Waits for all that was enqueued; the first error of any of it since the last Sync.
   virtual Status Sync() = 0;
 };
 
-// Memory, queues and operations of one piece of hardware. Outlives what it hands out.
+// Memory, queues and operations of one piece of hardware. Outlives what it hands out. Thread-safe.
 class Device {
  public:
   virtual ~Device() = default;
   virtual Result<Buffer> Allocate(size_t bytes, Placement placement) = 0;
-  virtual std::unique_ptr<Stream> NewStream() = 0;
+  // Work on different streams is in no order but by Sync.
+  virtual std::unique_ptr<Stream> NewStream(StreamPriority priority) = 0;
+  std::unique_ptr<Stream> NewStream() { return NewStream(StreamPriority::kCompute); }
   virtual const Ops& ops() const = 0;
+  // What may still be allocated of Placement::kDevice; 0: not known.
+  virtual uint64_t AvailableBytes() const = 0;
+  // Whether the host may read and write buffers of Placement::kDevice itself, between Sync and the
+  // next work on them. Where not, it copies.
+  virtual bool IsHostMemory() const = 0;
 };
 
 }  // namespace thermocline

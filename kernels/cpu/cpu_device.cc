@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/cpu/available_memory.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/reference/reference_ops.h"
 
@@ -69,10 +70,16 @@ CpuDevice::CpuDevice(const Options& options, IsaLevel isa)
   }
 }
 
+CpuDevice::~CpuDevice() = default;
+
 Result<Buffer> CpuDevice::Allocate(size_t bytes, Placement /*placement*/) {
   return AllocateHostBuffer(bytes);
 }
 
-std::unique_ptr<Stream> CpuDevice::NewStream() { return std::make_unique<InlineStream>(); }
+std::unique_ptr<Stream> CpuDevice::NewStream(StreamPriority /*priority*/) {
+  return std::make_unique<InlineStream>();
+}
+
+uint64_t CpuDevice::AvailableBytes() const { return AvailableMemoryBytes("/"); }
 
 }  // namespace thermocline

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <optional>
 
@@ -19,10 +20,14 @@ class CpuDevice final : public Device {
   };
   // kFailedPrecondition when the CPU lacks the instruction set asked for.
   static Result<std::unique_ptr<CpuDevice>> Create(const Options& options);
+  ~CpuDevice() override;
 
   Result<Buffer> Allocate(size_t bytes, Placement placement) override;
-  std::unique_ptr<Stream> NewStream() override;
+  using Device::NewStream;
+  std::unique_ptr<Stream> NewStream(StreamPriority priority) override;
   const Ops& ops() const override { return *ops_; }
+  uint64_t AvailableBytes() const override;  // of the machine and the process's cgroup
+  bool IsHostMemory() const override { return true; }
   IsaLevel isa() const { return isa_; }
 
  private:

@@ -16,10 +16,13 @@ class FaultyDevice : public Device {
   Result<Buffer> Allocate(size_t bytes, Placement placement) override {
     return device_->Allocate(bytes, placement);
   }
-  std::unique_ptr<Stream> NewStream() override {
-    return std::make_unique<FaultyStream>(device_->NewStream(), on_sync);
+  using Device::NewStream;
+  std::unique_ptr<Stream> NewStream(StreamPriority priority) override {
+    return std::make_unique<FaultyStream>(device_->NewStream(priority), on_sync);
   }
   const Ops& ops() const override { return device_->ops(); }
+  uint64_t AvailableBytes() const override { return device_->AvailableBytes(); }
+  bool IsHostMemory() const override { return device_->IsHostMemory(); }
 
   // Called at each Sync of any stream, on its thread. Set before the first stream is made.
   std::function<Status()> on_sync = [] { return Status(); };

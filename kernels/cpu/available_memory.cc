@@ -1,4 +1,4 @@
-#include "engine/available_memory.h"
+#include "kernels/cpu/available_memory.h"
 
 #include <algorithm>
 #include <fstream>
