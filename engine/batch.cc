@@ -50,7 +50,8 @@ BatchView Batch::view() const {
           .sequence_starts = sequence_starts_.data(),
           .positions = positions_.data(),
           .page_starts = page_starts_.data(),
-          .page_ids = page_ids_.data()};
+          .page_ids = page_ids_.data(),
+          .tokens = tokens_.data()};
 }
 
 }  // namespace thermocline

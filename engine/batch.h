@@ -25,8 +25,6 @@ class Batch {
   // Replaces what was there. The plan's sequences have pages for all their scheduled tokens.
   void Build(const StepPlan& plan, int page_tokens);
 
-  std::span<const TokenId> tokens() const { return tokens_; }
-  std::span<const int32_t> positions() const { return positions_; }
   std::span<const LogitRow> logit_rows() const { return logit_rows_; }  // ascending rows
   BatchView view() const;  // borrows: valid until the next Build
 

@@ -19,6 +19,12 @@ uint32_t PlaceUnits(const KvLayout& layout) {
   return bytes[static_cast<size_t>(Tier::kHot)] / static_cast<uint32_t>(kArenaUnitBytes);
 }
 
+// Where the (layer, KV head) block of a page of this tier begins in it.
+size_t OffsetInPage(const KvCacheView& kv, Tier tier, int layer, int kv_head) {
+  const LayerFormat& format = kv.format(layer, tier);
+  return format.layer_offset + static_cast<size_t>(kv_head) * format.head_stride;
+}
+
 void ToLogProbabilities(std::span<float> logits) {
   const float max = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
@@ -56,7 +62,10 @@ CalibrationPass::CalibrationPass(Transformer& model, Device& device, KvCache cac
       cache_(std::move(cache)),
       page_map_(static_cast<size_t>(num_pages)),
       page_ids_(static_cast<size_t>(num_pages)),
-      all_layers_(static_cast<size_t>(cache_.layout().num_layers)) {
+      all_layers_(static_cast<size_t>(cache_.layout().num_layers)),
+      host_page_(device),
+      host_coded_page_(device),
+      host_logits_(device) {
   std::iota(page_ids_.begin(), page_ids_.end(), PageId{0});
   std::iota(all_layers_.begin(), all_layers_.end(), 0);
   for (int page = 0; page < num_pages; ++page) {
@@ -69,11 +78,22 @@ PageEntry CalibrationPass::Place(Tier tier, int page) const {
   return {tier, static_cast<uint32_t>(place) * PlaceUnits(cache_.layout())};
 }
 
-void CalibrationPass::Restart(KvFormats formats) {
-  cache_.SetFormats(std::move(formats));
+Status CalibrationPass::Restart(KvFormats formats) {
+  cache_.SetFormats(std::move(formats), *stream_);
+  RETURN_IF_ERROR(stream_->Sync());
   for (size_t page = 0; page < page_map_.size(); ++page) {
     page_map_[page] = Place(Tier::kHot, static_cast<int>(page));
   }
+  return {};
+}
+
+Result<const std::byte*> CalibrationPass::ReadPage(PageEntry place, HostCopy& copy) {
+  // A place is as large as a hot page.
+  Result<const std::byte*> bytes =
+      copy.Read(cache_.view(page_map_).arena + place.offset(),
+                size_t{PlaceUnits(cache_.layout())} * kArenaUnitBytes, *stream_);
+  RETURN_IF_ERROR(stream_->Sync());
+  return bytes;
 }
 
 // Into the page's place in `tier`; the page map stays as it is.
@@ -120,18 +140,32 @@ Result<std::vector<float>> CalibrationPass::ReadChunk(std::span<const TokenId> t
                         .sequence_starts = starts.data(),
                         .positions = positions.data(),
                         .page_starts = page_starts.data(),
-                        .page_ids = page_ids_.data()};
-  model_.Forward(
-      tokens.subspan(static_cast<size_t>(begin), static_cast<size_t>(count)), batch,
-      cache_.view(page_map_), *stream_,
-      {.layers = energy.empty() ? std::span<const int>() : all_layers_, .energy = energy});
+                        .page_ids = page_ids_.data(),
+                        .tokens = tokens.data() + begin};
+  Transformer::WatchedLayers watched;
+  if (!energy.empty()) {
+    RETURN_IF_ERROR(Reserve(device_, energy.size_bytes(), Placement::kDevice, energy_));
+    watched = {
+        .layers = all_layers_,
+        .energy = Tensor(static_cast<float*>(static_cast<void*>(energy_.data())),
+                         {cache_.layout().num_layers, page + 1, cache_.layout().num_kv_heads})};
+  }
+  model_.Forward(batch, cache_.view(page_map_), *stream_, watched);
+  if (!energy.empty()) {
+    stream_->Copy(std::as_writable_bytes(energy).data(), energy_.data(), energy.size_bytes());
+  }
   RETURN_IF_ERROR(stream_->Sync());
   if (rows.empty()) {
     return std::vector<float>();
   }
   const Tensor logits = model_.ComputeLogits(rows, *stream_);
+  const auto num_logits = static_cast<size_t>(logits.num_elements());
+  const Result<const float*> read = host_logits_.Read(logits.f32(), num_logits, *stream_);
   RETURN_IF_ERROR(stream_->Sync());
-  std::vector<float> log_probabilities(logits.f32(), logits.f32() + logits.num_elements());
+  if (!read.ok()) {
+    return read.status();
+  }
+  std::vector<float> log_probabilities(*read, *read + num_logits);
   const auto width = static_cast<size_t>(model_.config().vocab_size);
   for (size_t row = 0; row < log_probabilities.size(); row += width) {
     ToLogProbabilities(std::span(log_probabilities).subspan(row, width));
@@ -139,28 +173,34 @@ Result<std::vector<float>> CalibrationPass::ReadChunk(std::span<const TokenId> t
   return log_probabilities;
 }
 
-std::vector<float> CalibrationPass::MeanKeys(int num_pages) const {
-  const KvLayout& layout = cache_.layout();
+Result<std::vector<float>> CalibrationPass::MeanKeys(int num_pages) {
+  const KvCacheView kv = cache_.host_view(page_map_);
+  const KvLayout& layout = kv.layout;
   const auto dim = static_cast<size_t>(layout.head_dim);
+  const auto num_heads = static_cast<size_t>(layout.num_layers * layout.num_kv_heads);
   std::vector<float> k(static_cast<size_t>(layout.page_tokens) * dim);
   std::vector<float> v(k.size());
-  std::vector<float> means;
-  for (int layer = 0; layer < layout.num_layers; ++layer) {
-    for (int head = 0; head < layout.num_kv_heads; ++head) {
-      std::vector<double> sums(dim, 0.0);
-      for (int page = 1; page < num_pages; ++page) {
-        DecodeBlock(Codec::kNative, layout,
-                    cache_.view(page_map_).block(static_cast<PageId>(page), layer, head), k.data(),
-                    v.data());
-        AddKeyBias(cache_.view(page_map_), layer, head, page * layout.page_tokens, -1, k.data());
-        for (size_t i = 0; i < k.size(); ++i) {
-          sums[i % dim] += static_cast<double>(k[i]);
-        }
-      }
-      for (const double sum : sums) {
-        means.push_back(static_cast<float>(sum / (layout.page_tokens * (num_pages - 1))));
+  std::vector<double> sums(num_heads * dim, 0.0);
+  for (int page = 1; page < num_pages; ++page) {
+    const Result<const std::byte*> bytes =
+        ReadPage(page_map_[static_cast<size_t>(page)], host_page_);
+    if (!bytes.ok()) {
+      return bytes.status();
+    }
+    for (size_t i = 0; i < num_heads; ++i) {
+      const int layer = static_cast<int>(i) / layout.num_kv_heads;
+      const int head = static_cast<int>(i) % layout.num_kv_heads;
+      DecodeBlock(Codec::kNative, layout, *bytes + OffsetInPage(kv, Tier::kHot, layer, head),
+                  k.data(), v.data());
+      AddKeyBias(kv, layer, head, page * layout.page_tokens, -1, k.data());
+      for (size_t j = 0; j < k.size(); ++j) {
+        sums[i * dim + j % dim] += static_cast<double>(k[j]);
       }
     }
+  }
+  std::vector<float> means;
+  for (const double sum : sums) {
+    means.push_back(static_cast<float>(sum / (layout.page_tokens * (num_pages - 1))));
   }
   return means;
 }
@@ -168,7 +208,15 @@ std::vector<float> CalibrationPass::MeanKeys(int num_pages) const {
 Status CalibrationPass::AddKeyLosses(int page, std::span<const float> moments,
                                      std::vector<double>& losses) {
   RETURN_IF_ERROR(Code(page, Tier::kCold));
-  const KvCacheView kv = cache_.view(page_map_);
+  const Result<const std::byte*> hot = ReadPage(page_map_[static_cast<size_t>(page)], host_page_);
+  if (!hot.ok()) {
+    return hot.status();
+  }
+  const Result<const std::byte*> cold = ReadPage(Place(Tier::kCold, page), host_coded_page_);
+  if (!cold.ok()) {
+    return cold.status();
+  }
+  const KvCacheView kv = cache_.host_view(page_map_);
   const KvLayout& layout = kv.layout;
   const auto dim = static_cast<size_t>(layout.head_dim);
   const auto num_values = static_cast<size_t>(layout.page_tokens) * dim;
@@ -178,11 +226,11 @@ Status CalibrationPass::AddKeyLosses(int page, std::span<const float> moments,
   for (int layer = 0; layer < layout.num_layers; ++layer) {
     double worst = 0;
     for (int head = 0; head < layout.num_kv_heads; ++head) {
-      DecodeBlock(Codec::kNative, layout, kv.block(static_cast<PageId>(page), layer, head),
+      DecodeBlock(Codec::kNative, layout, *hot + OffsetInPage(kv, Tier::kHot, layer, head),
                   k.data(), v.data());
       AddKeyBias(kv, layer, head, page * layout.page_tokens, -1, k.data());
       DecodeBlock(kv.format(layer, Tier::kCold).codec, layout,
-                  kv.block_at(Place(Tier::kCold, page), layer, head), coded.data(), v.data());
+                  *cold + OffsetInPage(kv, Tier::kCold, layer, head), coded.data(), v.data());
       const float* mean = kv.mean_key(layer, head);
       const auto block = static_cast<size_t>(layer * layout.num_kv_heads + head);
       const float* moment = moments.data() + block * dim * dim;

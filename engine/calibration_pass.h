@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/host_copy.h"
 #include "engine/kv_cache.h"
 #include "engine/model/transformer.h"
 #include "kernels/base/status.h"
@@ -29,7 +30,7 @@ class CalibrationPass {
 
   // All pages are hot again, and coded as `formats` say from now on. What the hot pages hold stays:
   // those that the next text begins with need not be read again.
-  void Restart(KvFormats formats);
+  Status Restart(KvFormats formats);
 
   // A page that leaves the window as `page` is begun goes to `tier`. Before its first ReadChunk.
   Status BeginPage(int page, Tier tier);
@@ -41,7 +42,7 @@ class CalibrationPass {
 
   // [num_layers, num_kv_heads, head_dim] of K without its bias, over the positions of hot pages
   // [1, num_pages).
-  std::vector<float> MeanKeys(int num_pages) const;
+  Result<std::vector<float>> MeanKeys(int num_pages);
 
   // Adds to losses [num_layers] what coding a hot page's keys with the pass's cold codecs costs by
   // the rule: the mean of (q, e)^2 for the error e of a key and queries of `moments` (see
@@ -53,6 +54,8 @@ class CalibrationPass {
 
   PageEntry Place(Tier tier, int page) const;
   Status Code(int page, Tier tier);
+  // The bytes at a place, in `copy` or where they are; read once this has returned.
+  Result<const std::byte*> ReadPage(PageEntry place, HostCopy& copy);
 
   Transformer& model_;
   Device& device_;
@@ -61,6 +64,10 @@ class CalibrationPass {
   std::vector<PageEntry> page_map_;
   std::vector<PageId> page_ids_;
   std::vector<int> all_layers_;
+  Buffer energy_;  // of a chunk, on the device
+  HostCopy host_page_;
+  HostCopy host_coded_page_;
+  HostCopy host_logits_;
 };
 
 }  // namespace thermocline

@@ -90,6 +90,7 @@ Calibrator::Calibrator(Transformer& model, Device& device, const KvLayout& layou
       first_page_(CalibrationPass::FirstCooledPage(layout.page_tokens)),
       calibration_(std::move(begun)),
       queries_(layout, model.config().num_heads),
+      host_qkv_(device),
       hot_(tokens_.size() / static_cast<size_t>(layout.page_tokens)),
       short_hot_(short_tokens_.size() / static_cast<size_t>(layout.page_tokens)),
       copy_scores_(static_cast<size_t>(layout.num_layers), 0.0),
@@ -153,10 +154,7 @@ Status Calibrator::Step(int max_tokens) {
   } else {
     RETURN_IF_ERROR(ReadChunk(max_tokens));
   }
-  if (token_ == layout_.page_tokens) {
-    EndPage();
-  }
-  return {};
+  return token_ == layout_.page_tokens ? EndPage() : Status();
 }
 
 Status Calibrator::ReadChunk(int max_tokens) {
@@ -170,15 +168,21 @@ Status Calibrator::ReadChunk(int max_tokens) {
                    0.0F);
   }
   const int count = std::min({max_tokens, model_.max_tokens(), layout_.page_tokens - token_});
+  Status observed;
   if (phase_ == Phase::kHot) {
     model_.set_attention_observer([&](int layer, Tensor qkv, const BatchView& /*batch*/,
-                                      const KvCacheView& /*kv*/) { queries_.Observe(layer, qkv); });
+                                      const KvCacheView& /*kv*/, Stream& stream) {
+      if (observed.ok()) {
+        observed = ObserveQueries(layer, qkv, stream);
+      }
+    });
   }
   chunk_energy_.resize(energy_.size());
   Result<std::vector<float>> read = pass_->ReadChunk(text(), page_, token_, count, chunk_energy_);
   if (phase_ == Phase::kHot) {
     model_.set_attention_observer({});
   }
+  RETURN_IF_ERROR(std::move(observed));
   if (!read.ok()) {
     return read.status();
   }
@@ -192,16 +196,25 @@ Status Calibrator::ReadChunk(int max_tokens) {
   return {};
 }
 
-void Calibrator::EndPage() {
+Status Calibrator::ObserveQueries(int layer, Tensor qkv, Stream& stream) {
+  const Result<const float*> rows =
+      host_qkv_.Read(qkv.f32(), static_cast<size_t>(qkv.num_elements()), stream);
+  RETURN_IF_ERROR(stream.Sync());
+  if (!rows.ok()) {
+    return rows.status();
+  }
+  queries_.Observe(layer, *rows, qkv.dim(0), qkv.dim(1));
+  return {};
+}
+
+Status Calibrator::EndPage() {
   token_ = 0;
   if (phase_ == Phase::kHot || phase_ == Phase::kShortHot) {
     EndHotPage();
   } else if (phase_ != Phase::kRule) {
     EndMeasuredPage();
   }
-  if (++page_ == num_text_pages()) {
-    EndPass();
-  }
+  return ++page_ == num_text_pages() ? EndPass() : Status();
 }
 
 void Calibrator::EndHotPage() {
@@ -243,7 +256,7 @@ double Calibrator::TakeKl() {
   return kl;
 }
 
-void Calibrator::Begin(Phase phase) {
+Status Calibrator::Begin(Phase phase) {
   phase_ = phase;
   KvFormats formats = calibration_.formats;
   switch (phase) {
@@ -265,16 +278,18 @@ void Calibrator::Begin(Phase phase) {
     default:
       page_ = first_page_;
   }
-  if (phase != Phase::kDone) {
-    pass_->Restart(std::move(formats));
-  }
+  return phase == Phase::kDone ? Status() : pass_->Restart(std::move(formats));
 }
 
-void Calibrator::EndPass() {
+Status Calibrator::EndPass() {
   switch (phase_) {
     case Phase::kHot: {
       moments_ = queries_.Moments();
-      calibration_.formats.mean_keys = pass_->MeanKeys(num_text_pages());
+      Result<std::vector<float>> mean_keys = pass_->MeanKeys(num_text_pages());
+      if (!mean_keys.ok()) {
+        return mean_keys.status();
+      }
+      calibration_.formats.mean_keys = *std::move(mean_keys);
       calibration_.formats.cold = DefaultKvFormats(layout_).cold;
       calibration_.formats.query_factors = FactorQueryMoments(moments_, layout_.head_dim);
       std::vector<int> layers = Ranked(copy_scores_);
@@ -311,16 +326,17 @@ void Calibrator::EndPass() {
     case Phase::kDone:
       break;
   }
+  return {};
 }
 
-void Calibrator::AfterUniform() {
+Status Calibrator::AfterUniform() {
   calibration_.cold_kl = calibration_.uniform_kl;
   if (every_layer_ || calibration_.uniform_kl > kColdKlTarget) {
     return Begin(Phase::kShortHot);
   }
   calibration_.layer_kl.clear();
   calibration_.layer_is_measured.clear();
-  Begin(Phase::kDone);
+  return Begin(Phase::kDone);
 }
 
 // Those that lose most by the rule, as far as kMaxTokensRead leaves room beside what is still to
@@ -343,21 +359,21 @@ void Calibrator::ChooseLayers() {
   std::reverse(layers_.begin(), layers_.end());
 }
 
-void Calibrator::NextLayer() {
+Status Calibrator::NextLayer() {
   if (!layers_.empty()) {
     return Begin(Phase::kLayer);
   }
   PredictUnmeasured(rule_, calibration_);
-  Improve();
+  return Improve();
 }
 
 // The prediction is rough, so what it leads to is measured, and gone on from once.
-void Calibrator::Improve() {
+Status Calibrator::Improve() {
   const bool better = num_improved_ < kMaxImprovements &&
                       ImproveColdFormats(layout_, calibration_.layer_kl, calibration_.cold_kl,
                                          kColdKlTarget, kMinColdRatio, calibration_.formats);
   ++num_improved_;
-  Begin(better ? Phase::kImproved : Phase::kDone);
+  return Begin(better ? Phase::kImproved : Phase::kDone);
 }
 
 }  // namespace thermocline

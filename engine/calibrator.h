@@ -57,16 +57,17 @@ class Calibrator {
   int num_text_pages() const;
   Tier tier() const;
   Status ReadChunk(int max_tokens);
+  // Each layer of a hot step, as the model is at it.
+  Status ObserveQueries(int layer, Tensor qkv, Stream& stream);
   void EndHotPage();
   void EndMeasuredPage();
-  void EndPage();
-  void EndPass();
-  void Begin(Phase phase);
-  void AfterUniform();
+  Status EndPage();
+  Status EndPass();
+  Status Begin(Phase phase);
+  Status AfterUniform();
   void ChooseLayers();
-  void NextLayer();
-  void EndLayers();
-  void Improve();
+  Status NextLayer();
+  Status Improve();
   double TakeKl();
   void AddCopyScores();
 
@@ -81,6 +82,7 @@ class Calibrator {
   Calibration calibration_;
   std::unique_ptr<CalibrationPass> pass_;
   QueryMoments queries_;
+  HostCopy host_qkv_;
   std::vector<float> moments_;
 
   Phase phase_ = Phase::kHot;

@@ -148,7 +148,8 @@ Status LoadStore(const EngineConfig& config, const ContentHash& model_digest,
   parts.scheduler.prefix_hash_key = parts.store->pages->hash_key();
   parts.sessions = std::make_unique<KvSessions>(*parts.store, layout.page_tokens, page_bytes,
                                                 UnixSeconds, PageNames(formats), config.on_notice);
-  parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner.arena(), page_bytes);
+  parts.page_io =
+      std::make_unique<PageIo>(*parts.store->pages, *parts.device, runner.arena(), page_bytes);
   return SetStoreFormats(layout, formats, *parts.device, *parts.page_io, *parts.sessions);
 }
 
@@ -179,6 +180,9 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   const Result<int> max_model_len = ResolveMaxModelLen(config, model.context_length);
   if (!max_model_len.ok()) {
     return max_model_len.status();
+  }
+  if (Evicts(config.kv_policy) && !parts.device->IsHostMemory()) {
+    return Unimplemented("a --kv-policy that evicts tokens needs --device cpu");
   }
   const ContentHash model_digest = DigestOfModel(config, *parts.checkpoint);
   report("weights", 0);

@@ -122,36 +122,81 @@ Result<KvCache> KvCache::Create(Device& device, const KvLayout& layout, KvFormat
     return ResourceExhausted("a KV cache of {} bytes cannot be allocated: {}", arena_bytes,
                              arena.status().message());
   }
-  return KvCache(layout, std::move(formats), std::move(*arena));
+  KvCache cache(layout, *std::move(arena));
+  cache.formats_ = std::move(formats);
+  RETURN_IF_ERROR(cache.AllocateNumbers(device));
+  const std::unique_ptr<Stream> stream = device.NewStream();
+  cache.SetFormats(std::move(cache.formats_), *stream);
+  RETURN_IF_ERROR(stream->Sync());
+  return cache;
 }
 
-KvCache::KvCache(const KvLayout& layout, KvFormats formats, Buffer arena)
+KvCache::KvCache(const KvLayout& layout, Buffer arena)
     : layout_(layout),
       arena_(std::move(arena)),
-      formats_(static_cast<size_t>(layout.num_layers) * kNumTiers) {
-  SetFormats(std::move(formats));
+      layer_formats_(static_cast<size_t>(layout.num_layers) * kNumTiers) {}
+
+// As much as any calibration has: what is not written to is never taken from the system.
+Status KvCache::AllocateNumbers(Device& device) {
+  const auto dim = static_cast<size_t>(layout_.head_dim);
+  const size_t num_means =
+      static_cast<size_t>(layout_.num_layers) * static_cast<size_t>(layout_.num_kv_heads) * dim;
+  const auto allocate = [&](size_t bytes, Buffer& buffer) {
+    Result<Buffer> allocated = device.Allocate(bytes, Placement::kDevice);
+    if (!allocated.ok()) {
+      return allocated.status();
+    }
+    buffer = *std::move(allocated);
+    return Status();
+  };
+  RETURN_IF_ERROR(allocate(num_means * sizeof(float), mean_keys_));
+  RETURN_IF_ERROR(allocate(num_means * dim * sizeof(float), query_factors_));
+  return allocate(formats_.key_bias ? formats_.key_bias->bytes().size() : 0, key_bias_);
 }
 
-void KvCache::SetFormats(KvFormats formats) {
+void KvCache::SetFormats(KvFormats formats, Stream& stream) {
   for (const Tier tier : kCodedTiers) {
     const std::vector<LayerFormat> layers = LayersOf(tier, layout_, formats).first;
     for (size_t layer = 0; layer < layers.size(); ++layer) {
-      formats_[layer * kNumTiers + static_cast<size_t>(tier)] = layers[layer];
+      layer_formats_[layer * kNumTiers + static_cast<size_t>(tier)] = layers[layer];
     }
   }
-  mean_keys_ = std::move(formats.mean_keys);
-  query_factors_ = std::move(formats.query_factors);
-  key_bias_ = std::move(formats.key_bias);
+  formats_ = std::move(formats);
+  const auto upload = [&](std::span<const std::byte> bytes, const Buffer& buffer) {
+    CHECK(bytes.size() <= buffer.bytes());
+    if (!bytes.empty()) {
+      stream.Copy(buffer.data(), bytes.data(), bytes.size());
+    }
+  };
+  upload(std::as_bytes(std::span(formats_.mean_keys)), mean_keys_);
+  upload(std::as_bytes(std::span(formats_.query_factors)), query_factors_);
+  if (formats_.key_bias) {
+    upload(formats_.key_bias->bytes(), key_bias_);
+  }
 }
 
 KvCacheView KvCache::view(std::span<const PageEntry> page_map) const {
-  return {.arena = arena_.data(),
-          .page_map = page_map.data(),
-          .formats = formats_.data(),
-          .layout = layout_,
-          .mean_keys = mean_keys_.empty() ? nullptr : mean_keys_.data(),
-          .key_bias = key_bias_ ? key_bias_->view() : KeyBiasView(),
-          .query_factors = query_factors_.empty() ? nullptr : query_factors_.data()};
+  const auto floats = [](const Buffer& buffer) {
+    return static_cast<const float*>(static_cast<const void*>(buffer.data()));
+  };
+  KvCacheView view = host_view(page_map);
+  view.arena = arena_.data();
+  view.mean_keys = formats_.mean_keys.empty() ? nullptr : floats(mean_keys_);
+  view.query_factors = formats_.query_factors.empty() ? nullptr : floats(query_factors_);
+  if (formats_.key_bias) {
+    view.key_bias = formats_.key_bias->view(key_bias_.data());
+  }
+  return view;
+}
+
+KvCacheView KvCache::host_view(std::span<const PageEntry> page_map) const {
+  return {
+      .page_map = page_map.data(),
+      .formats = layer_formats_.data(),
+      .layout = layout_,
+      .mean_keys = formats_.mean_keys.empty() ? nullptr : formats_.mean_keys.data(),
+      .key_bias = formats_.key_bias ? formats_.key_bias->view() : KeyBiasView(),
+      .query_factors = formats_.query_factors.empty() ? nullptr : formats_.query_factors.data()};
 }
 
 }  // namespace thermocline

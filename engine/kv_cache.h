@@ -42,30 +42,36 @@ std::optional<KeyBias> ReadKeyBias(const ModelConfig& config, const Checkpoint& 
 // makes an archived page smaller than a cold one.
 std::array<uint32_t, kNumTiers> PageBytes(const KvLayout& layout, const KvFormats& formats);
 
-// The arena that holds every page's bytes, and how they are encoded in each tier and layer. Which
-// page is where is PagePool's to say.
+// The arena that holds every page's bytes, and how they are encoded in each tier and layer, with
+// the numbers that codecs need, on one device. Which page is where is PagePool's to say.
 class KvCache {
  public:
   static Result<KvCache> Create(Device& device, const KvLayout& layout, KvFormats formats,
                                 uint64_t arena_bytes);
 
-  // Between steps, while no page is in a tier that both code differently and nothing moves. Views
-  // that were made before are no longer valid.
-  void SetFormats(KvFormats formats);
+  // Between steps, while no page is in a tier that both code differently and nothing moves; of the
+  // same model, so with the same key bias or none. Views that were made before are no longer valid.
+  // Enqueues: other streams may use new views once this one has been synced.
+  void SetFormats(KvFormats formats, Stream& stream);
 
   // For one step: `page_map` may grow or move between steps.
   KvCacheView view(std::span<const PageEntry> page_map) const;
+  // The same without an arena, its numbers in host memory: for blocks that the host decodes.
+  KvCacheView host_view(std::span<const PageEntry> page_map) const;
   const KvLayout& layout() const { return layout_; }
 
  private:
-  KvCache(const KvLayout& layout, KvFormats formats, Buffer arena);
+  KvCache(const KvLayout& layout, Buffer arena);
+  // Room for mean keys, query factors and the key bias.
+  Status AllocateNumbers(Device& device);
 
   KvLayout layout_;
   Buffer arena_;
-  std::vector<float> mean_keys_;
-  std::vector<float> query_factors_;
-  std::vector<LayerFormat> formats_;  // [num_layers][kNumTiers]
-  std::optional<KeyBias> key_bias_;
+  std::vector<LayerFormat> layer_formats_;  // [num_layers][kNumTiers]
+  KvFormats formats_;                       // what was uploaded, which streams may still read
+  Buffer mean_keys_;
+  Buffer query_factors_;
+  Buffer key_bias_;
 };
 
 }  // namespace thermocline

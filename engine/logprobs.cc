@@ -3,8 +3,8 @@
 #include <cmath>
 #include <vector>
 
-#include "engine/score_scan.h"
-#include "engine/top_tokens.h"
+#include "kernels/sampling/score_scan.h"
+#include "kernels/sampling/top_tokens.h"
 
 namespace thermocline {
 

@@ -1,6 +1,7 @@
 #include "engine/migrator.h"
 
-#include <chrono>
+#include <algorithm>
+#include <cstddef>
 #include <utility>
 
 #include "kernels/base/check.h"
@@ -42,24 +43,30 @@ double Migrator::busy_seconds() const {
   return busy_seconds_;
 }
 
-// One page at a time, so that a page is published as soon as it can be.
+// As many pages as the device moves well at once, and no more: a page is published as soon as it
+// can be.
 void Migrator::Run(const std::stop_token& stop) {
+  const auto most = static_cast<size_t>(device_.ops().max_moves_at_once());
+  std::vector<PageMove> moves;
+  std::vector<MoveResult> results;
   std::unique_lock lock(mutex_);
   while (wake_.wait(lock, stop, [&] { return !queue_.empty(); }) && !stop.stop_requested()) {
-    FinishedMove move{.move = queue_.front()};
-    queue_.pop_front();
+    const auto end = queue_.begin() + static_cast<ptrdiff_t>(std::min(most, queue_.size()));
+    moves.assign(queue_.begin(), end);
+    queue_.erase(queue_.begin(), end);
     copying_ = true;
     lock.unlock();
-    const auto begin = std::chrono::steady_clock::now();
-    device_.ops().TranscodePages(std::span(&move.move, 1), kv_, std::span(&move.result, 1),
-                                 *stream_);
-    if (!stream_->Sync().ok()) {
-      move.result.outcome = MoveResult::Outcome::kDeviceError;
-    }
-    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - begin;
+    results.assign(moves.size(), {});
+    device_.ops().TranscodePages(moves, kv_, results, *stream_);
+    const bool ok = stream_->Sync().ok();
     lock.lock();
-    finished_.push_back(move);
-    busy_seconds_ += elapsed.count();
+    for (size_t i = 0; i < moves.size(); ++i) {
+      if (!ok) {
+        results[i].outcome = MoveResult::Outcome::kDeviceError;
+      }
+      finished_.push_back({.move = moves[i], .result = results[i]});
+      busy_seconds_ += static_cast<double>(results[i].seconds);
+    }
     copying_ = false;
     ended_.notify_all();
   }

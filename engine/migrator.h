@@ -32,7 +32,7 @@ class Migrator {
   void Start(std::span<const PageMove> moves);
   // Those that have ended since the last call, in the order of Start; `wait`: all of them.
   std::vector<FinishedMove> TakeFinished(bool wait);
-  // Seconds spent copying so far.
+  // Seconds spent copying so far, as the device measures them.
   double busy_seconds() const;
 
  private:

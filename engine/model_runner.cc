@@ -17,14 +17,17 @@ ModelRunner::ModelRunner(Transformer model, KvCache cache, Sampler sampler, cons
       sampler_(std::move(sampler)),
       pool_(pool),
       evictor_(std::move(evictor)),
+      device_(device),
       stream_(device.NewStream()),
+      heat_(device),
+      host_logits_(device),
       migrator_(std::make_unique<Migrator>(device, cache_.view(pool.page_map()))) {
   SetProbeLayers(std::move(probe_layers));
   if (evictor_ != nullptr) {
+    CHECK(device.IsHostMemory());  // it reads keys where they lie, before attention does
     model_.set_attention_observer(
-        [this](int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv) {
-          evictor_->Observe(layer, qkv, batch, kv);
-        });
+        [this](int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
+               Stream& /*stream*/) { evictor_->Observe(layer, qkv, batch, kv); });
   }
 }
 
@@ -37,7 +40,8 @@ void ModelRunner::SetProbeLayers(std::vector<int> layers) {
 }
 
 void ModelRunner::SetFormats(KvFormats formats, std::vector<int> probe_layers) {
-  cache_.SetFormats(std::move(formats));
+  cache_.SetFormats(std::move(formats), *stream_);
+  format_status_ = stream_->Sync();
   SetProbeLayers(std::move(probe_layers));
   migrator_->SetView(cache_.view(pool_.page_map()));
 }
@@ -61,40 +65,33 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
     return result;
   }
 
+  RETURN_IF_ERROR(std::exchange(format_status_, {}));
   batch_.Build(plan, cache_.layout().page_tokens);
-  const KvLayout& layout = cache_.layout();
-  const auto num_pages = static_cast<size_t>(batch_.view().page_starts[num_sequences]);
+  const BatchView batch = batch_.view();
   Transformer::WatchedLayers watched;
   if (plan.sample_heat) {
-    page_energy_.resize(probe_layers_.size() * num_pages *
-                        static_cast<size_t>(layout.num_kv_heads));
-    watched = {.layers = probe_layers_, .energy = page_energy_};
+    Result<Transformer::WatchedLayers> begun = heat_.Begin(
+        probe_layers_, cache_.layout().num_kv_heads, batch.page_starts[batch.num_sequences]);
+    if (!begun.ok()) {
+      return begun.status();
+    }
+    watched = *begun;
   }
   KvCacheView kv = cache_.view(pool_.page_map());
   if (evictor_ != nullptr) {
     evictor_->BeginStep(plan);
     kv.keep_masks = evictor_->keep_masks();
   }
-  model_.Forward(batch_.tokens(), batch_.view(), kv, *stream_, watched);
-  constexpr size_t kBlock = Transformer::kMaxLogitRows;
-  std::span<const LogitRow> left = batch_.logit_rows();
-  while (!left.empty()) {
-    const std::span<const LogitRow> block = left.first(std::min(kBlock, left.size()));
-    left = left.subspan(block.size());
-    rows_.clear();
-    for (const LogitRow& row : block) {
-      rows_.push_back(row.row);
-    }
-    const Tensor logits = model_.ComputeLogits(rows_, *stream_);
-    RETURN_IF_ERROR(stream_->Sync());
-    const auto width = static_cast<size_t>(logits.dim(1));
-    for (size_t i = 0; i < block.size(); ++i) {
-      ReadRow(block[i], {logits.f32() + i * width, width}, plan, result);
-    }
-  }
-  RETURN_IF_ERROR(stream_->Sync());
+  model_.Forward(batch, kv, *stream_, watched);
   if (plan.sample_heat) {
-    result.step.heat = FoldHeat();
+    heat_.Fold(*stream_);
+  }
+  if (Status status = ReadLogits(plan, result); !status.ok()) {
+    (void)stream_->Sync();  // the next step finds nothing under way
+    return status;
+  }
+  if (plan.sample_heat) {
+    result.step.heat = heat_.Read(batch);
   }
   if (evictor_ != nullptr) {
     evictor_->EndStep(plan);
@@ -105,27 +102,68 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
   return result;
 }
 
-std::vector<std::vector<PageHeat>> ModelRunner::FoldHeat() const {
-  const BatchView batch = batch_.view();
-  const auto num_heads = static_cast<size_t>(cache_.layout().num_kv_heads);
-  const auto num_pages = static_cast<size_t>(batch.page_starts[batch.num_sequences]);
-  std::vector<std::vector<PageHeat>> heat(static_cast<size_t>(batch.num_sequences));
-  for (int s = 0; s < batch.num_sequences; ++s) {
-    for (int page = batch.page_starts[s]; page < batch.page_starts[s + 1]; ++page) {
-      PageHeat page_heat;
-      for (size_t layer = 0; layer < probe_layers_.size(); ++layer) {
-        const float* energies =
-            page_energy_.data() + (layer * num_pages + static_cast<size_t>(page)) * num_heads;
-        for (size_t h = 0; h < num_heads; ++h) {
-          page_heat.peak = std::max(page_heat.peak, energies[h]);
-          page_heat.mean += energies[h];
-        }
-      }
-      page_heat.mean /= static_cast<float>(probe_layers_.size() * num_heads);
-      heat[static_cast<size_t>(s)].push_back(page_heat);
+Status ModelRunner::ReadLogits(const StepPlan& plan, RunResult& result) {
+  constexpr size_t kBlock = Transformer::kMaxLogitRows;
+  std::span<const LogitRow> left = batch_.logit_rows();
+  drawn_.clear();
+  RETURN_IF_ERROR(Reserve(device_, left.size() * sizeof(TokenId), Placement::kHost, host_tokens_));
+  while (!left.empty()) {
+    const std::span<const LogitRow> block = left.first(std::min(kBlock, left.size()));
+    left = left.subspan(block.size());
+    RETURN_IF_ERROR(ReadBlock(block, plan, result));
+  }
+  RETURN_IF_ERROR(stream_->Sync());
+  const auto* tokens = static_cast<const TokenId*>(static_cast<const void*>(host_tokens_.data()));
+  for (size_t i = 0; i < drawn_.size(); ++i) {
+    Accept(drawn_[i], tokens[i], plan, result);
+  }
+  return {};
+}
+
+std::optional<RowDraw> ModelRunner::PlanDraw(const LogitRow& row, const StepPlan& plan) const {
+  const Sequence& sequence = *plan.sequences[static_cast<size_t>(row.sequence)].sequence;
+  if (row.prompt_token || logits_observer_ || sequence.request->sampling.num_logprobs >= 0) {
+    return std::nullopt;
+  }
+  return sampler_.PlanDraw(sequence);
+}
+
+Status ModelRunner::ReadBlock(std::span<const LogitRow> block, const StepPlan& plan,
+                              RunResult& result) {
+  auto* tokens = static_cast<TokenId*>(static_cast<void*>(host_tokens_.data())) + drawn_.size();
+  rows_.clear();
+  draws_.clear();
+  for_host_.clear();
+  for (size_t i = 0; i < block.size(); ++i) {
+    rows_.push_back(block[i].row);
+    if (std::optional<RowDraw> draw = PlanDraw(block[i], plan)) {
+      draw->row = static_cast<int32_t>(i);
+      draws_.push_back(*draw);
+      drawn_.push_back(block[i].sequence);
+    } else {
+      for_host_.push_back(i);
     }
   }
-  return heat;
+  const Tensor logits = model_.ComputeLogits(rows_, *stream_);
+  if (!draws_.empty()) {
+    device_.ops().DrawTokens(logits, static_cast<int>(sampler_.vocab_size()), draws_, tokens,
+                             *stream_);
+  }
+  if (for_host_.empty()) {
+    return {};
+  }
+  const auto width = static_cast<size_t>(logits.dim(1));
+  const size_t first = for_host_.front();
+  const Result<const float*> copied = host_logits_.Read(
+      logits.f32() + first * width, (for_host_.back() + 1 - first) * width, *stream_);
+  if (!copied.ok()) {
+    return copied.status();
+  }
+  RETURN_IF_ERROR(stream_->Sync());
+  for (const size_t i : for_host_) {
+    ReadRow(block[i], {*copied + (i - first) * width, width}, plan, result);
+  }
+  return {};
 }
 
 void ModelRunner::ReadRow(const LogitRow& row, std::span<const float> all_logits,
@@ -162,7 +200,20 @@ void ModelRunner::ReadRow(const LogitRow& row, std::span<const float> all_logits
     add_logprobs(*token, num_logprobs, result.output_logprobs[index]);
   }
   if (error.ok()) {
-    result.step.accepted[index].push_back(*token);
+    Accept(row.sequence, *token, plan, result);
+  }
+}
+
+void ModelRunner::Accept(int32_t sequence, TokenId token, const StepPlan& plan, RunResult& result) {
+  const auto index = static_cast<size_t>(sequence);
+  Status& error = result.errors[index];
+  if (!error.ok()) {
+    return;
+  }
+  if (token < 0) {
+    error = Sampler::NoToken(*plan.sequences[index].sequence);
+  } else {
+    result.step.accepted[index].push_back(token);
   }
 }
 

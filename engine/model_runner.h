@@ -2,15 +2,18 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "engine/baselines/evictor.h"
 #include "engine/batch.h"
+#include "engine/host_copy.h"
 #include "engine/kv_cache.h"
 #include "engine/migrator.h"
 #include "engine/model/transformer.h"
+#include "engine/page_heat.h"
 #include "engine/runner.h"
 #include "engine/sampler.h"
 #include "kernels/device.h"
@@ -18,7 +21,9 @@
 
 namespace thermocline {
 
-// Runs steps on one device: batch, forward pass, logits in blocks of bounded size, sampling.
+// Runs steps on one device: batch, forward pass, logits in blocks of bounded size, and tokens,
+// drawn on the device unless the host has to see a row of logits. One Sync a step, unless rows of
+// several blocks are for the host.
 class ModelRunner : public Runner {
  public:
   // `device` and `pool` outlive it. `sampler` sees as many leading logits as its vocabulary has.
@@ -28,12 +33,14 @@ class ModelRunner : public Runner {
               Device& device, std::vector<int> probe_layers,
               std::unique_ptr<Evictor> evictor = nullptr);
 
-  // Called with each row of logits before it is read, on the thread of Run; empty: nobody looks.
+  // Called with each row of logits before a token is drawn of it, on the thread of Run, which then
+  // draws on the host; empty: nobody looks.
   void set_logits_observer(std::function<void(const LogitRow&, std::span<const float>)> observer) {
     logits_observer_ = std::move(observer);
   }
 
-  // Between steps, while nothing moves and no page is in a tier whose formats change.
+  // Between steps, while nothing moves and no page is in a tier whose formats change. The device's
+  // error, if there is one, is that of the next Run.
   void SetFormats(KvFormats formats, std::vector<int> probe_layers);
   // For whoever runs it between steps, on the thread of Run.
   Transformer& model() { return model_; }
@@ -48,10 +55,14 @@ class ModelRunner : public Runner {
 
  private:
   void SetProbeLayers(std::vector<int> layers);
-  // StepResult::heat from what the last forward pass left in page_energy_.
-  std::vector<std::vector<PageHeat>> FoldHeat() const;
+  // How a row's token is drawn on the device; nothing: the host has to see the row.
+  std::optional<RowDraw> PlanDraw(const LogitRow& row, const StepPlan& plan) const;
+  Status ReadLogits(const StepPlan& plan, RunResult& result);
+  // Enqueues one block's logits and draws; reads it if rows of it are for the host.
+  Status ReadBlock(std::span<const LogitRow> block, const StepPlan& plan, RunResult& result);
   void ReadRow(const LogitRow& row, std::span<const float> logits, const StepPlan& plan,
                RunResult& result);
+  static void Accept(int32_t sequence, TokenId token, const StepPlan& plan, RunResult& result);
 
   Transformer model_;
   KvCache cache_;
@@ -59,11 +70,18 @@ class ModelRunner : public Runner {
   const PagePool& pool_;
   std::vector<int> probe_layers_;
   std::unique_ptr<Evictor> evictor_;
+  Device& device_;
   std::unique_ptr<Stream> stream_;
   Batch batch_;
   std::function<void(const LogitRow&, std::span<const float>)> logits_observer_;
+  Status format_status_;  // of the upload in SetFormats
+  PageHeatReader heat_;
+  HostCopy host_logits_;
+  Buffer host_tokens_;                  // [logit rows of the step], of those drawn on the device
   std::vector<int32_t> rows_;           // of one block of logits
-  std::vector<float> page_energy_;      // [probe_layers, pages of the batch, num_kv_heads]
+  std::vector<RowDraw> draws_;          // of one block
+  std::vector<size_t> for_host_;        // rows of one block that the host reads
+  std::vector<int32_t> drawn_;          // sequences whose tokens are in host_tokens_, in order
   std::unique_ptr<Migrator> migrator_;  // last: its thread reads the cache
 };
 

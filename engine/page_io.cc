@@ -1,19 +1,20 @@
 #include "engine/page_io.h"
 
 #include <algorithm>
-#include <cstring>
 #include <span>
 #include <tuple>
 #include <utility>
 
 namespace thermocline {
 
-PageIo::PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumTiers> page_bytes,
-               const PageNames& names)
+PageIo::PageIo(BackingStore& store, Device& device, std::byte* arena,
+               std::array<uint32_t, kNumTiers> page_bytes, const PageNames& names)
     : store_(store),
       arena_(arena),
       page_bytes_(page_bytes),
       names_(names),
+      lanes_{Lane{.stream = device.NewStream(StreamPriority::kBackground)},
+             Lane{.stream = device.NewStream(StreamPriority::kBackground)}},
       saver_([this](const std::stop_token& stop) { Run(PageTransfer::Kind::kSave, stop); }),
       loader_([this](const std::stop_token& stop) { Run(PageTransfer::Kind::kLoad, stop); }) {}
 
@@ -121,13 +122,8 @@ FinishedTransfer PageIo::Copy(PageTransfer transfer) {
   return end;
 }
 
-std::span<std::byte> PageIo::BytesAt(PageEntry place) const {
-  return {arena_ + place.offset(), page_bytes_[static_cast<size_t>(place.tier())]};
-}
-
 // What the store refuses (it is full of better pages, or its disk is) it counts itself.
 bool PageIo::Save(const PageTransfer& transfer) {
-  const std::span<const std::byte> bytes = BytesAt(transfer.place);
   const PageContent& content = transfer.content;
   const Tier tier = transfer.place.tier();
   const std::optional<PageNames::Stored> found = names_.Find(store_, content.hash);
@@ -135,15 +131,21 @@ bool PageIo::Save(const PageTransfer& transfer) {
       std::tie(found->info.loss, found->info.tier) <= std::tie(content.loss, tier)) {
     return true;  // as good a copy is there
   }
+  std::vector<std::byte> bytes(BytesOf(tier));
+  Stream& stream = *lane(transfer.kind).stream;
+  stream.Copy(bytes.data(), arena_ + transfer.place.offset(), bytes.size());
+  if (!stream.Sync().ok()) {
+    return false;
+  }
   return store_
-      .Put(names_.NameOf(content.hash, tier), {.tier = transfer.place.tier(),
+      .Put(names_.NameOf(content.hash, tier), {.tier = tier,
                                                .loss = content.loss,
                                                .first_position = content.first_position,
                                                .checksum = content.checksum,
                                                .previous = content.previous,
                                                .tenant = content.tenant,
                                                .tokens = content.tokens,
-                                               .bytes = {bytes.begin(), bytes.end()}})
+                                               .bytes = std::move(bytes)})
       .ok();
 }
 
@@ -163,13 +165,16 @@ bool PageIo::Load(PageTransfer& transfer) {
     return false;
   }
   PageContent& content = transfer.content;
-  const std::span<std::byte> place = BytesAt(transfer.place);
-  if (page->tier != transfer.place.tier() || page->bytes.size() != place.size() ||
+  if (page->tier != tier || page->bytes.size() != BytesOf(tier) ||
       page->previous != content.previous || page->tenant != content.tenant ||
       page->tokens != content.tokens || page->first_position != content.first_position) {
     return false;
   }
-  std::memcpy(place.data(), page->bytes.data(), place.size());
+  Stream& stream = *lane(transfer.kind).stream;
+  stream.Copy(arena_ + transfer.place.offset(), page->bytes.data(), page->bytes.size());
+  if (!stream.Sync().ok()) {
+    return false;
+  }
   content.loss = page->loss;
   content.checksum = page->checksum;
   return true;

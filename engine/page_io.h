@@ -19,20 +19,22 @@
 #include "engine/page_names.h"
 #include "engine/page_recoder.h"
 #include "engine/store/backing_store.h"
+#include "kernels/device.h"
 #include "kernels/page_format.h"
 #include "scheduler/page_transfer.h"
 
 namespace thermocline {
 
-// Copies pages between the arena and the store outside it, on two threads of its own, so that no
-// load waits behind a save: steps run meanwhile. It touches no page state, as Migrator does not:
-// who started a transfer ends it in the pool. Full pages alone are saved, and do not change; nobody
-// reads where a load writes. Thread-safe.
+// Copies pages between the arena and the store outside it, on two threads and streams of its own,
+// so that no load waits behind a save: steps run meanwhile. It touches no page state, as Migrator
+// does not: who started a transfer ends it in the pool. Full pages alone are saved, and do not
+// change; nobody reads where a load writes. Thread-safe.
 class PageIo : public PageFinder {
  public:
-  // `page_bytes`: of a page's place, by tier. `store` and `arena` outlive it.
-  PageIo(BackingStore& store, std::byte* arena, std::array<uint32_t, kNumTiers> page_bytes,
-         const PageNames& names = {});
+  // `page_bytes`: what a page takes in the arena, by tier. The arena is in the device's memory; all
+  // outlive it.
+  PageIo(BackingStore& store, Device& device, std::byte* arena,
+         std::array<uint32_t, kNumTiers> page_bytes, const PageNames& names = {});
   // Waits for the copies in work; those not begun are dropped, jobs are run.
   ~PageIo() override { Stop(); }
   // The same, before its end; nothing is begun after it.
@@ -71,6 +73,7 @@ class PageIo : public PageFinder {
  private:
   using Job = std::variant<PageTransfer, std::function<void()>>;
   struct Lane {
+    std::unique_ptr<Stream> stream;  // the lane's thread's
     std::deque<Job> queue;
     std::condition_variable_any wake;
     bool in_work = false;
@@ -80,7 +83,7 @@ class PageIo : public PageFinder {
   FinishedTransfer Copy(PageTransfer transfer);
   bool Save(const PageTransfer& transfer);
   bool Load(PageTransfer& transfer);
-  std::span<std::byte> BytesAt(PageEntry place) const;
+  uint32_t BytesOf(Tier tier) const { return page_bytes_[static_cast<size_t>(tier)]; }
 
   BackingStore& store_;
   std::byte* arena_;
@@ -90,7 +93,7 @@ class PageIo : public PageFinder {
   std::unique_ptr<PageRecoder> recoder_;  // the loading thread's
 
   std::mutex mutex_;
-  // Guarded by mutex_, down to finished_:
+  // Guarded by mutex_, down to finished_, but for the streams:
   std::array<Lane, 2> lanes_;  // of saves; of loads and wakes
   size_t num_unfinished_ = 0;  // queued or being copied
   std::vector<FinishedTransfer> finished_;

@@ -1,8 +1,9 @@
 #include "engine/page_recoder.h"
 
-#include <cstring>
+#include <cstddef>
 #include <span>
 #include <utility>
+#include <vector>
 
 namespace thermocline {
 
@@ -27,7 +28,7 @@ PageRecoder::PageRecoder(Device& device, KvCache from, KvCache to,
                          const std::array<uint32_t, kNumTiers>& from_bytes,
                          const std::array<uint32_t, kNumTiers>& to_bytes)
     : device_(device),
-      stream_(device.NewStream()),
+      stream_(device.NewStream(StreamPriority::kBackground)),
       from_(std::move(from)),
       to_(std::move(to)),
       from_bytes_(from_bytes),
@@ -55,16 +56,20 @@ bool PageRecoder::Recode(StoredPage& page) {
     return stream_->Sync().ok() && result.outcome == MoveResult::Outcome::kOk;
   };
   MoveResult result;
-  std::memcpy(from.arena + coded.offset(), page.bytes.data(), page.bytes.size());
+  stream_->Copy(from.arena + coded.offset(), page.bytes.data(), page.bytes.size());
   if (!transcode(from, coded, hot, result)) {
     return false;
   }
-  std::memcpy(to.arena, from.arena, hot_bytes);
+  stream_->Copy(to.arena, from.arena, hot_bytes);
   if (!transcode(to, hot, coded, result)) {
     return false;
   }
-  const std::byte* begin = to.arena + coded.offset();
-  page.bytes.assign(begin, begin + to_bytes_[tier]);
+  std::vector<std::byte> recoded(to_bytes_[tier]);
+  stream_->Copy(recoded.data(), to.arena + coded.offset(), recoded.size());
+  if (!stream_->Sync().ok()) {
+    return false;
+  }
+  page.bytes = std::move(recoded);
   page.checksum = result.checksum;
   return true;
 }

@@ -21,7 +21,7 @@ class PageRecoder {
                                                      KvFormats from, KvFormats to);
 
   // The bytes of a warm or cold page, and their checksum. False, and the page is as it was, when
-  // they are not what its checksum says.
+  // they are not what its checksum says, or the device fails.
   bool Recode(StoredPage& page);
 
  private:

@@ -11,13 +11,13 @@ QueryMoments::QueryMoments(const KvLayout& layout, int num_heads)
             static_cast<size_t>(layout.head_dim) * static_cast<size_t>(layout.head_dim)),
       num_observed_(static_cast<size_t>(layout.num_layers)) {}
 
-void QueryMoments::Observe(int layer, Tensor qkv) {
+void QueryMoments::Observe(int layer, const float* qkv, int64_t num_tokens, int64_t width) {
   const auto dim = static_cast<size_t>(layout_.head_dim);
   const auto num_kv_heads = static_cast<size_t>(layout_.num_kv_heads);
   const size_t num_heads = num_kv_heads * group_;
-  num_observed_[static_cast<size_t>(layer)] += qkv.dim(0);
-  for (int64_t token = 0; token < qkv.dim(0); ++token) {
-    const float* query = qkv.f32() + token * qkv.dim(1);
+  num_observed_[static_cast<size_t>(layer)] += num_tokens;
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const float* query = qkv + token * width;
     for (size_t head = 0; head < num_heads; ++head, query += dim) {
       double* sums =
           sums_.data() + (static_cast<size_t>(layer) * num_kv_heads + head / group_) * dim * dim;

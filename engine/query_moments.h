@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "kernels/page_format.h"
-#include "kernels/tensor.h"
 
 namespace thermocline {
 
@@ -20,8 +19,8 @@ class QueryMoments {
 
   QueryMoments(const KvLayout& layout, int num_heads);
 
-  // qkv [num_tokens, width], host memory: the queries come first, in the basis of the pages.
-  void Observe(int layer, Tensor qkv);
+  // qkv [num_tokens, width]: a row's queries come first, in the basis of the pages.
+  void Observe(int layer, const float* qkv, int64_t num_tokens, int64_t width);
 
   // [num_layers][num_kv_heads][head_dim][head_dim]; x^T M x is the mean square of a score with x.
   // The identity for a head without queries.

@@ -1,12 +1,10 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <utility>
 
 #include "engine/counter_random.h"
-#include "engine/score_scan.h"
 #include "kernels/base/check.h"
 
 namespace thermocline {
@@ -30,23 +28,23 @@ bool BansEndTokens(const Sequence& sequence) {
   return sequence.num_output() < sequence.request->stop.min_tokens;
 }
 
-double TotalOf(std::span<const ScoredToken> candidates) {
-  double total = 0;
-  for (const ScoredToken& candidate : candidates) {
-    total += static_cast<double>(candidate.score);
-  }
-  return total;
+bool IsAdjusted(const Sequence& sequence) {
+  const SamplingParams& params = sequence.request->sampling;
+  return HasPenalties(params) || !params.logit_bias.empty() || BansEndTokens(sequence);
 }
 
-TokenId PickByWeight(std::span<const ScoredToken> candidates, double uniform) {
-  double left = uniform * TotalOf(candidates);
-  for (const ScoredToken& candidate : candidates) {
-    left -= static_cast<double>(candidate.score);
-    if (left < 0) {
-      return candidate.token;
-    }
+RowDraw DrawOf(const Sequence& sequence) {
+  const SamplingParams& params = sequence.request->sampling;
+  if (IsGreedy(params)) {
+    return {};
   }
-  return candidates.front().token;  // rounding ate the last sliver: the first is the likeliest
+  CHECK(params.seed.has_value());
+  return {.temperature = params.temperature,
+          .top_p = params.top_p,
+          .min_p = params.min_p,
+          .top_k = params.top_k,
+          .uniform = UniformDraw(*params.seed, static_cast<uint32_t>(sequence.choice),
+                                 static_cast<uint32_t>(sequence.num_output()))};
 }
 
 }  // namespace
@@ -55,28 +53,29 @@ Sampler::Sampler(int vocab_size, std::vector<TokenId> end_tokens)
     : vocab_size_(static_cast<size_t>(vocab_size)),
       end_tokens_(std::move(end_tokens)),
       adjusted_(vocab_size_),
-      weights_(vocab_size_),
-      counts_(vocab_size_) {
-  candidates_.reserve(vocab_size_);
-}
+      counts_(vocab_size_) {}
 
 Result<TokenId> Sampler::Sample(std::span<const float> logits, const Sequence& sequence) {
   CHECK(logits.size() == vocab_size_);
-  const std::span<const float> scores = Adjust(logits, sequence);
-  const BestScore best = FindBest(scores);
-  if (!best.finite) {
-    return Internal("the model's output after {} tokens is not a number or leaves no token",
-                    sequence.tokens.size());
+  const TokenId token = drawer_.Draw(Adjust(logits, sequence), DrawOf(sequence));
+  if (token < 0) {
+    return NoToken(sequence);
   }
-  if (IsGreedy(sequence.request->sampling)) {
-    return static_cast<TokenId>(best.index);
-  }
-  return Draw(scores, best.score, sequence);
+  return token;
+}
+
+std::optional<RowDraw> Sampler::PlanDraw(const Sequence& sequence) const {
+  return IsAdjusted(sequence) ? std::nullopt : std::optional(DrawOf(sequence));
+}
+
+Status Sampler::NoToken(const Sequence& sequence) {
+  return Internal("the model's output after {} tokens is not a number or leaves no token",
+                  sequence.tokens.size());
 }
 
 std::span<const float> Sampler::Adjust(std::span<const float> logits, const Sequence& sequence) {
   const SamplingParams& params = sequence.request->sampling;
-  if (!HasPenalties(params) && params.logit_bias.empty() && !BansEndTokens(sequence)) {
+  if (!IsAdjusted(sequence)) {
     return logits;
   }
   std::copy(logits.begin(), logits.end(), adjusted_.begin());
@@ -131,75 +130,6 @@ void Sampler::BanEndTokens(const Request& request) {
   if (!request.stop.ignore_eos) {
     for (const TokenId token : end_tokens_) {
       adjusted_[static_cast<size_t>(token)] = kNegativeInfinity;
-    }
-  }
-}
-
-TokenId Sampler::Draw(std::span<const float> scores, float max, const Sequence& sequence) {
-  const SamplingParams& params = sequence.request->sampling;
-  CHECK(params.seed.has_value());
-  const double uniform = UniformDraw(*params.seed, static_cast<uint32_t>(sequence.choice),
-                                     static_cast<uint32_t>(sequence.num_output()));
-  const bool limits_tokens = params.top_k > 0 && static_cast<size_t>(params.top_k) < vocab_size_;
-  if (!limits_tokens && params.min_p <= 0 && params.top_p >= 1) {
-    ExpOfScores(scores, max, params.temperature, weights_);
-    return static_cast<TokenId>(IndexAtPart(weights_, uniform));
-  }
-  const double total =
-      limits_tokens ? CollectTop(scores, max, params) : CollectLikely(scores, max, params);
-  if (params.top_p < 1) {
-    KeepNucleus(params.top_p, total);
-  }
-  return PickByWeight(candidates_, uniform);
-}
-
-double Sampler::CollectTop(std::span<const float> scores, float max, const SamplingParams& params) {
-  SelectTop(scores, params.top_k, candidates_);
-  for (ScoredToken& candidate : candidates_) {
-    candidate.score = std::exp((candidate.score - max) / params.temperature);
-  }
-  std::erase_if(candidates_, [&](const ScoredToken& c) { return c.score < params.min_p; });
-  return TotalOf(candidates_);
-}
-
-double Sampler::CollectLikely(std::span<const float> scores, float max,
-                              const SamplingParams& params) {
-  ExpOfScores(scores, max, params.temperature, weights_);
-  double total = 0;
-  float bar = params.min_p;
-  if (bar <= 0) {
-    // All tokens below this bar together weigh less than half of 1 - top_p: none of them is in the
-    // nucleus.
-    total = SumOfWeights(weights_);
-    bar = static_cast<float>(0.5 * (1.0 - static_cast<double>(params.top_p)) * total /
-                             static_cast<double>(vocab_size_));
-  }
-  candidates_.clear();
-  for (size_t i = 0; i < weights_.size(); ++i) {
-    if (weights_[i] >= bar) {
-      candidates_.push_back({weights_[i], static_cast<TokenId>(i)});
-    }
-  }
-  return params.min_p > 0 ? TotalOf(candidates_) : total;
-}
-
-void Sampler::KeepNucleus(float top_p, double total) {
-  const double wanted = static_cast<double>(top_p) * total;
-  double mass = 0;
-  size_t sorted = 0;
-  while (sorted < candidates_.size()) {
-    constexpr size_t kFirstSorted = 64;
-    const size_t begin = sorted;
-    sorted = std::min(candidates_.size(), std::max(kFirstSorted, 4 * sorted));
-    std::partial_sort(candidates_.begin() + static_cast<ptrdiff_t>(begin),
-                      candidates_.begin() + static_cast<ptrdiff_t>(sorted), candidates_.end(),
-                      RanksBefore);
-    for (size_t i = begin; i < sorted; ++i) {
-      mass += static_cast<double>(candidates_[i].score);
-      if (mass >= wanted) {
-        candidates_.resize(i + 1);
-        return;
-      }
     }
   }
 }

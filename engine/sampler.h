@@ -1,12 +1,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
-#include "engine/top_tokens.h"
 #include "kernels/base/status.h"
 #include "kernels/base/token.h"
+#include "kernels/sampling/row_draw.h"
+#include "kernels/sampling/token_drawer.h"
 #include "scheduler/sequence.h"
 
 namespace thermocline {
@@ -27,6 +29,11 @@ class Sampler {
 
   // logits [vocab_size], as the model gave them. kInternal when they are not numbers.
   Result<TokenId> Sample(std::span<const float> logits, const Sequence& sequence);
+  // How Ops::DrawTokens draws the same token from the sequence's row, whose number is to be set.
+  // Nothing: the logits are to be adjusted first, so Sample has to.
+  std::optional<RowDraw> PlanDraw(const Sequence& sequence) const;
+  // What Sample says where a draw finds no token.
+  static Status NoToken(const Sequence& sequence);
 
   size_t vocab_size() const { return vocab_size_; }
 
@@ -36,20 +43,12 @@ class Sampler {
   void ApplyPenalties(const Sequence& sequence);
   void BanEndTokens(const Request& request);
 
-  TokenId Draw(std::span<const float> scores, float max, const Sequence& sequence);
-  // Each leaves in candidates_ what may be drawn, as weights relative to the best token's, and says
-  // what top_p is a part of: the total, with what is too unlikely to be in any nucleus.
-  double CollectTop(std::span<const float> scores, float max, const SamplingParams& params);
-  double CollectLikely(std::span<const float> scores, float max, const SamplingParams& params);
-  void KeepNucleus(float top_p, double total);
-
   size_t vocab_size_;
   std::vector<TokenId> end_tokens_;
-  std::vector<float> adjusted_;          // [vocab_size]
-  std::vector<float> weights_;           // [vocab_size]
-  std::vector<int32_t> counts_;          // [vocab_size], all zero between calls
-  std::vector<TokenId> counted_;         // tokens whose count is not zero
-  std::vector<ScoredToken> candidates_;  // what is left to draw from
+  std::vector<float> adjusted_;   // [vocab_size]
+  std::vector<int32_t> counts_;   // [vocab_size], all zero between calls
+  std::vector<TokenId> counted_;  // tokens whose count is not zero
+  TokenDrawer drawer_;
 };
 
 }  // namespace thermocline

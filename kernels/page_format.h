@@ -65,6 +65,7 @@ struct MoveResult {
   enum class Outcome : uint8_t { kOk, kNotFinite, kCorrupt, kDeviceError };
   Outcome outcome = Outcome::kOk;
   uint64_t checksum = 0;  // of the bytes at `to`
+  float seconds = 0;      // what the copy took, its part of a batch
 };
 
 // Of one tier in one layer. `layer_offset`: bytes from the page's start to the layer's block;
@@ -97,6 +98,7 @@ inline constexpr uint64_t kKeepAll = ~uint64_t{0};
 // RoPE(b, position), and attention adds <q, RoPE(b, position)> to their scores. RoPE's rotation by
 // a position is one by the page's first position and one inside the page, and a pair of dimensions
 // is a complex number, its parts each in an array of their own. kernels/quant/key_bias.h fills it.
+// The numbers are in the memory of the device that the view is of, `layers` in the host's.
 struct KeyBiasView {
   int32_t num_pairs = 0;                // head_dim / 2; 0: no layer has a bias
   int32_t num_pages = 0;                // that have angles
@@ -110,7 +112,8 @@ struct KeyBiasView {
   HD bool has(int layer) const { return num_pairs > 0 && layers[layer] != 0; }
 };
 
-// Passed to kernels by value.
+// Passed to operations by value. What a device has of it: the arena, mean keys, query factors and
+// the numbers of the key bias. The rest is on the host, which resolves it.
 struct KvCacheView {
   std::byte* arena = nullptr;
   const PageEntry* page_map = nullptr;   // indexed by PageId

@@ -163,11 +163,14 @@ class TieredText {
     std::iota(positions.begin(), positions.end(), first);
     const std::vector<int32_t> starts = {0, count};
     const std::vector<int32_t> page_starts = {0, static_cast<int32_t>(pages.size())};
-    const BatchView batch{count,       1, starts.data(), positions.data(), page_starts.data(),
-                          pages.data()};
-    model_.Forward(
-        std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)), batch,
-        View(), *stream_);
+    const BatchView batch{.num_tokens = count,
+                          .num_sequences = 1,
+                          .sequence_starts = starts.data(),
+                          .positions = positions.data(),
+                          .page_starts = page_starts.data(),
+                          .page_ids = pages.data(),
+                          .tokens = tokens_.data() + first};
+    model_.Forward(batch, View(), *stream_);
   }
 
   Transformer& model_;

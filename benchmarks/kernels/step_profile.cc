@@ -44,26 +44,37 @@ class TimedOps final : public Ops {
       std::span<const WeightSource> parts) const override {
     return ops_.PrepareWeight(parts);
   }
-  void Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
-             Stream& stream) const override {
-    Time("embed", [&] { ops_.Embed(tokens, table, out, stream); });
+  bool is_batch_invariant() const override { return ops_.is_batch_invariant(); }
+  std::unique_ptr<StepData> NewStepData(const StepLimits& limits,
+                                        const KvLayout& layout) const override {
+    return ops_.NewStepData(limits, layout);
   }
-  void RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
-               Stream& stream) const override {
+  void LoadStep(const BatchView& batch, const KvCacheView& kv, Stream& stream) const override {
+    Time("load", [&] { ops_.LoadStep(batch, kv, stream); });
+  }
+  void Embed(const BatchView& batch, const Weight& table, Tensor out,
+             Stream& stream) const override {
+    Time("embed", [&] { ops_.Embed(batch, table, out, stream); });
+  }
+  void GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out,
+                  Stream& stream) const override {
+    Time("gather", [&] { ops_.GatherRows(x, rows, out, stream); });
+  }
+  void RmsNorm(Tensor x, Tensor gain, float epsilon, Tensor y, Stream& stream) const override {
     Time("norm", [&] { ops_.RmsNorm(x, gain, epsilon, y, stream); });
   }
   void MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode, Stream& stream) const override {
     Time(fmt::format("matmul {}x{}", w.rows(), w.cols()),
          [&] { ops_.MatMul(x, w, y, mode, stream); });
   }
-  void AddBias(Tensor x, std::span<const float> bias, Stream& stream) const override {
+  void AddBias(Tensor x, Tensor bias, Stream& stream) const override {
     Time("bias", [&] { ops_.AddBias(x, bias, stream); });
   }
   void Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeStyle style,
             Stream& stream) const override {
     Time("rope", [&] { ops_.Rope(qkv, num_heads, head_dim, cos_sin, style, stream); });
   }
-  void Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotation rotation,
+  void Rotate(Tensor x, int num_heads, Tensor signs, Rotation rotation,
               Stream& stream) const override {
     Time("rotate", [&] { ops_.Rotate(x, num_heads, signs, rotation, stream); });
   }
@@ -75,6 +86,9 @@ class TimedOps final : public Ops {
                       const AttentionParams& params, Tensor out, Stream& stream) const override {
     Time("attention", [&] { ops_.PagedAttention(qkv, num_heads, batch, kv, params, out, stream); });
   }
+  void FoldEnergies(Tensor energies, Tensor heat, Stream& stream) const override {
+    ops_.FoldEnergies(energies, heat, stream);
+  }
   void TranscodePages(std::span<const PageMove> moves, const KvCacheView& kv,
                       std::span<MoveResult> results, Stream& stream) const override {
     ops_.TranscodePages(moves, kv, results, stream);
@@ -82,6 +96,10 @@ class TimedOps final : public Ops {
   void GatedActivation(Tensor gate_up, Activation activation, Tensor out,
                        Stream& stream) const override {
     Time("activation", [&] { ops_.GatedActivation(gate_up, activation, out, stream); });
+  }
+  void DrawTokens(Tensor logits, int vocab_size, std::span<const RowDraw> draws, TokenId* tokens,
+                  Stream& stream) const override {
+    Time("draw", [&] { ops_.DrawTokens(logits, vocab_size, draws, tokens, stream); });
   }
 
  private:
@@ -127,7 +145,8 @@ struct Step {
             sequence_starts.data(),
             positions.data(),
             page_starts.data(),
-            page_ids.data()};
+            page_ids.data(),
+            tokens.data()};
   }
 };
 
@@ -162,7 +181,7 @@ int Run(const char* model_path, int num_threads, int rounds) {
     for (size_t i = 0; i < steps.size(); ++i) {
       ops.TakeTimes();
       const auto begin = std::chrono::steady_clock::now();
-      model.Forward(steps[i].tokens, steps[i].view(), cache.view(page_map), *stream);
+      model.Forward(steps[i].view(), cache.view(page_map), *stream);
       model.ComputeLogits(steps[i].last_rows, *stream);
       CHECK(stream->Sync().ok());
       const double step = Milliseconds(begin);

@@ -15,17 +15,12 @@ Tensor View(const Buffer& buffer, int64_t rows, int64_t cols) {
   return {static_cast<float*>(static_cast<void*>(buffer.data())), {rows, cols}};
 }
 
-std::byte* RowBytes(const Buffer& buffer, int64_t row, int64_t row_bytes) {
-  return buffer.data() + row * row_bytes;
-}
-
 }  // namespace
 
-Transformer::Transformer(const ModelConfig& config, const Ops& ops)
-    : config_(config), ops_(ops), rotation_signs_(RotationSigns(config.head_dim, kRotationSeed)) {}
-
-std::span<const float> Transformer::Vector::span() const {
-  return {static_cast<const float*>(static_cast<const void*>(buffer.data())), size};
+Tensor Transformer::Vector::tensor() const {
+  return size == 0 ? Tensor()
+                   : Tensor(static_cast<float*>(static_cast<void*>(buffer.data())),
+                            {static_cast<int64_t>(size)});
 }
 
 // Reads the tensors of the model's table. ReadModelConfig has checked that all that must be there
@@ -107,7 +102,6 @@ class Transformer::Loader {
     return Linear({kDown}, index, layer.down, layer.down_bias);
   }
 
- private:
   Status Upload(std::span<const float> values, Vector& vector) const {
     Result<Buffer> buffer = device_.Allocate(values.size_bytes(), Placement::kDevice);
     if (!buffer.ok()) {
@@ -120,6 +114,7 @@ class Transformer::Loader {
     return {};
   }
 
+ private:
   const CheckpointTensor* Find(TensorRole role, TensorPart part, int layer) const {
     return FindTensor(checkpoint_, tensors_, role, part, layer);
   }
@@ -136,6 +131,8 @@ Result<Transformer> Transformer::Load(const ModelConfig& config, const Checkpoin
   Transformer model(config, ops);
   const Loader loader(config, checkpoint, device, ops);
   constexpr int kWholeModel = ModelTensors::kWholeModel;
+  RETURN_IF_ERROR(
+      loader.Upload(RotationSigns(config.head_dim, kRotationSeed), model.rotation_signs_));
   if (!config.tied_embeddings) {
     RETURN_IF_ERROR(loader.Matrix({TensorRole::kEmbedding}, kWholeModel, model.embedding_));
   }
@@ -162,6 +159,10 @@ Result<Transformer> Transformer::Load(const ModelConfig& config, const Checkpoin
 
 Status Transformer::AllocateActivations(Device& device, int max_tokens) {
   max_tokens_ = max_tokens;
+  step_ = ops_.NewStepData({.num_heads = config_.num_heads, .max_tokens = max_tokens},
+                           {.num_layers = config_.num_layers,
+                            .num_kv_heads = config_.num_kv_heads,
+                            .head_dim = config_.head_dim});
   const auto allocate = [&](int64_t rows, int64_t cols, Placement placement, Buffer& buffer) {
     Result<Buffer> allocated =
         device.Allocate(static_cast<size_t>(rows * cols) * sizeof(float), placement);
@@ -185,24 +186,28 @@ Status Transformer::AllocateActivations(Device& device, int max_tokens) {
   return allocate(kMaxLogitRows, config_.vocab_size, device_memory, logits_);
 }
 
-void Transformer::Forward(std::span<const TokenId> tokens, const BatchView& batch,
-                          const KvCacheView& kv, Stream& stream, const WatchedLayers& watched) {
-  const size_t layer_energies = static_cast<size_t>(batch.page_starts[batch.num_sequences]) *
-                                static_cast<size_t>(config_.num_kv_heads);
-  CHECK(watched.energy.size() == watched.layers.size() * layer_energies);
-  CHECK(static_cast<int>(tokens.size()) == batch.num_tokens);
+void Transformer::Forward(const BatchView& given, const KvCacheView& kv, Stream& stream,
+                          const WatchedLayers& watched) {
+  BatchView batch = given;
+  batch.on_device = step_.get();
   CHECK(batch.num_tokens > 0 && batch.num_tokens <= max_tokens_);
+  const bool watches = !watched.layers.empty();
+  CHECK(!watches || (watched.energy.dim(0) == static_cast<int64_t>(watched.layers.size()) &&
+                     watched.energy.dim(1) == batch.page_starts[batch.num_sequences] &&
+                     watched.energy.dim(2) == config_.num_kv_heads));
   ComputeAngles(batch);
   stream.Copy(cos_sin_.data(), cos_sin_staged_.data(),
               static_cast<size_t>(batch.num_tokens) * static_cast<size_t>(config_.rope_dim) *
                   sizeof(float));
-  ops_.Embed(tokens, embedding_ ? *embedding_ : *head_,
+  ops_.LoadStep(batch, kv, stream);
+  ops_.Embed(batch, embedding_ ? *embedding_ : *head_,
              View(hidden_, batch.num_tokens, config_.hidden_size), stream);
   size_t num_watched = 0;
   for (int layer = 0; layer < config_.num_layers; ++layer) {
     float* energy = nullptr;
     if (num_watched < watched.layers.size() && watched.layers[num_watched] == layer) {
-      energy = watched.energy.data() + num_watched++ * layer_energies;
+      const auto index = static_cast<int64_t>(num_watched++);
+      energy = watched.energy.f32() + index * watched.energy.dim(1) * watched.energy.dim(2);
     }
     RunAttention(layer, batch, kv, stream, energy);
     RunMlp(layers_[static_cast<size_t>(layer)], batch.num_tokens, stream);
@@ -233,26 +238,25 @@ void Transformer::RunAttention(int index, const BatchView& batch, const KvCacheV
   const Tensor attention = View(attention_, rows, q_width());
   const Tensor cos_sin(static_cast<float*>(static_cast<void*>(cos_sin_.data())),
                        {rows, config_.rope_dim / 2, 2});
-  const auto k_column = static_cast<int>(q_width());
-  const auto v_column = static_cast<int>(q_width() + kv_width());
 
-  ops_.RmsNorm(hidden, layer.attention_norm.span(), config_.rms_norm_epsilon, normed, stream);
+  ops_.RmsNorm(hidden, layer.attention_norm.tensor(), config_.rms_norm_epsilon, normed, stream);
   ops_.MatMul(normed, *layer.qkv, qkv, MatMulMode::kStore, stream);
-  AddBias(layer.qkv_bias, qkv, stream);
-  ops_.Rope(qkv, config_.num_heads + config_.num_kv_heads, config_.head_dim, cos_sin,
-            config_.rope_style, stream);
-  // Pages of every tier are in one rotated basis, so that one query meets them all.
-  ops_.Rotate(qkv, config_.num_heads + 2 * config_.num_kv_heads, rotation_signs_,
-              Rotation::kForward, stream);
-  ops_.AppendKv(qkv, k_column, v_column, batch, kv, index, stream);
+  ops_.FinishQkv(qkv,
+                 {.layer = index,
+                  .num_heads = config_.num_heads,
+                  .bias = layer.qkv_bias.tensor(),
+                  .cos_sin = cos_sin,
+                  .style = config_.rope_style,
+                  .signs = rotation_signs_.tensor()},
+                 batch, kv, stream);
   if (observer_) {
-    observer_(index, qkv, batch, kv);
+    observer_(index, qkv, batch, kv, stream);
   }
   const AttentionParams params{.layer = index,
                                .scale = 1.0F / std::sqrt(static_cast<float>(config_.head_dim)),
                                .page_energy = page_energy};
   ops_.PagedAttention(qkv, config_.num_heads, batch, kv, params, attention, stream);
-  ops_.Rotate(attention, config_.num_heads, rotation_signs_, Rotation::kBack, stream);
+  ops_.Rotate(attention, config_.num_heads, rotation_signs_.tensor(), Rotation::kBack, stream);
   ops_.MatMul(attention, *layer.output, hidden, MatMulMode::kAdd, stream);
   AddBias(layer.output_bias, hidden, stream);
 }
@@ -262,7 +266,7 @@ void Transformer::RunMlp(const Layer& layer, int num_tokens, Stream& stream) {
   const Tensor normed = View(normed_, num_tokens, config_.hidden_size);
   const Tensor gate_up = View(gate_up_, num_tokens, 2 * int64_t{config_.intermediate_size});
   const Tensor activated = View(activated_, num_tokens, config_.intermediate_size);
-  ops_.RmsNorm(hidden, layer.mlp_norm.span(), config_.rms_norm_epsilon, normed, stream);
+  ops_.RmsNorm(hidden, layer.mlp_norm.tensor(), config_.rms_norm_epsilon, normed, stream);
   ops_.MatMul(normed, *layer.gate_up, gate_up, MatMulMode::kStore, stream);
   AddBias(layer.gate_up_bias, gate_up, stream);
   ops_.GatedActivation(gate_up, config_.activation, activated, stream);
@@ -272,22 +276,17 @@ void Transformer::RunMlp(const Layer& layer, int num_tokens, Stream& stream) {
 
 void Transformer::AddBias(const Vector& bias, Tensor x, Stream& stream) const {
   if (bias.size > 0) {
-    ops_.AddBias(x, bias.span(), stream);
+    ops_.AddBias(x, bias.tensor(), stream);
   }
 }
 
 Tensor Transformer::ComputeLogits(std::span<const int32_t> rows, Stream& stream) {
   CHECK(!rows.empty() && rows.size() <= static_cast<size_t>(kMaxLogitRows));
   const auto num_rows = static_cast<int64_t>(rows.size());
-  const int64_t row_bytes = int64_t{config_.hidden_size} * static_cast<int64_t>(sizeof(float));
-  for (int64_t i = 0; i < num_rows; ++i) {
-    stream.Copy(RowBytes(logit_hidden_, i, row_bytes),
-                RowBytes(hidden_, rows[static_cast<size_t>(i)], row_bytes),
-                static_cast<size_t>(row_bytes));
-  }
   const Tensor hidden = View(logit_hidden_, num_rows, config_.hidden_size);
   const Tensor logits = View(logits_, num_rows, config_.vocab_size);
-  ops_.RmsNorm(hidden, final_norm_.span(), config_.rms_norm_epsilon, hidden, stream);
+  ops_.GatherRows(View(hidden_, max_tokens_, config_.hidden_size), rows, hidden, stream);
+  ops_.RmsNorm(hidden, final_norm_.tensor(), config_.rms_norm_epsilon, hidden, stream);
   ops_.MatMul(hidden, *head_, logits, MatMulMode::kStore, stream);
   return logits;
 }

@@ -29,21 +29,22 @@ class Transformer {
                                   Device& device, const Ops& ops, int max_tokens,
                                   const std::function<void(double)>& on_progress);
 
-  // AttentionParams::page_energy of some layers, ascending: `energy` holds one after the other.
+  // AttentionParams::page_energy of some layers, ascending.
   struct WatchedLayers {
     std::span<const int> layers;
-    std::span<float> energy;
+    Tensor energy;  // [layers.size(), pages of the batch, num_kv_heads]
   };
 
-  // Runs `tokens` through all layers, writes their K and V into the cache and keeps the last hidden
-  // states for ComputeLogits.
-  void Forward(std::span<const TokenId> tokens, const BatchView& batch, const KvCacheView& kv,
-               Stream& stream, const WatchedLayers& watched = {});
+  // Runs the batch's tokens through all layers, writes their K and V into the cache and keeps the
+  // last hidden states for ComputeLogits. Stages what it uploads in memory of one step: the stream
+  // has been synced since the Forward before.
+  void Forward(const BatchView& batch, const KvCacheView& kv, Stream& stream,
+               const WatchedLayers& watched = {});
 
-  // Called in each layer once the step's K and V are in the cache, before attention; reads host
-  // memory, so the device's streams run inline. Empty: nobody looks.
-  using AttentionObserver =
-      std::function<void(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv)>;
+  // Called in each layer once the work that puts the step's K and V into the cache is enqueued,
+  // before attention. May enqueue and sync. Empty: nobody looks.
+  using AttentionObserver = std::function<void(int layer, Tensor qkv, const BatchView& batch,
+                                               const KvCacheView& kv, Stream& stream)>;
   void set_attention_observer(AttentionObserver observer) { observer_ = std::move(observer); }
 
   // Logits of rows of the last Forward, at most kMaxLogitRows: [rows.size(), vocab_size], valid
@@ -59,7 +60,7 @@ class Transformer {
   struct Vector {
     Buffer buffer;
     size_t size = 0;
-    std::span<const float> span() const;
+    Tensor tensor() const;  // [size]; empty: there is none
   };
   struct Layer {
     Vector attention_norm;
@@ -75,7 +76,7 @@ class Transformer {
   };
   class Loader;
 
-  Transformer(const ModelConfig& config, const Ops& ops);
+  Transformer(const ModelConfig& config, const Ops& ops) : config_(config), ops_(ops) {}
   Status AllocateActivations(Device& device, int max_tokens);
   void ComputeAngles(const BatchView& batch);
   void RunAttention(int layer, const BatchView& batch, const KvCacheView& kv, Stream& stream,
@@ -88,7 +89,7 @@ class Transformer {
 
   ModelConfig config_;
   const Ops& ops_;
-  std::vector<float> rotation_signs_;  // [head_dim]
+  Vector rotation_signs_;              // [head_dim]
   std::unique_ptr<Weight> embedding_;  // null: the head
   std::vector<Layer> layers_;
   Vector final_norm_;
@@ -97,6 +98,7 @@ class Transformer {
 
   // Activations of one step, of max_tokens_ rows each.
   int max_tokens_ = 0;
+  std::unique_ptr<StepData> step_;
   Buffer hidden_;          // [num_tokens, hidden_size], the residual stream
   Buffer normed_;          // [num_tokens, hidden_size]
   Buffer qkv_;             // [num_tokens, q_width + 2 * kv_width]

@@ -4,19 +4,19 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/core/page_energies.h"
 #include "kernels/cpu/cpu_ops.h"
 #include "kernels/cpu/query_tile.h"
 
-// Attention over paged K and V. A work item is a tile of query tokens of one sequence and KV head:
-// the heads of the group share each page that is read, whatever its tier. Long sequences are cut
-// into splits of a fixed number of pages whose states are merged in order; where there are too few
-// items for the threads, splits run beside each other. Both orders of work do the same arithmetic,
-// so a row's result depends on its own sequence alone.
+// Attention over paged K and V. The batch is cut into tiles (cpu_step.h), query tokens of one
+// sequence and KV head: the heads of the group share each page that is read, whatever its tier.
+// Long sequences are cut into splits of a fixed number of pages whose states are merged in order;
+// where there are too few items for the threads, splits run beside each other. Both orders of work
+// do the same arithmetic, so a row's result depends on its own sequence alone.
 
 namespace thermocline {
 namespace {
 
-constexpr int kTileRows = 96;  // as many pay for spreading a page out
 constexpr int kSplitPages = 4;
 constexpr size_t kLoadedRows = 32;  // of queries, by one thread at a time
 
@@ -24,8 +24,8 @@ constexpr size_t kLoadedRows = 32;  // of queries, by one thread at a time
 struct Scratch {
   QueryTile rows;
   PageScratch page;
-  SoftmaxState merged;
-  SoftmaxState split;
+  SoftmaxStates merged;
+  SoftmaxStates split;
 };
 
 // The first of `count` or more, of which none is given up: each keeps the memory that it has.
@@ -40,19 +40,6 @@ T* AtLeast(size_t count, std::vector<T>& kept) {
 class PagedAttentionLoop {
  public:
   explicit PagedAttentionLoop(const AttentionCall& call) : call_(call) {}
-
-  void CollectTiles(std::vector<TileSpan>& tiles) const {
-    const int tile_tokens = std::max(1, kTileRows / call_.group());
-    tiles.clear();
-    for (int s = 0; s < call_.batch.num_sequences; ++s) {
-      const int end = call_.batch.sequence_starts[s + 1];
-      for (int t = call_.batch.sequence_starts[s]; t < end; t += tile_tokens) {
-        for (int h = 0; h < call_.kv.layout.num_kv_heads; ++h) {
-          tiles.push_back({s, h, t, std::min(tile_tokens, end - t)});
-        }
-      }
-    }
-  }
 
   size_t NumRows(const TileSpan& tile) const {
     return static_cast<size_t>(tile.num_tokens * call_.group());
@@ -79,7 +66,7 @@ class PagedAttentionLoop {
 
   // One split of a tile whose rows are loaded, its state left in `state`.
   void RunSplit(const TileSpan& tile, int split, const TilePage& then, const QueryTile& rows,
-                PageScratch& scratch, SoftmaxState& state) const {
+                PageScratch& scratch, SoftmaxStates& state) const {
     const bool notes_energy = call_.observes() && FirstObservedRow(tile) < NumRows(tile);
     const int end = std::min((split + 1) * kSplitPages, NumPages(tile));
     state.Reset(NumRows(tile), Dim());
@@ -93,7 +80,7 @@ class PagedAttentionLoop {
     return split < NumSplits(tile) ? TilePage{&tile, split * kSplitPages} : TilePage{};
   }
 
-  void MergeSplits(const TileSpan& tile, const SoftmaxState* splits, Scratch& scratch,
+  void MergeSplits(const TileSpan& tile, const SoftmaxStates* splits, Scratch& scratch,
                    std::vector<float>& energy) const {
     scratch.merged.Reset(NumRows(tile), Dim());
     for (int split = 0; split < NumSplits(tile); ++split) {
@@ -136,12 +123,12 @@ class PagedAttentionLoop {
   }
 
   // With all pages merged the whole log sum is known: energy [pages] of the tile.
-  void FoldEnergy(const TileSpan& tile, const SoftmaxState& merged,
+  void FoldEnergy(const TileSpan& tile, const SoftmaxStates& merged,
                   std::vector<float>& energy) const {
     const size_t num_rows = NumRows(tile);
     energy.assign(merged.log_energy.size() / num_rows, 0.0F);
     for (size_t r = FirstObservedRow(tile); r < num_rows; ++r) {
-      const float twice_log_sum = 2 * (merged.max[r] + std::log(merged.sum[r]));
+      const float twice_log_sum = 2 * LogSum(merged.max[r], merged.sum[r]);
       for (size_t page = 0; page < energy.size(); ++page) {
         energy[page] = std::max(energy[page],
                                 std::exp(merged.log_energy[page * num_rows + r] - twice_log_sum));
@@ -149,7 +136,7 @@ class PagedAttentionLoop {
     }
   }
 
-  void Merge(const SoftmaxState& from, SoftmaxState& to) const {
+  void Merge(const SoftmaxStates& from, SoftmaxStates& to) const {
     for (size_t r = 0; r < to.max.size(); ++r) {
       call_.isa.merge_state(from.max[r], from.sum[r], from.o.data() + r * Dim(), call_.padded_dim(),
                             &to.max[r], &to.sum[r], to.o.data() + r * Dim());
@@ -157,7 +144,7 @@ class PagedAttentionLoop {
     to.log_energy.insert(to.log_energy.end(), from.log_energy.begin(), from.log_energy.end());
   }
 
-  void StoreOutput(const TileSpan& tile, const SoftmaxState& state) const {
+  void StoreOutput(const TileSpan& tile, const SoftmaxStates& state) const {
     const int head_dim = call_.kv.layout.head_dim;
     const int group = call_.group();
     for (size_t r = 0; r < NumRows(tile); ++r) {
@@ -180,17 +167,21 @@ class PagedAttentionLoop {
 void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
                             const KvCacheView& kv, const AttentionParams& params, Tensor out,
                             Stream& /*stream*/) const {
-  CHECK(num_heads % kv.layout.num_kv_heads == 0);
   CHECK(kv.layout.page_tokens % 32 == 0 && kv.layout.page_tokens <= 64);
   const AttentionCall call{isa_, qkv, num_heads, batch, kv, params, out};
   const PagedAttentionLoop loop(call);
-  // One set per thread, kept so that a step allocates nothing once the sizes have been seen.
+  // A set for each thread, kept so that a step allocates nothing once the sizes have been seen.
   thread_local std::vector<TileSpan> tiles;
   thread_local std::vector<QueryTile> loaded;
-  thread_local std::vector<SoftmaxState> states;
+  thread_local std::vector<SoftmaxStates> states;
   thread_local std::vector<std::vector<float>> energies;
-  loop.CollectTiles(tiles);
-  const std::vector<TileSpan>& all = tiles;  // the caller's, for the pool's threads
+  const auto* step = static_cast<const CpuStep*>(batch.on_device);
+  if (step == nullptr) {
+    CutIntoTiles(batch, kv.layout, num_heads, tiles);
+  }
+  CHECK(step == nullptr || step->num_heads == num_heads);
+  // The caller's, for the pool's threads.
+  const std::vector<TileSpan>& all = step == nullptr ? tiles : step->tiles;
   const auto num_tiles = static_cast<int64_t>(all.size());
 
   std::vector<float>* tile_energies = AtLeast(all.size(), energies);
@@ -218,7 +209,7 @@ void CpuOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& batch,
     return;
   }
   const size_t num_states = all.size() * static_cast<size_t>(max_splits);
-  SoftmaxState* split_states = AtLeast(num_states, states);
+  SoftmaxStates* split_states = AtLeast(num_states, states);
   QueryTile* rows = AtLeast(all.size(), loaded);
   const auto grain = static_cast<int64_t>(kLoadedRows / loop.NumRows(all.front()));
   pool_.ParallelFor(num_tiles, std::max(int64_t{1}, grain), [&](int64_t begin, int64_t end) {

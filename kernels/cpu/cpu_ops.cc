@@ -6,8 +6,11 @@
 #include <vector>
 
 #include "kernels/base/check.h"
+#include "kernels/core/page_energies.h"
+#include "kernels/cpu/cpu_step.h"
 #include "kernels/cpu/panels.h"
 #include "kernels/quant/page_codec.h"
+#include "kernels/sampling/token_drawer.h"
 
 namespace thermocline {
 namespace {
@@ -51,27 +54,27 @@ struct QuantizedRows {
   }
 };
 
-// A MatMul cut into turns that threads take one by one: some panels times some tokens, of which
-// neither is more than stays in a core's second cache. Many turns let all threads end together,
+// A MatMul cut into tiles that threads take one by one: some panels times some tokens, of which
+// neither is more than stays in a core's second cache. Many tiles let all threads end together,
 // but each starts a stream of memory anew, which is what a few tokens wait for.
-struct Turns {
-  static constexpr int64_t kTokens = 64;  // at most; whole tiles and groups
-  int64_t num_panels;                     // of a turn, at most
-  int64_t panel_turns;
-  int64_t token_turns;
+struct MatMulTiles {
+  static constexpr int64_t kTokens = 64;  // at most; whole groups, and tiles of AMX
+  int64_t num_panels;                     // of a tile, at most
+  int64_t panel_tiles;
+  int64_t token_tiles;
 
-  Turns(const PanelWeight& weight, int64_t num_tokens, int num_threads) {
+  MatMulTiles(const PanelWeight& weight, int64_t num_tokens, int num_threads) {
     constexpr int64_t kCacheBytes = 256 << 10;
-    constexpr int64_t kStreamBytes = 256 << 10;  // of a turn at least, times tokens
+    constexpr int64_t kStreamBytes = 256 << 10;  // of a tile at least, times tokens
     const int64_t all = weight.num_panels();
     const int64_t panel_bytes = static_cast<int64_t>(weight.num_bytes()) / all;
-    token_turns = (num_tokens + kTokens - 1) / kTokens;
-    const int64_t even = all * token_turns / (num_threads * (token_turns == 1 ? 8 : 32));
+    token_tiles = (num_tokens + kTokens - 1) / kTokens;
+    const int64_t even = all * token_tiles / (num_threads * (token_tiles == 1 ? 8 : 32));
     const int64_t stream =
         std::min(kStreamBytes / (panel_bytes * num_tokens), (all + num_threads - 1) / num_threads);
     const int64_t most = num_tokens == 1 ? all : kCacheBytes / panel_bytes;
     num_panels = std::max<int64_t>(1, std::min(std::max(even, stream), most));
-    panel_turns = (all + num_panels - 1) / num_panels;
+    panel_tiles = (all + num_panels - 1) / num_panels;
   }
 };
 
@@ -98,20 +101,40 @@ Result<std::unique_ptr<Weight>> CpuOps::PrepareWeight(std::span<const WeightSour
   return std::unique_ptr<Weight>(*std::move(weight));
 }
 
-void CpuOps::Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
-                   Stream& /*stream*/) const {
-  const auto& weight = static_cast<const PanelWeight&>(table);
-  ForRows(static_cast<int64_t>(tokens.size()), weight.cols(), [&](int64_t i) {
-    weight.ReadRow(tokens[static_cast<size_t>(i)], out.f32() + i * weight.cols());
-  });
+std::unique_ptr<StepData> CpuOps::NewStepData(const StepLimits& limits,
+                                              const KvLayout& /*layout*/) const {
+  auto step = std::make_unique<CpuStep>();
+  step->num_heads = limits.num_heads;
+  return step;
 }
 
-void CpuOps::RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
-                     Stream& /*stream*/) const {
+void CpuOps::LoadStep(const BatchView& batch, const KvCacheView& kv, Stream& /*stream*/) const {
+  auto& step = static_cast<CpuStep&>(*batch.on_device);
+  CutIntoTiles(batch, kv.layout, step.num_heads, step.tiles);
+  FindSlots(batch, kv, step.slots);
+}
+
+void CpuOps::Embed(const BatchView& batch, const Weight& table, Tensor out,
+                   Stream& /*stream*/) const {
+  const auto& weight = static_cast<const PanelWeight&>(table);
+  ForRows(batch.num_tokens, weight.cols(),
+          [&](int64_t i) { weight.ReadRow(batch.tokens[i], out.f32() + i * weight.cols()); });
+}
+
+void CpuOps::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out,
+                        Stream& /*stream*/) const {
   const int64_t dim = x.dim(1);
-  CHECK(static_cast<int64_t>(gain.size()) == dim && y.dim(1) == dim && y.dim(0) == x.dim(0));
+  CHECK(out.dim(1) == dim && out.dim(0) == static_cast<int64_t>(rows.size()));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::copy_n(x.f32() + rows[i] * dim, dim, out.f32() + static_cast<int64_t>(i) * dim);
+  }
+}
+
+void CpuOps::RmsNorm(Tensor x, Tensor gain, float epsilon, Tensor y, Stream& /*stream*/) const {
+  const int64_t dim = x.dim(1);
+  CHECK(gain.dim(0) == dim && y.dim(1) == dim && y.dim(0) == x.dim(0));
   ForRows(x.dim(0), dim, [&](int64_t row) {
-    isa_.rms_norm(x.f32() + row * dim, gain.data(), epsilon, dim, y.f32() + row * dim);
+    isa_.rms_norm(x.f32() + row * dim, gain.f32(), epsilon, dim, y.f32() + row * dim);
   });
 }
 
@@ -139,7 +162,7 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
                         codes + first * kBlockCodes, blocks + first);
     });
   }
-  const Turns turns(weight, num_tokens, pool_.num_threads());
+  const MatMulTiles tiles(weight, num_tokens, pool_.num_threads());
   // Each thread's own, for the weights of a panel.
   const auto unpacking_room = [&]() -> uint8_t* {
     if (group_tokens != kTileTokens) {
@@ -158,7 +181,7 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
          .panel_bytes = static_cast<int64_t>(part.panel_bytes),
          .num_panels = end - begin,
          .num_columns = num_columns,
-         .num_tokens = std::min(Turns::kTokens, num_tokens - token),
+         .num_tokens = std::min(MatMulTiles::kTokens, num_tokens - token),
          .group_tokens = group_tokens,
          .codes = codes + token * num_blocks * kBlockCodes,
          .blocks = blocks + token * num_blocks,
@@ -169,10 +192,10 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
          .num_rows = part.num_rows - first_row,
          .add = mode == MatMulMode::kAdd});
   };
-  const auto take_turn = [&](int64_t turn) {
-    const int64_t token = turn / turns.panel_turns * Turns::kTokens;
-    const int64_t begin = turn % turns.panel_turns * turns.num_panels;
-    const int64_t end = begin + turns.num_panels;
+  const auto run_tile = [&](int64_t tile) {
+    const int64_t token = tile / tiles.panel_tiles * MatMulTiles::kTokens;
+    const int64_t begin = tile % tiles.panel_tiles * tiles.num_panels;
+    const int64_t end = begin + tiles.num_panels;
     for (const PanelWeight::Part& part : weight.parts()) {
       const int64_t from = std::max(begin, part.first_panel);
       const int64_t to = std::min(end, part.first_panel + part.num_panels);
@@ -181,20 +204,20 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
       }
     }
   };
-  pool_.ParallelFor(turns.panel_turns * turns.token_turns, 1, [&](int64_t first, int64_t last) {
-    for (int64_t turn = first; turn < last; ++turn) {
-      take_turn(turn);
+  pool_.ParallelFor(tiles.panel_tiles * tiles.token_tiles, 1, [&](int64_t first, int64_t last) {
+    for (int64_t tile = first; tile < last; ++tile) {
+      run_tile(tile);
     }
   });
 }
 
-void CpuOps::AddBias(Tensor x, std::span<const float> bias, Stream& /*stream*/) const {
+void CpuOps::AddBias(Tensor x, Tensor bias, Stream& /*stream*/) const {
   const int64_t dim = x.dim(1);
-  CHECK(dim == static_cast<int64_t>(bias.size()));
+  CHECK(dim == bias.dim(0));
   ForRows(x.dim(0), dim, [&](int64_t row) {
     float* out = x.f32() + row * dim;
     for (int64_t i = 0; i < dim; ++i) {
-      out[i] += bias[static_cast<size_t>(i)];
+      out[i] += bias.f32()[i];
     }
   });
 }
@@ -215,15 +238,15 @@ void CpuOps::Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin, RopeS
   });
 }
 
-void CpuOps::Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotation rotation,
+void CpuOps::Rotate(Tensor x, int num_heads, Tensor signs, Rotation rotation,
                     Stream& /*stream*/) const {
-  const auto head_dim = static_cast<int32_t>(signs.size());
+  const auto head_dim = static_cast<int32_t>(signs.dim(0));
   const int64_t width = x.dim(1);
   CHECK(int64_t{num_heads} * head_dim <= width);
   ForRows(x.dim(0), width, [&](int64_t row) {
     float* head = x.f32() + row * width;
     for (int h = 0; h < num_heads; ++h, head += head_dim) {
-      isa_.rotate_vector(head, signs.data(), head_dim, rotation == Rotation::kBack);
+      isa_.rotate_vector(head, signs.f32(), head_dim, rotation == Rotation::kBack);
     }
   });
 }
@@ -248,21 +271,34 @@ void CpuOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchView& b
                       const KvCacheView& kv, int layer, Stream& /*stream*/) const {
   const KvLayout& layout = kv.layout;
   const int64_t dim = layout.head_dim;
-  const int32_t* starts = batch.sequence_starts;
+  thread_local std::vector<TokenSlot> found;
+  const auto* step = static_cast<const CpuStep*>(batch.on_device);
+  if (step == nullptr) {
+    FindSlots(batch, kv, found);
+  }
+  const std::vector<TokenSlot>& slots = step == nullptr ? found : step->slots;
   ForRows(batch.num_tokens, 2 * layout.num_kv_heads * dim, [&](int64_t t) {
-    const auto s = std::upper_bound(starts, starts + batch.num_sequences, t) - starts - 1;
-    const int position = batch.positions[t];
-    const int64_t slot = position % layout.page_tokens;
-    const PageId page = batch.page_ids[batch.page_starts[s] + position / layout.page_tokens];
-    CHECK(kv.page_map[page].tier() == Tier::kHot);  // a page being written is hot
+    const TokenSlot& to = slots[static_cast<size_t>(t)];
+    CHECK(to.page.tier() == Tier::kHot);  // a page being written is hot
     const float* row = qkv.f32() + t * qkv.dim(1);
     for (int h = 0; h < layout.num_kv_heads; ++h) {
-      std::byte* block = kv.block(page, layer, h);
-      auto* k = reinterpret_cast<uint16_t*>(block) + slot * dim;
-      auto* v = reinterpret_cast<uint16_t*>(block + NativeVOffset(layout)) + slot * dim;
+      std::byte* block = kv.block_at(to.page, layer, h);
+      auto* k = reinterpret_cast<uint16_t*>(block) + to.slot * dim;
+      auto* v = reinterpret_cast<uint16_t*>(block + NativeVOffset(layout)) + to.slot * dim;
       isa_.float_to_half(row + k_column + h * dim, dim, k);
       isa_.float_to_half(row + v_column + h * dim, dim, v);
     }
+  });
+}
+
+void CpuOps::FoldEnergies(Tensor energies, Tensor heat, Stream& /*stream*/) const {
+  const int64_t num_pages = energies.dim(1);
+  CHECK(heat.dim(0) == num_pages && heat.dim(1) == 2);
+  ForRows(num_pages, energies.dim(0) * energies.dim(2), [&](int64_t page) {
+    const FoldedEnergy folded =
+        FoldEnergyOfPage(energies.f32(), energies.dim(0), num_pages, energies.dim(2), page);
+    heat.f32()[2 * page] = folded.peak;
+    heat.f32()[2 * page + 1] = folded.mean;
   });
 }
 
@@ -274,6 +310,18 @@ void CpuOps::GatedActivation(Tensor gate_up, Activation activation, Tensor out,
   ForRows(out.dim(0), dim, [&](int64_t row) {
     const float* gate = gate_up.f32() + row * 2 * dim;
     apply(gate, gate + dim, dim, out.f32() + row * dim);
+  });
+}
+
+void CpuOps::DrawTokens(Tensor logits, int vocab_size, std::span<const RowDraw> draws,
+                        TokenId* tokens, Stream& /*stream*/) const {
+  const int64_t width = logits.dim(1);
+  CHECK(vocab_size <= width);
+  ForRows(static_cast<int64_t>(draws.size()), vocab_size, [&](int64_t i) {
+    thread_local TokenDrawer drawer;
+    const RowDraw& draw = draws[static_cast<size_t>(i)];
+    tokens[i] =
+        drawer.Draw({logits.f32() + draw.row * width, static_cast<size_t>(vocab_size)}, draw);
   });
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "kernels/base/check.h"
+#include "kernels/core/page_energies.h"
 #include "kernels/quant/page_codec.h"
 
 namespace thermocline {
@@ -34,7 +35,7 @@ PageBuffers Buffers(const AttentionCall& call, std::vector<float>& floats) {
 
 }  // namespace
 
-void SoftmaxState::Reset(size_t num_rows, size_t dim) {
+void SoftmaxStates::Reset(size_t num_rows, size_t dim) {
   max.assign(num_rows, -INFINITY);
   sum.assign(num_rows, 0.0F);
   o.assign(num_rows * dim, 0.0F);
@@ -103,7 +104,7 @@ void QueryTile::LoadBiasProducts(const AttentionCall& call) {
 }
 
 void QueryTile::Attend(const AttentionCall& call, int page_index, const TilePage& next,
-                       bool notes_energy, PageScratch& scratch, SoftmaxState& state) const {
+                       bool notes_energy, PageScratch& scratch, SoftmaxStates& state) const {
   scratch.page_max.assign(num_rows_, -INFINITY);
   scratch.page_sum.assign(num_rows_, 0.0F);
   const BatchView& batch = call.batch;
@@ -117,7 +118,8 @@ void QueryTile::Attend(const AttentionCall& call, int page_index, const TilePage
     AttendCoded(call, codec, page, page_index, next_block, scratch, state);
   }
   for (size_t r = 0; r < num_rows_ && notes_energy; ++r) {
-    state.log_energy.push_back(state.max[r] + std::log(scratch.page_sum[r]) + scratch.page_max[r]);
+    state.log_energy.push_back(
+        LogEnergyOfPage(state.max[r], scratch.page_sum[r], scratch.page_max[r]));
   }
 }
 
@@ -139,7 +141,7 @@ void QueryTile::CountVisible(const AttentionCall& call, Codec codec, int page_in
 
 void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_index,
                              const std::byte* next, PageScratch& scratch,
-                             SoftmaxState& state) const {
+                             SoftmaxStates& state) const {
   const KvLayout& layout = call.kv.layout;
   const int last = call.batch.positions[tile_.first_token + tile_.num_tokens - 1];
   const std::byte* block = call.kv.block(page, call.params.layer, tile_.kv_head);
@@ -157,7 +159,7 @@ void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_in
 
 void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
                             const std::byte* next, PageScratch& scratch,
-                            SoftmaxState& state) const {
+                            SoftmaxStates& state) const {
   const KvLayout& layout = call.kv.layout;
   const std::byte* block = call.kv.block(page, call.params.layer, tile_.kv_head);
   const BlockLayout at = BlockLayoutOf(codec, layout);
@@ -186,7 +188,7 @@ void QueryTile::AttendCoded(const AttentionCall& call, Codec codec, PageId page,
 }
 
 QueryRows QueryTile::Rows(const AttentionCall& call, PageScratch& scratch,
-                          SoftmaxState& state) const {
+                          SoftmaxStates& state) const {
   return {.q = q_.data(),
           .num_valid = scratch.num_valid.data(),
           .num_rows = static_cast<int32_t>(num_rows_),

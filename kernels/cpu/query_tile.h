@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/cpu_step.h"
 #include "kernels/cpu/isa/isa_table.h"
 #include "kernels/ops.h"
 
@@ -24,22 +25,14 @@ struct AttentionCall {
   bool observes() const { return params.page_energy != nullptr; }
 };
 
-// Query tokens of one sequence and KV head. Its rows are [token][head of the group].
-struct TileSpan {
-  int sequence;
-  int kv_head;
-  int first_token;  // in the batch
-  int num_tokens;
-};
-
 // A page of a tile's sequence, or none.
 struct TilePage {
   const TileSpan* tile = nullptr;
   int index = 0;
 };
 
-// Online-softmax state of a tile's rows after some of its pages.
-struct SoftmaxState {
+// Softmax states (kernels/core/softmax_state.h) of a tile's rows after some of its pages.
+struct SoftmaxStates {
   std::vector<float> max;
   std::vector<float> sum;
   std::vector<float> o;           // [num_rows, padded_dim]
@@ -66,7 +59,7 @@ class QueryTile {
   // Attends to one page of any tier, with the tile that was loaded. `next` is the page that this
   // thread will probably read then. Notes the page's energy if `notes_energy`.
   void Attend(const AttentionCall& call, int page_index, const TilePage& next, bool notes_energy,
-              PageScratch& scratch, SoftmaxState& state) const;
+              PageScratch& scratch, SoftmaxStates& state) const;
 
  private:
   void LoadBiasProducts(const AttentionCall& call);
@@ -74,10 +67,10 @@ class QueryTile {
                     std::vector<int32_t>& num_valid) const;
   // `next`: the block that is read after this one, if its codec is the same, or null.
   void AttendNative(const AttentionCall& call, PageId page, int page_index, const std::byte* next,
-                    PageScratch& scratch, SoftmaxState& state) const;
+                    PageScratch& scratch, SoftmaxStates& state) const;
   void AttendCoded(const AttentionCall& call, Codec codec, PageId page, int page_index,
-                   const std::byte* next, PageScratch& scratch, SoftmaxState& state) const;
-  QueryRows Rows(const AttentionCall& call, PageScratch& scratch, SoftmaxState& state) const;
+                   const std::byte* next, PageScratch& scratch, SoftmaxStates& state) const;
+  QueryRows Rows(const AttentionCall& call, PageScratch& scratch, SoftmaxStates& state) const;
   BiasScores BiasOfPage(const AttentionCall& call, int page_index) const;
 
   TileSpan tile_{};

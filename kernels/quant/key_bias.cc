@@ -1,6 +1,7 @@
 #include "kernels/quant/key_bias.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "kernels/base/check.h"
@@ -10,23 +11,25 @@ namespace thermocline {
 
 KeyBias::KeyBias(const KvLayout& layout, std::span<const float> biases, const Rope& rope,
                  std::span<const float> signs, int max_positions)
-    : num_pairs_(layout.head_dim / 2), signs_(signs.begin(), signs.end()) {
+    : num_pairs_(layout.head_dim / 2),
+      num_pages_((max_positions + layout.page_tokens - 1) / layout.page_tokens) {
   const auto num_pairs = static_cast<size_t>(num_pairs_);
   const size_t head_dim = 2 * num_pairs;
   const auto num_heads = static_cast<size_t>(layout.num_kv_heads);
   const auto num_rotated = static_cast<int32_t>(rope.frequencies.size());
   CHECK(rope.frequencies.size() <= num_pairs && signs.size() == head_dim);
   CHECK(biases.size() == static_cast<size_t>(layout.num_layers) * num_heads * head_dim);
+  std::vector<int32_t> elements;
   for (const bool second : {false, true}) {
     for (int32_t i = 0; i < num_pairs_; ++i) {
       const RopePair pair = i < num_rotated ? RopePairOf(rope.style, num_rotated, i)
-                                            : RopePair{2 * i, 2 * i + 1};  // turned by nothing
-      elements_.push_back(second ? pair.second : pair.first);
+                                            : RopePair{2 * i, 2 * i + 1};  // not rotated
+      elements.push_back(second ? pair.second : pair.first);
     }
   }
   for (size_t head = 0; head < biases.size(); head += head_dim) {
-    for (const int32_t element : elements_) {
-      biases_.push_back(biases[head + static_cast<size_t>(element)]);
+    for (const int32_t element : elements) {
+      numbers_.push_back(biases[head + static_cast<size_t>(element)]);
     }
   }
   for (size_t layer = 0; layer < static_cast<size_t>(layout.num_layers); ++layer) {
@@ -34,6 +37,17 @@ KeyBias::KeyBias(const KvLayout& layout, std::span<const float> biases, const Ro
     layers_.push_back(std::any_of(part.begin(), part.end(), [](float b) { return b != 0; }) ? 1
                                                                                             : 0);
   }
+  AddAngles(layout, rope);
+  signs_ = numbers_.size();
+  numbers_.insert(numbers_.end(), signs.begin(), signs.end());
+  elements_ = numbers_.size();
+  for (const int32_t element : elements) {
+    numbers_.push_back(std::bit_cast<float>(element));
+  }
+}
+
+void KeyBias::AddAngles(const KvLayout& layout, const Rope& rope) {
+  const auto num_pairs = static_cast<size_t>(num_pairs_);
   const auto angle = [&](int position, size_t pair) {
     return pair < rope.frequencies.size() ? position * static_cast<double>(rope.frequencies[pair])
                                           : 0.0;
@@ -41,33 +55,37 @@ KeyBias::KeyBias(const KvLayout& layout, std::span<const float> biases, const Ro
   const auto magnitude = [&](size_t pair) {
     return pair < rope.frequencies.size() ? static_cast<double>(rope.magnitude) : 1.0;
   };
-  for (int position = 0; position < max_positions; position += layout.page_tokens) {
+  page_angles_ = numbers_.size();
+  for (int page = 0; page < num_pages_; ++page) {
+    const int position = page * layout.page_tokens;
     for (size_t i = 0; i < num_pairs; ++i) {
-      page_angles_.push_back(static_cast<float>(magnitude(i) * std::cos(angle(position, i))));
+      numbers_.push_back(static_cast<float>(magnitude(i) * std::cos(angle(position, i))));
     }
     for (size_t i = 0; i < num_pairs; ++i) {
-      page_angles_.push_back(static_cast<float>(magnitude(i) * std::sin(angle(position, i))));
+      numbers_.push_back(static_cast<float>(magnitude(i) * std::sin(angle(position, i))));
     }
   }
+  token_angles_ = numbers_.size();
   for (const bool sine : {false, true}) {
     for (size_t i = 0; i < num_pairs; ++i) {
       for (int token = 0; token < layout.page_tokens; ++token) {
         const double theta = angle(token, i);
-        token_angles_.push_back(static_cast<float>(sine ? -std::sin(theta) : std::cos(theta)));
+        numbers_.push_back(static_cast<float>(sine ? -std::sin(theta) : std::cos(theta)));
       }
     }
   }
 }
 
-KeyBiasView KeyBias::view() const {
+KeyBiasView KeyBias::view(const std::byte* base) const {
+  const auto* numbers = static_cast<const float*>(static_cast<const void*>(base));
   return {.num_pairs = num_pairs_,
-          .num_pages = static_cast<int32_t>(page_angles_.size() / signs_.size()),
+          .num_pages = num_pages_,
           .layers = layers_.data(),
-          .biases = biases_.data(),
-          .elements = elements_.data(),
-          .page_angles = page_angles_.data(),
-          .token_angles = token_angles_.data(),
-          .signs = signs_.data()};
+          .biases = numbers,
+          .elements = static_cast<const int32_t*>(static_cast<const void*>(numbers + elements_)),
+          .page_angles = numbers + page_angles_,
+          .token_angles = numbers + token_angles_,
+          .signs = numbers + signs_};
 }
 
 void AddKeyBias(const KvCacheView& kv, int layer, int kv_head, int first_position, float sign,

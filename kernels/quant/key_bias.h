@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -9,7 +10,8 @@
 
 namespace thermocline {
 
-// The arrays of a KeyBiasView, on the host. Views stay valid when it is moved.
+// The arrays of a KeyBiasView, on the host. Views stay valid when it is moved. The numbers lie in
+// one run of bytes, which is copied to a device whole.
 class KeyBias {
  public:
   struct Rope {
@@ -24,16 +26,23 @@ class KeyBias {
   KeyBias(const KvLayout& layout, std::span<const float> biases, const Rope& rope,
           std::span<const float> signs, int max_positions);
 
-  KeyBiasView view() const;
+  std::span<const std::byte> bytes() const { return std::as_bytes(std::span(numbers_)); }
+  // With the numbers at `base`, which is a copy of bytes(), on a device maybe.
+  KeyBiasView view(const std::byte* base) const;
+  KeyBiasView view() const { return view(bytes().data()); }
 
  private:
+  void AddAngles(const KvLayout& layout, const Rope& rope);
+
   int32_t num_pairs_;
+  int32_t num_pages_;
   std::vector<uint8_t> layers_;
-  std::vector<float> biases_;
-  std::vector<int32_t> elements_;
-  std::vector<float> page_angles_;
-  std::vector<float> token_angles_;
-  std::vector<float> signs_;
+  // Biases, page angles, token angles, signs, and elements, whole numbers of the same width.
+  std::vector<float> numbers_;
+  size_t page_angles_ = 0;  // where each begins in numbers_
+  size_t token_angles_ = 0;
+  size_t signs_ = 0;
+  size_t elements_ = 0;
 };
 
 // k [page_tokens, head_dim], in the basis of pages, += sign * RoPE(b, position). Nothing happens

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <span>
@@ -324,8 +325,10 @@ void DecodeLogWeights(Codec codec, const KvLayout& layout, const std::byte* bloc
   }
 }
 
-MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,
-                         const VectorQuantizer& quantizer) {
+namespace {
+
+MoveResult TranscodeBlocks(const PageMove& move, const KvCacheView& kv,
+                           const VectorQuantizer& quantizer) {
   MoveResult result;
   Scratch scratch;
   std::vector<uint64_t> source;
@@ -355,6 +358,16 @@ MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,
     result.outcome = MoveResult::Outcome::kCorrupt;
   }
   result.checksum = Checksum(target.data(), target.size() * sizeof(uint64_t));
+  return result;
+}
+
+}  // namespace
+
+MoveResult TranscodePage(const PageMove& move, const KvCacheView& kv,
+                         const VectorQuantizer& quantizer) {
+  const auto begin = std::chrono::steady_clock::now();
+  MoveResult result = TranscodeBlocks(move, kv, quantizer);
+  result.seconds = std::chrono::duration<float>(std::chrono::steady_clock::now() - begin).count();
   return result;
 }
 

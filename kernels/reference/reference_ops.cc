@@ -9,8 +9,11 @@
 #include "kernels/base/check.h"
 #include "kernels/core/hadamard.h"
 #include "kernels/core/half.h"
+#include "kernels/core/page_energies.h"
+#include "kernels/core/softmax_state.h"
 #include "kernels/quant/key_bias.h"
 #include "kernels/quant/page_codec.h"
+#include "kernels/sampling/token_drawer.h"
 
 namespace thermocline {
 namespace {
@@ -130,27 +133,37 @@ Result<std::unique_ptr<Weight>> ReferenceOps::PrepareWeight(
   return std::unique_ptr<Weight>(std::make_unique<FloatWeight>(rows, cols, std::move(values)));
 }
 
-void ReferenceOps::Embed(std::span<const TokenId> tokens, const Weight& table, Tensor out,
+void ReferenceOps::Embed(const BatchView& batch, const Weight& table, Tensor out,
                          Stream& /*stream*/) const {
   const auto& weight = static_cast<const FloatWeight&>(table);
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    CHECK(tokens[i] >= 0 && tokens[i] < weight.rows());
-    std::copy_n(weight.row(tokens[i]), weight.cols(),
-                out.f32() + static_cast<int64_t>(i) * weight.cols());
+  for (int64_t i = 0; i < batch.num_tokens; ++i) {
+    const TokenId token = batch.tokens[i];
+    CHECK(token >= 0 && token < weight.rows());
+    std::copy_n(weight.row(token), weight.cols(), out.f32() + i * weight.cols());
   }
 }
 
-void ReferenceOps::RmsNorm(Tensor x, std::span<const float> gain, float epsilon, Tensor y,
+void ReferenceOps::GatherRows(Tensor x, std::span<const int32_t> rows, Tensor out,
+                              Stream& /*stream*/) const {
+  const int64_t dim = x.dim(1);
+  CHECK(out.dim(1) == dim && out.dim(0) == static_cast<int64_t>(rows.size()));
+  for (size_t i = 0; i < rows.size(); ++i) {
+    CHECK(rows[i] >= 0 && rows[i] < x.dim(0));
+    std::copy_n(x.f32() + rows[i] * dim, dim, out.f32() + static_cast<int64_t>(i) * dim);
+  }
+}
+
+void ReferenceOps::RmsNorm(Tensor x, Tensor gain, float epsilon, Tensor y,
                            Stream& /*stream*/) const {
   const int64_t dim = x.dim(1);
-  CHECK(static_cast<int64_t>(gain.size()) == dim && y.dim(1) == dim);
+  CHECK(gain.dim(0) == dim && y.dim(1) == dim);
   for (int64_t t = 0; t < x.dim(0); ++t) {
     const float* in = x.f32() + t * dim;
     float* out = y.f32() + t * dim;
     const float mean = Dot(in, in, dim) / static_cast<float>(dim);
     const float scale = 1.0F / std::sqrt(mean + epsilon);
     for (int64_t i = 0; i < dim; ++i) {
-      out[i] = in[i] * scale * gain[static_cast<size_t>(i)];
+      out[i] = in[i] * scale * gain.f32()[i];
     }
   }
 }
@@ -172,10 +185,10 @@ void ReferenceOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
   });
 }
 
-void ReferenceOps::AddBias(Tensor x, std::span<const float> bias, Stream& /*stream*/) const {
-  CHECK(x.dim(1) == static_cast<int64_t>(bias.size()));
+void ReferenceOps::AddBias(Tensor x, Tensor bias, Stream& /*stream*/) const {
+  CHECK(x.dim(1) == bias.dim(0));
   for (int64_t i = 0; i < x.num_elements(); ++i) {
-    x.f32()[i] += bias[static_cast<size_t>(i) % bias.size()];
+    x.f32()[i] += bias.f32()[i % bias.dim(0)];
   }
 }
 
@@ -200,15 +213,15 @@ void ReferenceOps::Rope(Tensor qkv, int num_heads, int head_dim, Tensor cos_sin,
   }
 }
 
-void ReferenceOps::Rotate(Tensor x, int num_heads, std::span<const float> signs, Rotation rotation,
+void ReferenceOps::Rotate(Tensor x, int num_heads, Tensor signs, Rotation rotation,
                           Stream& /*stream*/) const {
-  const auto head_dim = static_cast<int>(signs.size());
+  const auto head_dim = static_cast<int>(signs.dim(0));
   CHECK(int64_t{num_heads} * head_dim <= x.dim(1));
   for (int64_t t = 0; t < x.dim(0); ++t) {
     for (int h = 0; h < num_heads; ++h) {
       float* head = x.f32() + t * x.dim(1) + int64_t{h} * head_dim;
-      rotation == Rotation::kForward ? RotateForward(head, signs.data(), head_dim)
-                                     : RotateBack(head, signs.data(), head_dim);
+      rotation == Rotation::kForward ? RotateForward(head, signs.f32(), head_dim)
+                                     : RotateBack(head, signs.f32(), head_dim);
     }
   }
 }
@@ -247,18 +260,41 @@ void ReferenceOps::AppendKv(Tensor qkv, int k_column, int v_column, const BatchV
 
 namespace {
 
-// `weights` / sum are one query's, pages' rows at `starts`; energies, `stride` apart, are by page.
-void AddEnergies(const std::vector<float>& weights, float sum, const std::vector<size_t>& starts,
-                 float* energies, int stride) {
-  for (size_t page = 0; page + 1 < starts.size(); ++page) {
-    float mass = 0;
-    float largest = 0;
-    for (size_t row = starts[page]; row < starts[page + 1]; ++row) {
-      mass += weights[row] / sum;
-      largest = std::max(largest, weights[row] / sum);
+// One query's softmax over one page: its state, its values in `o` [dim], not divided by the sum.
+struct PageSoftmax {
+  float max = -INFINITY;
+  float sum = 0;
+  std::vector<float> o;
+};
+
+PageSoftmax AttendToPage(const float* q, int dim, float scale, const PageRows& rows, size_t page) {
+  PageSoftmax state{.o = std::vector<float>(static_cast<size_t>(dim))};
+  std::vector<float> scores;
+  for (size_t row = rows.starts[page]; row < rows.starts[page + 1]; ++row) {
+    const float* key = rows.k.data() + static_cast<int64_t>(row) * dim;
+    scores.push_back(Dot(q, key, dim) * scale + rows.log_weights[row]);
+    state.max = std::max(state.max, scores.back());
+  }
+  for (size_t i = 0; i < scores.size() && state.max > -INFINITY; ++i) {
+    const float weight = std::exp(scores[i] - state.max);
+    const float* value = rows.v.data() + static_cast<int64_t>(rows.starts[page] + i) * dim;
+    state.sum += weight;
+    for (size_t d = 0; d < state.o.size() && weight > 0; ++d) {
+      state.o[d] += weight * value[d];
     }
-    *energies = std::max(*energies, mass * largest);
-    energies += stride;
+  }
+  return state;
+}
+
+void Merge(const PageSoftmax& from, PageSoftmax& to) {
+  if (from.sum == 0) {
+    return;
+  }
+  const SoftmaxMerge merge = MergeSoftmax(to.max, from.max, [](float x) { return std::exp(x); });
+  to.max = merge.max;
+  to.sum = to.sum * merge.to_scale + from.sum * merge.from_scale;
+  for (size_t d = 0; d < to.o.size(); ++d) {
+    to.o[d] = to.o[d] * merge.to_scale + from.o[d] * merge.from_scale;
   }
 }
 
@@ -276,31 +312,24 @@ void ReferenceOps::PagedAttention(Tensor qkv, int num_heads, const BatchView& ba
     const int length = batch.positions[t] + 1;
     const float* q = qkv.f32() + t * qkv.dim(1) + int64_t{h} * dim;
     const PageRows rows = DecodePages(batch, s, kv, params.layer, h / group, length);
-    std::vector<float> scores(rows.log_weights.size());
-    float max = -INFINITY;
-    for (size_t row = 0; row < scores.size(); ++row) {
-      const float* key = rows.k.data() + static_cast<int64_t>(row) * dim;
-      scores[row] = Dot(q, key, dim) * params.scale + rows.log_weights[row];
-      max = std::max(max, scores[row]);
-    }
-    float sum = 0;
-    for (float& score : scores) {
-      score = std::exp(score - max);
-      sum += score;
+    const size_t num_pages = rows.starts.size() - 1;
+    std::vector<PageSoftmax> pages;
+    PageSoftmax all{.o = std::vector<float>(static_cast<size_t>(dim))};
+    for (size_t page = 0; page < num_pages; ++page) {
+      pages.push_back(AttendToPage(q, dim, params.scale, rows, page));
+      Merge(pages.back(), all);
     }
     float* o = out.f32() + (int64_t{t} * num_heads + h) * dim;
-    std::fill(o, o + dim, 0.0F);
-    for (size_t row = 0; row < scores.size(); ++row) {
-      const float* value = rows.v.data() + static_cast<int64_t>(row) * dim;
-      for (int i = 0; i < dim && scores[row] > 0; ++i) {
-        o[i] += scores[row] / sum * value[i];
-      }
+    std::transform(all.o.begin(), all.o.end(), o, [&](float x) { return x / all.sum; });
+    if (params.page_energy == nullptr || t < batch.sequence_starts[s + 1] - kObservedTokens) {
+      return;
     }
     const std::lock_guard lock(mutex);
-    if (params.page_energy != nullptr && t >= batch.sequence_starts[s + 1] - kObservedTokens) {
-      AddEnergies(scores, sum, rows.starts,
-                  params.page_energy + batch.page_starts[s] * layout.num_kv_heads + h / group,
-                  layout.num_kv_heads);
+    float* energy = params.page_energy + batch.page_starts[s] * layout.num_kv_heads + h / group;
+    for (const PageSoftmax& page : pages) {
+      const float log_energy = LogEnergyOfPage(page.max, page.sum, page.max);
+      *energy = std::max(*energy, std::exp(log_energy - 2 * LogSum(all.max, all.sum)));
+      energy += layout.num_kv_heads;
     }
   };
   if (params.page_energy != nullptr) {
@@ -327,6 +356,27 @@ void ReferenceOps::GatedActivation(Tensor gate_up, Activation activation, Tensor
     for (int64_t i = 0; i < dim; ++i) {
       out.f32()[t * dim + i] = Activate(activation, gate[i]) * gate[dim + i];
     }
+  }
+}
+
+void ReferenceOps::FoldEnergies(Tensor energies, Tensor heat, Stream& /*stream*/) const {
+  CHECK(heat.dim(0) == energies.dim(1) && heat.dim(1) == 2);
+  for (int64_t page = 0; page < heat.dim(0); ++page) {
+    const FoldedEnergy folded =
+        FoldEnergyOfPage(energies.f32(), energies.dim(0), energies.dim(1), energies.dim(2), page);
+    heat.f32()[2 * page] = folded.peak;
+    heat.f32()[2 * page + 1] = folded.mean;
+  }
+}
+
+void ReferenceOps::DrawTokens(Tensor logits, int vocab_size, std::span<const RowDraw> draws,
+                              TokenId* tokens, Stream& /*stream*/) const {
+  CHECK(vocab_size <= logits.dim(1));
+  TokenDrawer drawer;
+  for (size_t i = 0; i < draws.size(); ++i) {
+    CHECK(draws[i].row >= 0 && draws[i].row < logits.dim(0));
+    tokens[i] = drawer.Draw(
+        {logits.f32() + draws[i].row * logits.dim(1), static_cast<size_t>(vocab_size)}, draws[i]);
   }
 }
 

@@ -79,7 +79,9 @@ class Rig {
     config.kv_cache_memory_bytes = options.kv_bytes;
     config.kv_policy = KvPolicy::kHot;  // bits are promised while no page cools
     config.num_threads = 2;
-    return LoadEngineParts(config).value();
+    EngineParts parts = LoadEngineParts(config).value();
+    EXPECT_TRUE(parts.device->ops().is_batch_invariant());  // else it promises no such bits
+    return parts;
   }
   RequestId next_id_ = 1;
 };

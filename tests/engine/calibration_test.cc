@@ -159,7 +159,7 @@ TEST(QueryMoments, AreOfTheHeadsThatReadAKeyWithAnIsotropicPart) {
   // Two tokens; four query heads, then K and V of two heads, which do not count.
   std::vector<float> qkv = {3, 0, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9,
                             1, 0, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9};
-  moments.Observe(1, Tensor(qkv.data(), {2, 16}));
+  moments.Observe(1, qkv.data(), 2, 16);
   const std::vector<float> got = moments.Moments();
   ASSERT_EQ(got.size(), size_t{2} * 2 * 2 * 2);
   const auto expect = [&](size_t head, const std::vector<float>& want) {

@@ -15,13 +15,13 @@
 #include "engine/engine_parts.h"
 #include "engine/kv_store.h"
 #include "engine/page_io.h"
-#include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
 #include "tests/testing/core_rig.h"
 #include "tests/testing/engine_requests.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/page_pools.h"
 #include "tests/testing/recording_sink.h"
+#include "tests/testing/test_device.h"
 
 namespace thermocline {
 namespace {
@@ -151,7 +151,7 @@ class FidelityStore : public testing::Test {
   // What one request costs in a process of its own, over the directory.
   Usage RunProcess(KvPolicy policy, KvFidelity fidelity) {
     EngineParts parts;
-    parts.device = *CpuDevice::Create({.num_threads = 1});
+    parts.device = MakeTestDevice(1);
     parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
     parts.pool = MakeBytePool(160);
     auto runner = std::make_unique<ByteRunner>(*parts.pool, *parts.device, kVocab);
@@ -164,8 +164,8 @@ class FidelityStore : public testing::Test {
         .directory = directory_.string(), .memory_bytes = 1 << 20, .disk_bytes = uint64_t{1} << 30};
     parts.store = std::make_unique<KvStore>(
         *OpenKvStore(config, {.low = 5, .high = 6}, kSmallLayout, page_bytes, 16 * kPageTokens, 1));
-    parts.page_io =
-        std::make_unique<PageIo>(*parts.store->pages, runner->bytes().view().arena, page_bytes);
+    parts.page_io = std::make_unique<PageIo>(*parts.store->pages, *parts.device,
+                                             runner->bytes().view().arena, page_bytes);
     parts.runner = std::move(runner);
     parts.scheduler = {.max_num_seqs = 4,
                        .max_num_batched_tokens = 64,

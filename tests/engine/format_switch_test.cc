@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "engine/engine_core.h"
-#include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
 #include "tests/testing/core_rig.h"
 #include "tests/testing/engine_requests.h"
+#include "tests/testing/test_device.h"
 
 namespace thermocline {
 namespace {
@@ -25,7 +25,7 @@ KvFormats NarrowFormats() { return DefaultKvFormats(kSmallLayout); }
 class FormatRig {
  public:
   FormatRig(int num_units, KvPolicy policy)
-      : device_(*CpuDevice::Create({.num_threads = 1})),
+      : device_(MakeTestDevice(1)),
         pool(kSmallLayout, PageBytes(kSmallLayout, WideFormats()),
              static_cast<uint64_t>(num_units) * kArenaUnitBytes, kArenaUnitBytes),
         runner(pool, *device_, kVocab),
@@ -62,7 +62,7 @@ class FormatRig {
   }
 
  private:
-  std::unique_ptr<CpuDevice> device_;
+  std::unique_ptr<Device> device_;
 
  public:
   PagePool pool;

@@ -15,6 +15,7 @@
 #include "engine/model_runner.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/recording_sink.h"
+#include "tests/testing/test_device.h"
 #include "tests/testing/tiny_model.h"
 
 namespace thermocline {
@@ -33,7 +34,7 @@ class Serving {
   };
   explicit Serving(const Options& options) {
     EngineParts parts;
-    parts.device = CpuDevice::Create({.num_threads = 2}).value();
+    parts.device = MakeTestDevice(2);
     parts.tokenizer = std::make_unique<FakeTokenizer>(kTinyVocab);
     const KvLayout& layout = tiny_.layout;
     const KvFormats formats = SafeKvFormats(layout);

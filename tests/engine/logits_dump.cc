@@ -63,10 +63,9 @@ class Prompt {
                           .sequence_starts = starts.data(),
                           .positions = positions.data(),
                           .page_starts = page_starts.data(),
-                          .page_ids = pages.data()};
-    model_.Forward(
-        std::span(tokens_).subspan(static_cast<size_t>(first), static_cast<size_t>(count)), batch,
-        cache_.view(page_map_), *stream_);
+                          .page_ids = pages.data(),
+                          .tokens = tokens_.data() + first};
+    model_.Forward(batch, cache_.view(page_map_), *stream_);
     for (int32_t row = 0; row < count; ++row) {
       const Tensor logits = model_.ComputeLogits(std::span(&row, 1), *stream_);
       std::fwrite(logits.f32(), sizeof(float), static_cast<size_t>(config_.vocab_size), stdout);

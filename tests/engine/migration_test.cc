@@ -23,18 +23,19 @@
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/faulty_device.h"
 #include "tests/testing/recording_sink.h"
+#include "tests/testing/test_device.h"
 
 namespace thermocline {
 namespace {
 
 using Outcome = MoveResult::Outcome;
 
-std::unique_ptr<FaultyDevice> MakeDevice(std::function<Status()> on_sync = {}) {
+std::unique_ptr<Device> MakeDevice(std::function<Status()> on_sync = {}) {
   auto device = std::make_unique<FaultyDevice>(*CpuDevice::Create({.num_threads = 1}));
   if (on_sync) {
     device->on_sync = std::move(on_sync);
   }
-  return device;
+  return AsTestDevice(std::move(device));
 }
 
 // A pool, its bytes and a migrator, without an engine.
@@ -80,7 +81,7 @@ class PageRig {
   }
 
  private:
-  std::unique_ptr<FaultyDevice> device_;
+  std::unique_ptr<Device> device_;
 
  public:
   std::unique_ptr<PagePool> pool;
@@ -252,7 +253,7 @@ class MigrationRig {
   }
 
  private:
-  std::unique_ptr<FaultyDevice> device_;
+  std::unique_ptr<Device> device_;
   RequestId next_id_ = 1;
 
  public:

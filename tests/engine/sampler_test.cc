@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -167,6 +168,39 @@ TEST(Logprobs, OfLogitsThatAreNoNumbersAreAnError) {
     EXPECT_EQ(ComputeLogprobs(std::vector<float>{0, bad}, 0, 0).status().code(),
               StatusCode::kInternal);
   }
+}
+
+TEST(Sampler, WhatIsPlannedForTheDeviceDrawsTheSameToken) {
+  const Sampler sampler(static_cast<int>(kLogits.size()), {});
+  TokenDrawer drawer;
+  for (uint64_t seed = 0; seed < 50; ++seed) {
+    for (const SamplingParams& params :
+         {SamplingParams{.temperature = 0}, SamplingParams{.top_p = 0},
+          SamplingParams{.temperature = 1e-6F}, SamplingParams{}, SamplingParams{.top_k = 2},
+          SamplingParams{.temperature = 3, .top_p = 0.9F}, SamplingParams{.min_p = 0.2F}}) {
+      SamplingParams seeded = params;
+      seeded.seed = seed;
+      const Sequence sequence = MakeSequence(seeded);
+      const std::optional<RowDraw> draw = sampler.PlanDraw(sequence);
+      ASSERT_TRUE(draw.has_value());
+      EXPECT_EQ(drawer.Draw(kLogits, *draw), Sample(kLogits, sequence));
+    }
+  }
+}
+
+TEST(Sampler, DrawsOfAdjustedLogitsAreNotForTheDevice) {
+  const Sampler sampler(4, {3});
+  for (const SamplingParams& params :
+       {SamplingParams{.repetition_penalty = 1.1F}, SamplingParams{.presence_penalty = 0.5F},
+        SamplingParams{.frequency_penalty = -0.5F}, SamplingParams{.logit_bias = {{1, 2.0F}}}}) {
+    SamplingParams seeded = params;
+    seeded.seed = 1;
+    EXPECT_FALSE(sampler.PlanDraw(MakeSequence(seeded)).has_value());
+  }
+  // The ban of stop tokens ends once there are min_tokens.
+  const StopParams stop{.min_tokens = 1};
+  EXPECT_FALSE(sampler.PlanDraw(MakeSequence({.temperature = 0}, stop)).has_value());
+  EXPECT_TRUE(sampler.PlanDraw(MakeSequence({.temperature = 0}, stop, {0}, {2})).has_value());
 }
 
 }  // namespace

@@ -12,12 +12,12 @@
 
 #include "engine/engine.h"
 #include "engine/engine_parts.h"
-#include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
 #include "tests/testing/engine_requests.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/kv_process.h"
 #include "tests/testing/stored_pages.h"
+#include "tests/testing/test_device.h"
 
 namespace thermocline {
 namespace {
@@ -352,7 +352,7 @@ TEST(Sessions, UnknownOnesAndBadNamesAreErrors) {
 
 TEST(Sessions, WithoutAStoreEachCallSaysHowToGetOne) {
   EngineParts parts;
-  parts.device = *CpuDevice::Create({.num_threads = 1});
+  parts.device = MakeTestDevice(1);
   parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
   parts.pool = MakeBytePool(80);
   parts.runner = std::make_unique<FakeRunner>(*parts.pool, kVocab);

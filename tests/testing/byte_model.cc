@@ -42,35 +42,51 @@ std::unique_ptr<PagePool> MakeBytePool(int num_units) {
 
 PageBytesModel::PageBytesModel(const PagePool& pool, Device& device)
     : pool_(pool),
+      stream_(device.NewStream()),
       cache_(*KvCache::Create(device, pool.layout(), DefaultKvFormats(pool.layout()),
                               pool.arena().num_units() * kArenaUnitBytes)) {}
 
-void PageBytesModel::Write(PageId page, int slot, uint64_t state, bool finite) {
+void PageBytesModel::Sync() {
+  CHECK(stream_->Sync().ok());
+  staged_.clear();
+}
+
+void PageBytesModel::SetFormats(KvFormats formats) {
+  cache_.SetFormats(std::move(formats), *stream_);
+  Sync();
+}
+
+void PageBytesModel::Stage(PageId page, int slot, uint64_t state, bool finite) {
   CHECK(pool_.num_refs(page) > 0 && pool_.tier(page) == Tier::kHot);
+  constexpr size_t kBytes = kDim * sizeof(uint16_t);
   for (int head = 0; head < kSmallLayout.num_kv_heads; ++head) {
-    std::byte* block = view().block(page, 0, head);
-    auto* k = reinterpret_cast<uint16_t*>(block) + static_cast<size_t>(slot) * kDim;
-    auto* v = reinterpret_cast<uint16_t*>(block + NativeVOffset(kSmallLayout)) +
-              static_cast<size_t>(slot) * kDim;
-    for (size_t i = 0; i < kDim; ++i) {
-      k[i] = FloatToHalf(Value(state, head, i));
-      v[i] = FloatToHalf(Value(state, head, kDim + i));
-    }
-    if (!finite) {
-      k[0] = FloatToHalf(std::numeric_limits<float>::infinity());
+    for (const size_t first : {size_t{0}, kDim}) {  // K, V
+      std::vector<uint16_t>& halves = staged_.emplace_back();
+      for (size_t i = 0; i < kDim; ++i) {
+        halves.push_back(FloatToHalf(Value(state, head, first + i)));
+      }
+      if (!finite && first == 0) {
+        halves[0] = FloatToHalf(std::numeric_limits<float>::infinity());
+      }
+      std::byte* at = BlockOf(page, head) + (first == 0 ? 0 : NativeVOffset(kSmallLayout));
+      stream_->Copy(at + static_cast<size_t>(slot) * kBytes,
+                    std::as_bytes(std::span(halves)).data(), kBytes);
     }
   }
 }
 
-bool PageBytesModel::Holds(PageId page, std::span<const uint64_t> states) const {
+bool PageBytesModel::Holds(PageId page, std::span<const uint64_t> states) {
   const Tier tier = pool_.tier(page);
   const double max_error = tier == Tier::kHot ? 1e-5 : tier == Tier::kWarm ? 1e-3 : 0.1;
   std::array<float, kTokens * kDim> k{};
   std::array<float, kTokens * kDim> v{};
-  const KvCacheView kv = view();
+  const LayerFormat format = view().format(0, tier);
+  std::vector<std::byte> blocks(size_t{format.head_stride} * kSmallLayout.num_kv_heads);
+  stream_->Copy(blocks.data(), BlockOf(page, 0), blocks.size());
+  Sync();
   for (int head = 0; head < kSmallLayout.num_kv_heads; ++head) {
-    DecodeBlock(kv.format(0, tier).codec, kSmallLayout, kv.block(page, 0, head), k.data(),
-                v.data());
+    DecodeBlock(format.codec, kSmallLayout,
+                blocks.data() + static_cast<size_t>(head) * format.head_stride, k.data(), v.data());
     for (size_t t = 0; t < states.size(); ++t) {
       if (!IsNear(k.data() + t * kDim, states[t], head, 0, max_error) ||
           !IsNear(v.data() + t * kDim, states[t], head, kDim, max_error)) {
@@ -83,7 +99,12 @@ bool PageBytesModel::Holds(PageId page, std::span<const uint64_t> states) const 
 
 void PageBytesModel::FlipBit(PageId page) {
   CHECK(pool_.tier(page) != Tier::kHot);
-  *view().block(page, 0, 0) ^= std::byte{1};
+  std::byte first{};
+  stream_->Copy(&first, BlockOf(page, 0), 1);
+  Sync();
+  first ^= std::byte{1};
+  stream_->Copy(BlockOf(page, 0), &first, 1);
+  Sync();
 }
 
 ByteRunner::ByteRunner(const PagePool& pool, Device& device, int vocab_size)
@@ -120,9 +141,10 @@ void ByteRunner::Compute(const ScheduledSequence& scheduled) {
     states_.push_back(NextState(i == 0 ? 0 : states_.back(), sequence.tokens[i]));
   }
   for (size_t i = begin; i < end; ++i) {
-    bytes_.Write(sequence.pages[i / kTokens], static_cast<int>(i % kTokens), states_[i],
+    bytes_.Stage(sequence.pages[i / kTokens], static_cast<int>(i % kTokens), states_[i],
                  sequence.tokens[i] != kInfiniteToken);
   }
+  bytes_.Sync();
   const size_t index = num_runs_ % ((end - 1) / kTokens + 1);
   const size_t first = index * kTokens;
   const size_t last = std::min(end, first + kTokens);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <utility>
@@ -29,18 +30,28 @@ class PageBytesModel {
  public:
   PageBytesModel(const PagePool& pool, Device& device);
 
-  void Write(PageId page, int slot, uint64_t state, bool finite = true);
+  void Write(PageId page, int slot, uint64_t state, bool finite = true) {
+    Stage(page, slot, state, finite);
+    Sync();
+  }
+  // Write in two parts, for many at once: the pages have it after the next Sync.
+  void Stage(PageId page, int slot, uint64_t state, bool finite);
+  void Sync();
   // Whether the page's positions [0, states.size()) are what these states name, as near as its tier
   // keeps them.
-  bool Holds(PageId page, std::span<const uint64_t> states) const;
+  bool Holds(PageId page, std::span<const uint64_t> states);
   // Changes one bit of the codes of a page that is not hot.
   void FlipBit(PageId page);
   // Codecs without mean keys, while no page is cold.
-  void SetFormats(KvFormats formats) { cache_.SetFormats(std::move(formats)); }
+  void SetFormats(KvFormats formats);
   KvCacheView view() const { return cache_.view(pool_.page_map()); }
 
  private:
+  std::byte* BlockOf(PageId page, int head) const { return view().block(page, 0, head); }
+
   const PagePool& pool_;
+  std::unique_ptr<Stream> stream_;
+  std::deque<std::vector<uint16_t>> staged_;  // each a K or a V
   KvCache cache_;
 };
 

@@ -8,7 +8,7 @@
 
 namespace thermocline {
 
-// Another device whose streams fail, or wait, when a test says so.
+// Another device whose background streams, which move pages, fail, or wait, when a test says so.
 class FaultyDevice : public Device {
  public:
   explicit FaultyDevice(std::unique_ptr<Device> device) : device_(std::move(device)) {}
@@ -18,13 +18,18 @@ class FaultyDevice : public Device {
   }
   using Device::NewStream;
   std::unique_ptr<Stream> NewStream(StreamPriority priority) override {
-    return std::make_unique<FaultyStream>(device_->NewStream(priority), on_sync);
+    std::unique_ptr<Stream> stream = device_->NewStream(priority);
+    if (priority != StreamPriority::kBackground) {
+      return stream;
+    }
+    return std::make_unique<FaultyStream>(std::move(stream), on_sync);
   }
   const Ops& ops() const override { return device_->ops(); }
   uint64_t AvailableBytes() const override { return device_->AvailableBytes(); }
   bool IsHostMemory() const override { return device_->IsHostMemory(); }
 
-  // Called at each Sync of any stream, on its thread. Set before the first stream is made.
+  // Called at each Sync of any background stream, on its thread. Set before the first stream is
+  // made.
   std::function<Status()> on_sync = [] { return Status(); };
 
  private:

@@ -17,11 +17,11 @@
 #include "engine/kv_cache.h"
 #include "engine/kv_store.h"
 #include "engine/page_recoder.h"
-#include "kernels/cpu/cpu_device.h"
 #include "tests/testing/byte_model.h"
 #include "tests/testing/engine_requests.h"
 #include "tests/testing/fake_tokenizer.h"
 #include "tests/testing/stored_pages.h"
+#include "tests/testing/test_device.h"
 
 namespace thermocline {
 
@@ -42,7 +42,7 @@ class Process {
  public:
   explicit Process(const std::string& directory, const ProcessOptions& options = {}) {
     EngineParts parts;
-    parts.device = *CpuDevice::Create({.num_threads = 1});
+    parts.device = MakeTestDevice(1);
     parts.tokenizer = std::make_unique<FakeTokenizer>(kVocab);
     parts.pool =
         std::make_unique<PagePool>(kSmallLayout, PageBytes(kSmallLayout, options.formats),
@@ -73,8 +73,8 @@ class Process {
         *parts.store, kPageTokens, page_bytes, [] { return int64_t{1234}; }, names,
         config.on_notice);
     store = parts.store->pages.get();
-    parts.page_io = std::make_unique<PageIo>(*parts.store->pages, runner_->bytes().view().arena,
-                                             page_bytes, names);
+    parts.page_io = std::make_unique<PageIo>(*parts.store->pages, *parts.device,
+                                             runner_->bytes().view().arena, page_bytes, names);
     if (options.older) {
       parts.page_io->SetFormats(
           page_bytes, names,

@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "tests/testing/test_device.h"
+
 namespace thermocline {
 namespace {
 
@@ -64,7 +66,7 @@ FakeCheckpoint TinyCheckpoint(const ModelConfig& config) {
 TinyModel::TinyModel(int num_layers, int hidden_size)
     : config(TinyConfig(num_layers, hidden_size)),
       checkpoint(TinyCheckpoint(config)),
-      device(CpuDevice::Create({.num_threads = 2}).value()),
+      device(MakeTestDevice(2)),
       layout(MakeKvLayout(config, kTinyPageTokens)) {}
 
 Transformer TinyModel::Load(int max_tokens) const {

@@ -6,7 +6,7 @@
 #include "engine/kv_cache.h"
 #include "engine/model/model_config.h"
 #include "engine/model/transformer.h"
-#include "kernels/cpu/cpu_device.h"
+#include "kernels/device.h"
 #include "tests/testing/fake_checkpoint.h"
 
 namespace thermocline {
@@ -24,7 +24,7 @@ struct TinyModel {
 
   ModelConfig config;
   FakeCheckpoint checkpoint;
-  std::unique_ptr<CpuDevice> device;
+  std::unique_ptr<Device> device;
   KvLayout layout;
 };
 

@@ -6,6 +6,7 @@
 #include "kernels/core/key_distances.h"
 #include "kernels/core/key_rounding.h"
 #include "kernels/core/limits.h"
+#include "kernels/core/softmax_state.h"
 #include "kernels/cpu/isa/panel_kind.h"
 
 // The functions that exist once per instruction set. Each set is one object file, built from the

@@ -119,17 +119,16 @@ void MergeState(float from_max, float from_sum, const float* from_o, int32_t dim
   if (from_max == kNoScore) {
     return;
   }
-  const float larger = from_max > *max ? from_max : *max;
-  float lanes[32];
-  Simd::Store(lanes, Exp(Simd::Set(from_max - larger)));
-  Simd::Store(lanes + 16, Exp(Simd::Set(*max - larger)));
-  const float from_scale = lanes[0];
-  const float scale = *max == kNoScore ? 0.0F : lanes[16];
-  *max = larger;
-  *sum = *sum * scale + from_sum * from_scale;
+  const SoftmaxMerge merge = MergeSoftmax(*max, from_max, [](float x) {
+    float lanes[16];
+    Simd::Store(lanes, Exp(Simd::Set(x)));
+    return lanes[0];
+  });
+  *max = merge.max;
+  *sum = *sum * merge.to_scale + from_sum * merge.from_scale;
   for (int32_t i = 0; i < dim; i += 16) {
-    const F kept = Simd::Mul(Simd::Load(o + i), Simd::Set(scale));
-    Simd::Store(o + i, Simd::Fma(Simd::Load(from_o + i), Simd::Set(from_scale), kept));
+    const F kept = Simd::Mul(Simd::Load(o + i), Simd::Set(merge.to_scale));
+    Simd::Store(o + i, Simd::Fma(Simd::Load(from_o + i), Simd::Set(merge.from_scale), kept));
   }
 }
 

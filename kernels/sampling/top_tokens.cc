@@ -1,4 +1,4 @@
-#include "engine/top_tokens.h"
+#include "kernels/sampling/top_tokens.h"
 
 #include <algorithm>
 #include <cstddef>

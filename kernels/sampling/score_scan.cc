@@ -1,4 +1,4 @@
-#include "engine/score_scan.h"
+#include "kernels/sampling/score_scan.h"
 
 #include <algorithm>
 #include <array>

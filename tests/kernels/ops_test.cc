@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/core/half.h"
@@ -11,6 +14,8 @@
 #include "kernels/ops.h"
 #include "kernels/quant/page_codec.h"
 #include "kernels/quant/rotation.h"
+#include "tests/testing/delayed_device.h"
+#include "tests/testing/ops_rig.h"
 #include "tests/testing/random_weights.h"
 
 namespace thermocline {
@@ -35,29 +40,47 @@ std::vector<double> QuantizeActivations(const std::vector<float>& x) {
   return out;
 }
 
-class CpuOpsTest : public testing::TestWithParam<IsaLevel> {
+// A device that operations are tested on: they all run the same tests.
+struct TestedDevice {
+  const char* name;
+  std::optional<IsaLevel> isa;  // nothing: the best
+  bool is_delayed = false;
+};
+constexpr TestedDevice kDevices[] = {
+    {"generic", IsaLevel::kGeneric}, {"avx2", IsaLevel::kAvx2}, {"avxvnni", IsaLevel::kAvxVnni},
+    {"avx512", IsaLevel::kAvx512},   {"amx", IsaLevel::kAmx},   {"delayed", std::nullopt, true}};
+
+class OpsTest : public testing::TestWithParam<TestedDevice> {
  protected:
   void SetUp() override {
-    if (!CpuHas(GetParam())) {
-      GTEST_SKIP() << "THIS CPU CANNOT RUN " << IsaName(GetParam());
+    if (!CpuHas(Isa())) {
+      GTEST_SKIP() << "THIS CPU CANNOT RUN " << IsaName(Isa());
     }
-    device_ = Make(2);
-    stream_ = device_->NewStream();
+    rig_.emplace(Make(2));
+    reference_.emplace(CpuDevice::Create({.reference = true}).value());
   }
 
-  static std::unique_ptr<CpuDevice> Make(int num_threads) {
-    return CpuDevice::Create({.num_threads = num_threads, .isa = GetParam()}).value();
+  static IsaLevel Isa() {
+    static const IsaLevel best = DetectIsa();  // slow to ask under a hypervisor
+    return GetParam().isa.value_or(best);
+  }
+  static std::unique_ptr<Device> Make(int num_threads) {
+    std::unique_ptr<Device> cpu =
+        CpuDevice::Create({.num_threads = num_threads, .isa = Isa()}).value();
+    return GetParam().is_delayed ? std::make_unique<DelayedDevice>(std::move(cpu)) : std::move(cpu);
   }
 
-  std::vector<float> MatMul(const Ops& ops, const Weight& weight, std::vector<float> x,
-                            int64_t num_tokens, MatMulMode mode = MatMulMode::kStore) {
-    std::vector<float> y(static_cast<size_t>(num_tokens * weight.rows()), 1.0F);
-    ops.MatMul(Tensor(x.data(), {num_tokens, weight.cols()}), weight,
-               Tensor(y.data(), {num_tokens, weight.rows()}), mode, *stream_);
-    return y;
+  static std::vector<float> MatMul(OpsRig& rig, const Weight& weight, const std::vector<float>& x,
+                                   int64_t num_tokens, MatMulMode mode = MatMulMode::kStore) {
+    const Tensor y =
+        rig.Upload(std::vector<float>(static_cast<size_t>(num_tokens * weight.rows()), 1.0F),
+                   {num_tokens, weight.rows()});
+    rig.ops().MatMul(rig.Upload(x, {num_tokens, weight.cols()}), weight, y, mode, rig.stream());
+    return rig.Download(y);
   }
+  const Ops& ops() const { return rig_->ops(); }
 
-  static bool HasWords() { return GetParam() >= IsaLevel::kAvx512; }
+  static bool HasWords() { return Isa() >= IsaLevel::kAvx512; }
   // Of attention over values of about 1. Words round the largest of queries, keys, weights and
   // values to 13 bits or more, so that scores of about 1 are off by 1e-4 to 2e-4.
   static float Tolerance(float of_floats) { return HasWords() ? 0x1p-10F : of_floats; }
@@ -71,11 +94,11 @@ class CpuOpsTest : public testing::TestWithParam<IsaLevel> {
     }
   }
 
-  std::unique_ptr<CpuDevice> device_;
-  std::unique_ptr<Stream> stream_;
+  std::optional<OpsRig> rig_;
+  std::optional<OpsRig> reference_;
 };
 
-TEST_P(CpuOpsTest, MatMulOfEveryTypeEqualsDoubleArithmetic) {
+TEST_P(OpsTest, MatMulOfEveryTypeEqualsDoubleArithmetic) {
   constexpr int64_t kRows = 53;  // not whole panels
   constexpr int64_t kCols = 512;
   for (const WeightType type : kAllWeightTypes) {
@@ -83,15 +106,14 @@ TEST_P(CpuOpsTest, MatMulOfEveryTypeEqualsDoubleArithmetic) {
     std::vector<float> decoded(kRows * kCols);
     Dequantize(type, random.source.data, kRows * kCols, decoded.data());
     const std::unique_ptr<Weight> weight =
-        device_->ops().PrepareWeight(std::span(&random.source, 1)).value();
+        ops().PrepareWeight(std::span(&random.source, 1)).value();
     const bool quantized = GetWeightTypeInfo(type)->block_elements > 1;
     for (const int64_t num_tokens : {1, 2, 3, 5, 8, 12, 13, 31}) {
       const std::vector<float> x = RandomFloats(static_cast<size_t>(num_tokens * kCols), 3);
       const std::vector<double> exact_x =
           quantized ? QuantizeActivations(x) : std::vector<double>(x.begin(), x.end());
-      const std::vector<float> y = MatMul(device_->ops(), *weight, x, num_tokens);
-      const std::vector<float> added =
-          MatMul(device_->ops(), *weight, x, num_tokens, MatMulMode::kAdd);
+      const std::vector<float> y = MatMul(*rig_, *weight, x, num_tokens);
+      const std::vector<float> added = MatMul(*rig_, *weight, x, num_tokens, MatMulMode::kAdd);
       for (int64_t t = 0; t < num_tokens; ++t) {
         for (int64_t r = 0; r < kRows; ++r) {
           double sum = 0;
@@ -113,7 +135,7 @@ TEST_P(CpuOpsTest, MatMulOfEveryTypeEqualsDoubleArithmetic) {
   }
 }
 
-TEST_P(CpuOpsTest, MatMulOfARowIsTheSameInAnyBatchAndWithAnyThreads) {
+TEST_P(OpsTest, MatMulOfARowIsTheSameInAnyBatchAndWithAnyThreads) {
   constexpr int64_t kRows = 80;
   constexpr int64_t kCols = 256;
   constexpr int64_t kTokens = 40;
@@ -122,19 +144,19 @@ TEST_P(CpuOpsTest, MatMulOfARowIsTheSameInAnyBatchAndWithAnyThreads) {
     const std::vector<float> x = RandomFloats(kTokens * kCols, 5);
     std::vector<float> alone;
     for (const int num_threads : {1, 2, 3}) {
-      const std::unique_ptr<CpuDevice> device = Make(num_threads);
+      OpsRig rig(Make(num_threads));
       const std::unique_ptr<Weight> weight =
-          device->ops().PrepareWeight(std::span(&random.source, 1)).value();
+          rig.ops().PrepareWeight(std::span(&random.source, 1)).value();
       if (alone.empty()) {
         for (int64_t t = 0; t < kTokens; ++t) {
           const std::vector<float> row(x.begin() + t * kCols, x.begin() + (t + 1) * kCols);
-          const std::vector<float> y = MatMul(device->ops(), *weight, row, 1);
+          const std::vector<float> y = MatMul(rig, *weight, row, 1);
           alone.insert(alone.end(), y.begin(), y.end());
         }
       }
       for (int64_t num_tokens = 2; num_tokens <= kTokens; ++num_tokens) {
         const std::vector<float> part(x.begin(), x.begin() + num_tokens * kCols);
-        const std::vector<float> y = MatMul(device->ops(), *weight, part, num_tokens);
+        const std::vector<float> y = MatMul(rig, *weight, part, num_tokens);
         ASSERT_EQ(0, std::memcmp(y.data(), alone.data(), y.size() * sizeof(float)))
             << GetWeightTypeInfo(type)->name << ", " << num_tokens << " tokens";
       }
@@ -142,16 +164,14 @@ TEST_P(CpuOpsTest, MatMulOfARowIsTheSameInAnyBatchAndWithAnyThreads) {
   }
 }
 
-TEST_P(CpuOpsTest, StackedPartsOfDifferentTypesKeepTheirRows) {
+TEST_P(OpsTest, StackedPartsOfDifferentTypesKeepTheirRows) {
   const RandomWeight a = MakeRandomWeight(WeightType::kQ4_K, 20, 256, 1);
   const RandomWeight b = MakeRandomWeight(WeightType::kQ6_K, 7, 256, 2);
   const std::vector<WeightSource> parts = {a.source, b.source};
   const std::vector<float> x = RandomFloats(3 * 256, 3);
-  const auto both = MatMul(device_->ops(), *device_->ops().PrepareWeight(parts).value(), x, 3);
-  const auto only_a =
-      MatMul(device_->ops(), *device_->ops().PrepareWeight(std::span(&a.source, 1)).value(), x, 3);
-  const auto only_b =
-      MatMul(device_->ops(), *device_->ops().PrepareWeight(std::span(&b.source, 1)).value(), x, 3);
+  const auto both = MatMul(*rig_, *ops().PrepareWeight(parts).value(), x, 3);
+  const auto only_a = MatMul(*rig_, *ops().PrepareWeight(std::span(&a.source, 1)).value(), x, 3);
+  const auto only_b = MatMul(*rig_, *ops().PrepareWeight(std::span(&b.source, 1)).value(), x, 3);
   for (size_t t = 0; t < 3; ++t) {
     for (size_t r = 0; r < 27; ++r) {
       EXPECT_EQ(both[t * 27 + r], r < 20 ? only_a[t * 20 + r] : only_b[t * 7 + r - 20]);
@@ -159,14 +179,14 @@ TEST_P(CpuOpsTest, StackedPartsOfDifferentTypesKeepTheirRows) {
   }
 }
 
-TEST_P(CpuOpsTest, EmbeddedRowsAreTheSourcesToTheLastBit) {
+TEST_P(OpsTest, EmbeddedRowsAreTheSourcesToTheLastBit) {
   constexpr int64_t kRows = 37;  // not whole panels
   constexpr int64_t kCols = 512;
   for (const WeightType type : kAllWeightTypes) {
     const RandomWeight parts[] = {MakeRandomWeight(WeightType::kQ8_0, 5, kCols, 3),
                                   MakeRandomWeight(type, kRows, kCols, 4)};
     const WeightSource sources[] = {parts[0].source, parts[1].source};
-    const std::unique_ptr<Weight> table = device_->ops().PrepareWeight(sources).value();
+    const std::unique_ptr<Weight> table = ops().PrepareWeight(sources).value();
     std::vector<float> want(static_cast<size_t>(table->rows() * kCols));
     Dequantize(WeightType::kQ8_0, sources[0].data, 5 * kCols, want.data());
     Dequantize(type, sources[1].data, kRows * kCols, want.data() + 5 * kCols);
@@ -174,8 +194,10 @@ TEST_P(CpuOpsTest, EmbeddedRowsAreTheSourcesToTheLastBit) {
     for (int64_t row = table->rows() - 1; row >= 0; --row) {
       tokens.push_back(static_cast<TokenId>(row));
     }
-    std::vector<float> got(want.size());
-    device_->ops().Embed(tokens, *table, Tensor(got.data(), {table->rows(), kCols}), *stream_);
+    const Tensor rows = rig_->Upload(std::vector<float>(want.size()), {table->rows(), kCols});
+    ops().Embed({.num_tokens = static_cast<int>(tokens.size()), .tokens = tokens.data()}, *table,
+                rows, rig_->stream());
+    const std::vector<float> got = rig_->Download(rows);
     for (size_t i = 0; i < tokens.size(); ++i) {
       const float* row = want.data() + tokens[i] * kCols;
       ASSERT_TRUE(std::equal(row, row + kCols, got.data() + i * kCols))
@@ -184,51 +206,50 @@ TEST_P(CpuOpsTest, EmbeddedRowsAreTheSourcesToTheLastBit) {
   }
 }
 
-TEST_P(CpuOpsTest, NonFiniteActivationsDoNotLookSane) {
+TEST_P(OpsTest, NonFiniteActivationsDoNotLookSane) {
   const RandomWeight random = MakeRandomWeight(WeightType::kQ4_1, 16, 64, 1);
-  const auto weight = device_->ops().PrepareWeight(std::span(&random.source, 1)).value();
+  const auto weight = ops().PrepareWeight(std::span(&random.source, 1)).value();
   for (const float bad : {NAN, INFINITY, -INFINITY}) {
     std::vector<float> x = RandomFloats(64, 3);
     x[37] = bad;
-    for (const float y : MatMul(device_->ops(), *weight, x, 1)) {
+    for (const float y : MatMul(*rig_, *weight, x, 1)) {
       EXPECT_FALSE(std::isfinite(y));
     }
   }
 }
 
-TEST_P(CpuOpsTest, RowwiseOperationsEqualTheReference) {
-  const auto reference = CpuDevice::Create({.reference = true}).value();
+TEST_P(OpsTest, RowwiseOperationsEqualTheReference) {
   for (const int64_t dim : {2, 16, 30, 64, 576}) {
     constexpr int64_t kTokens = 5;
     const auto size = static_cast<size_t>(kTokens * dim);
     const std::vector<float> gain = RandomFloats(static_cast<size_t>(dim), 1);
-    std::vector<float> x = RandomFloats(size, 2, 3.0F);
-    std::vector<float> gate_up = RandomFloats(2 * size, 3, 6.0F);
+    const std::vector<float> x = RandomFloats(size, 2, 3.0F);
+    const std::vector<float> gate_up = RandomFloats(2 * size, 3, 6.0F);
     const std::vector<float> angles = RandomFloats(size, 4);
-    const auto run = [&](const Ops& ops) {
+    const auto run = [&](OpsRig& rig) {
       std::vector<std::vector<float>> results;
-      std::vector<float> out(size);
-      const Tensor y(out.data(), {kTokens, dim});
-      ops.RmsNorm(Tensor(x.data(), {kTokens, dim}), gain, 1e-5F, y, *stream_);
-      results.push_back(out);
+      const Tensor out = rig.Upload(x, {kTokens, dim});
+      rig.ops().RmsNorm(rig.Upload(x, {kTokens, dim}), rig.Upload(gain, {dim}), 1e-5F, out,
+                        rig.stream());
+      results.push_back(rig.Download(out));
       for (const Activation activation : {Activation::kSilu, Activation::kGeluTanh}) {
-        ops.GatedActivation(Tensor(gate_up.data(), {kTokens, 2 * dim}), activation, y, *stream_);
-        results.push_back(out);
+        rig.ops().GatedActivation(rig.Upload(gate_up, {kTokens, 2 * dim}), activation, out,
+                                  rig.stream());
+        results.push_back(rig.Download(out));
       }
       for (const RopeStyle style : {RopeStyle::kInterleaved, RopeStyle::kHalves}) {
-        out = x;
-        std::vector<float> cos_sin = angles;
-        ops.Rope(y, 1, static_cast<int>(dim), Tensor(cos_sin.data(), {kTokens, dim / 2, 2}), style,
-                 *stream_);
-        results.push_back(out);
+        const Tensor heads = rig.Upload(x, {kTokens, dim});
+        rig.ops().Rope(heads, 1, static_cast<int>(dim), rig.Upload(angles, {kTokens, dim / 2, 2}),
+                       style, rig.stream());
+        results.push_back(rig.Download(heads));
       }
-      out = x;
-      ops.AddBias(y, gain, *stream_);
-      results.push_back(out);
+      const Tensor biased = rig.Upload(x, {kTokens, dim});
+      rig.ops().AddBias(biased, rig.Upload(gain, {dim}), rig.stream());
+      results.push_back(rig.Download(biased));
       return results;
     };
-    const auto expected = run(reference->ops());
-    const auto actual = run(device_->ops());
+    const auto expected = run(*reference_);
+    const auto actual = run(*rig_);
     for (size_t k = 0; k < expected.size(); ++k) {
       for (size_t i = 0; i < size; ++i) {
         ASSERT_NEAR(actual[k][i], expected[k][i], 2e-6F * (1 + std::abs(expected[k][i])))
@@ -317,27 +338,45 @@ struct PagedCase {
     std::copy(blocks.begin(), blocks.end(), view().block(page, 0, 0));
   }
 
-  std::vector<float> Run(const Ops& ops, Stream& stream) {
-    const auto num_tokens = static_cast<int>(positions.size());
-    const BatchView batch{.num_tokens = num_tokens,
-                          .num_sequences = static_cast<int>(sequence_starts.size()) - 1,
-                          .sequence_starts = sequence_starts.data(),
-                          .positions = positions.data(),
-                          .page_starts = page_starts.data(),
-                          .page_ids = page_ids.data()};
-    const KvCacheView kv = view();
-    const Tensor rows(qkv.data(), {num_tokens, width()});
+  BatchView batch() const {
+    return {.num_tokens = static_cast<int>(positions.size()),
+            .num_sequences = static_cast<int>(sequence_starts.size()) - 1,
+            .sequence_starts = sequence_starts.data(),
+            .positions = positions.data(),
+            .page_starts = page_starts.data(),
+            .page_ids = page_ids.data()};
+  }
+
+  // AppendKv, then attention; the arena is what they left of it. `step`: loaded first, unless null.
+  std::vector<float> Run(OpsRig& rig, StepData* step = nullptr) {
+    BatchView batch = this->batch();
+    const int num_tokens = batch.num_tokens;
+    KvCacheView kv = view();
+    kv.arena = rig.Upload(arena);
+    kv.mean_keys = rig.Upload(mean_keys);
+    if (step != nullptr) {
+      batch.on_device = step;
+      rig.ops().LoadStep(batch, kv, rig.stream());
+    }
+    const Tensor rows = rig.Upload(qkv, {num_tokens, width()});
     const int k_column = num_heads * layout.head_dim;
-    ops.AppendKv(rows, k_column, k_column + layout.num_kv_heads * layout.head_dim, batch, kv, 0,
-                 stream);
-    std::vector<float> out(static_cast<size_t>(num_tokens * num_heads * layout.head_dim));
-    energy.assign(page_ids.size() * static_cast<size_t>(layout.num_kv_heads), -1.0F);
-    ops.PagedAttention(rows, num_heads, batch, kv,
-                       {.layer = 0,
-                        .scale = 1 / std::sqrt(static_cast<float>(layout.head_dim)),
-                        .page_energy = energy.data()},
-                       Tensor(out.data(), {num_tokens, num_heads * layout.head_dim}), stream);
-    return out;
+    rig.ops().AppendKv(rows, k_column, k_column + layout.num_kv_heads * layout.head_dim, batch, kv,
+                       0, rig.stream());
+    const int64_t out_width = int64_t{num_heads} * layout.head_dim;
+    const Tensor out = rig.Upload(std::vector<float>(static_cast<size_t>(num_tokens * out_width)),
+                                  {num_tokens, out_width});
+    const size_t num_energies = page_ids.size() * static_cast<size_t>(layout.num_kv_heads);
+    float* energies = rig.Upload(std::vector<float>(num_energies, -1.0F));
+    rig.ops().PagedAttention(rows, num_heads, batch, kv,
+                             {.layer = 0,
+                              .scale = 1 / std::sqrt(static_cast<float>(layout.head_dim)),
+                              .page_energy = energies},
+                             out, rig.stream());
+    energy = rig.Download(static_cast<const float*>(energies), num_energies);
+    arena = rig.Download(static_cast<const std::byte*>(kv.arena), arena.size());
+    std::vector<float> result = rig.Download(out);
+    rig.Reuse();
+    return result;
   }
 };
 
@@ -355,8 +394,7 @@ struct AttentionShape {
 
 constexpr AttentionShape kShapes[] = {{9, 3, 64}, {4, 4, 16}, {8, 1, 128}, {6, 2, 24}, {2, 1, 80}};
 
-TEST_P(CpuOpsTest, AttentionEqualsTheReferenceAtPageEdges) {
-  const auto reference = CpuDevice::Create({.reference = true}).value();
+TEST_P(OpsTest, AttentionEqualsTheReferenceAtPageEdges) {
   for (const AttentionShape& shape : kShapes) {
     for (const int length : {1, 2, 63, 64, 65, 200, 300}) {
       const int num_pages = (length + kPageTokens - 1) / kPageTokens;
@@ -366,8 +404,8 @@ TEST_P(CpuOpsTest, AttentionEqualsTheReferenceAtPageEdges) {
                                                    static_cast<uint32_t>(length));
       expected.Add(0, length, Pages(0, num_pages), rows);
       actual.Add(0, length, Pages(0, num_pages), rows);
-      const std::vector<float> want = expected.Run(reference->ops(), *stream_);
-      const std::vector<float> got = actual.Run(device_->ops(), *stream_);
+      const std::vector<float> want = expected.Run(*reference_);
+      const std::vector<float> got = actual.Run(*rig_);
       EXPECT_EQ(actual.arena, expected.arena);
       for (size_t i = 0; i < want.size(); ++i) {
         ASSERT_NEAR(got[i], want[i], Tolerance(1e-5F))
@@ -379,7 +417,7 @@ TEST_P(CpuOpsTest, AttentionEqualsTheReferenceAtPageEdges) {
 }
 
 // A prompt of 700 tokens and three neighbours: whole, token by token, in odd chunks, beside others.
-TEST_P(CpuOpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
+TEST_P(OpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
   constexpr int kLength = 700;
   const int num_pages = (kLength + kPageTokens - 1) / kPageTokens;
   for (const AttentionShape& shape : {kShapes[0], kShapes[3]}) {
@@ -389,12 +427,12 @@ TEST_P(CpuOpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
     const std::vector<float> others =
         RandomFloats(static_cast<size_t>(kLength * whole.width()), 10);
     whole.Add(0, kLength, Pages(0, num_pages), rows);
-    const std::vector<float> want = whole.Run(device_->ops(), *stream_);
+    const std::vector<float> want = whole.Run(*rig_);
     const size_t row_size = static_cast<size_t>(shape.num_heads * shape.head_dim);
-    const std::unique_ptr<CpuDevice> one_thread = Make(1);
+    OpsRig one_thread(Make(1));
     for (const int chunk : {1, 7, 48, 65, 512}) {
       PagedCase paged = empty;
-      const Ops& ops = chunk == 7 ? one_thread->ops() : device_->ops();
+      OpsRig& rig = chunk == 7 ? one_thread : *rig_;
       for (int first = 0; first < kLength; first += chunk) {
         const int count = std::min(chunk, kLength - first);
         paged.ClearBatch();
@@ -402,7 +440,7 @@ TEST_P(CpuOpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
           paged.Add(first, std::min(count, other * 9), Pages(other * num_pages, num_pages), others);
         }
         paged.Add(first, count, Pages(0, num_pages), rows);
-        const std::vector<float> got = paged.Run(ops, *stream_);
+        const std::vector<float> got = paged.Run(rig);
         const size_t size = static_cast<size_t>(count) * row_size;
         ASSERT_EQ(0, std::memcmp(got.data() + got.size() - size,
                                  want.data() + static_cast<size_t>(first) * row_size,
@@ -417,8 +455,10 @@ TEST_P(CpuOpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
 constexpr uint64_t kMasks[] = {0, 0x0123456789abcdef, 1,  kKeepAll, 0, 0, 0, 0,
                                0, uint64_t{1} << 63,  ~1U};
 
-TEST_P(CpuOpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
-  const auto reference = CpuDevice::Create({.reference = true}).value();
+TEST_P(OpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
+  if (!rig_->device().IsHostMemory()) {
+    GTEST_SKIP() << "keep masks are for devices in host memory";
+  }
   const int num_pages = static_cast<int>(std::size(kMasks)) + 1;
   const int length = num_pages * kPageTokens - 3;
   for (const AttentionShape& shape : kShapes) {
@@ -426,9 +466,9 @@ TEST_P(CpuOpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
     const std::vector<float> rows =
         RandomFloats(static_cast<size_t>(length * paged.width()), 12, 1.0F);
     paged.Add(0, length, Pages(0, num_pages), rows);
-    const std::vector<float> all = paged.Run(device_->ops(), *stream_);
+    const std::vector<float> all = paged.Run(*rig_);
     paged.masks.assign(static_cast<size_t>(num_pages * shape.num_kv_heads), kKeepAll);
-    EXPECT_EQ(paged.Run(device_->ops(), *stream_), all);
+    EXPECT_EQ(paged.Run(*rig_), all);
     for (size_t i = 0; i < std::size(kMasks) * static_cast<size_t>(shape.num_kv_heads); ++i) {
       paged.masks[i] = kMasks[(i / static_cast<size_t>(shape.num_kv_heads) +
                                i % static_cast<size_t>(shape.num_kv_heads) * 5) %
@@ -437,9 +477,9 @@ TEST_P(CpuOpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
     for (const int count : {61, 17, 1}) {  // query tokens, all in the last page
       paged.ClearBatch();
       paged.Add(length - count, count, Pages(0, num_pages), rows);
-      const std::vector<float> want = paged.Run(reference->ops(), *stream_);
+      const std::vector<float> want = paged.Run(*reference_);
       const std::vector<float> want_energy = paged.energy;
-      const std::vector<float> got = paged.Run(device_->ops(), *stream_);
+      const std::vector<float> got = paged.Run(*rig_);
       for (size_t i = 0; i < want.size(); ++i) {
         ASSERT_NEAR(got[i], want[i], Tolerance(1e-5F)) << "head_dim " << shape.head_dim;
       }
@@ -453,8 +493,7 @@ TEST_P(CpuOpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
 constexpr Tier kTiers[] = {Tier::kWarm, Tier::kCold,    Tier::kHot,     Tier::kArchive,
                            Tier::kCold, Tier::kArchive, Tier::kArchive, Tier::kHot};
 
-TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
-  const auto reference = CpuDevice::Create({.reference = true}).value();
+TEST_P(OpsTest, OnePassOverAllTiersEqualsTheReference) {
   const int num_pages = static_cast<int>(std::size(kTiers));
   const int length = num_pages * kPageTokens - 5;
   for (const AttentionShape& shape : kShapes) {
@@ -477,7 +516,7 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
         }
       }
       paged.Add(0, length, Pages(0, num_pages), rows);
-      const std::vector<float> hot = paged.Run(device_->ops(), *stream_);
+      const std::vector<float> hot = paged.Run(*rig_);
       for (int i = 0; i < num_pages; ++i) {
         if (kTiers[i] != Tier::kHot) {
           paged.Cool(static_cast<PageId>(i), kTiers[i],
@@ -490,9 +529,9 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
       for (const int count : {59, 17, 1}) {  // query tokens, all in the last page
         paged.ClearBatch();
         paged.Add(length - count, count, Pages(0, num_pages), rows);
-        const std::vector<float> want = paged.Run(reference->ops(), *stream_);
+        const std::vector<float> want = paged.Run(*reference_);
         const std::vector<float> want_energy = paged.energy;
-        const std::vector<float> got = paged.Run(device_->ops(), *stream_);
+        const std::vector<float> got = paged.Run(*rig_);
         ExpectNearEnergies(paged.energy, want_energy);
         double lossy = 0;
         double size = 0;
@@ -515,25 +554,26 @@ TEST_P(CpuOpsTest, OnePassOverAllTiersEqualsTheReference) {
   }
 }
 
-TEST_P(CpuOpsTest, RotationEqualsTheReferenceAndGoesBack) {
-  const auto reference = CpuDevice::Create({.reference = true}).value();
+TEST_P(OpsTest, RotationEqualsTheReferenceAndGoesBack) {
   for (const int dim : {8, 24, 64, 80, 96, 128, 256}) {
     const std::vector<float> signs = RotationSigns(dim, 1);
     const std::vector<float> x = RandomFloats(static_cast<size_t>(5 * 4 * dim), 2);
     std::vector<float> want = x;
     std::vector<float> got = x;
-    const auto rotate = [&](const Ops& ops, std::vector<float>& rows, Rotation rotation) {
-      ops.Rotate(Tensor(rows.data(), {5, 4 * dim}), 3, signs, rotation, *stream_);
+    const auto rotate = [&](OpsRig& rig, std::vector<float>& values, Rotation rotation) {
+      const Tensor rows = rig.Upload(values, {5, 4 * dim});
+      rig.ops().Rotate(rows, 3, rig.Upload(signs, {dim}), rotation, rig.stream());
+      values = rig.Download(rows);
     };
-    rotate(reference->ops(), want, Rotation::kForward);
-    rotate(device_->ops(), got, Rotation::kForward);
+    rotate(*reference_, want, Rotation::kForward);
+    rotate(*rig_, got, Rotation::kForward);
     for (size_t i = 0; i < x.size(); ++i) {
       ASSERT_EQ(got[i], want[i]) << "head_dim " << dim;
       if (static_cast<int>(i) % (4 * dim) >= 3 * dim) {
         ASSERT_EQ(got[i], x[i]);  // the fourth head was not to be rotated
       }
     }
-    rotate(device_->ops(), got, Rotation::kBack);
+    rotate(*rig_, got, Rotation::kBack);
     for (size_t i = 0; i < x.size(); ++i) {
       ASSERT_NEAR(got[i], x[i], 2e-6F) << "head_dim " << dim;
     }
@@ -541,8 +581,7 @@ TEST_P(CpuOpsTest, RotationEqualsTheReferenceAndGoesBack) {
 }
 
 // Hot -> warm -> cold -> cold elsewhere, and back to hot; the page map stays as it is.
-TEST_P(CpuOpsTest, TranscodedPagesHaveTheReferencesBytes) {
-  const auto reference = CpuDevice::Create({.reference = true}).value();
+TEST_P(OpsTest, TranscodedPagesHaveTheReferencesBytes) {
   const KvLayout layout{.num_layers = 2, .num_kv_heads = 2, .head_dim = 64, .page_tokens = 64};
   std::vector<LayerFormat> formats(2 * kNumTiers);
   for (uint32_t layer = 0; layer < 2; ++layer) {
@@ -572,22 +611,25 @@ TEST_P(CpuOpsTest, TranscodedPagesHaveTheReferencesBytes) {
                                  {.from = at(Tier::kWarm, 1), .to = at(Tier::kCold, 2)},
                                  {.from = at(Tier::kCold, 2), .to = at(Tier::kCold, 3)},
                                  {.from = at(Tier::kCold, 3), .to = at(Tier::kHot, 4)}};
-  const auto transcode = [&](const Ops& ops, std::vector<std::byte>& arena) {
-    const KvCacheView kv{.arena = arena.data(),
+  const auto transcode = [&](OpsRig& rig, std::vector<std::byte>& arena) {
+    const KvCacheView kv{.arena = rig.Upload(arena),
                          .formats = formats.data(),
                          .layout = layout,
-                         .mean_keys = means.data()};
+                         .mean_keys = rig.Upload(means)};
     std::vector<MoveResult> results(moves.size());
     for (size_t i = 0; i < moves.size(); ++i) {
-      ops.TranscodePages(std::span(&moves[i], 1), kv, std::span(&results[i], 1), *stream_);
+      rig.ops().TranscodePages(std::span(&moves[i], 1), kv, std::span(&results[i], 1),
+                               rig.stream());
+      rig.Sync();
       if (i + 1 < moves.size()) {
         moves[i + 1].checksum = results[i].checksum;
       }
     }
+    arena = rig.Download(static_cast<const std::byte*>(kv.arena), arena.size());
     return results;
   };
-  const auto wanted = transcode(reference->ops(), want);
-  const auto results = transcode(device_->ops(), got);
+  const auto wanted = transcode(*reference_, want);
+  const auto results = transcode(*rig_, got);
   for (size_t i = 0; i < moves.size(); ++i) {
     EXPECT_EQ(results[i].outcome, MoveResult::Outcome::kOk);
     EXPECT_EQ(results[i].checksum, wanted[i].checksum);
@@ -604,17 +646,17 @@ TEST_P(CpuOpsTest, TranscodedPagesHaveTheReferencesBytes) {
   }
   EXPECT_LT(error, 0.1 * size);
   got[1] = std::byte{0x7e};  // a half NaN
-  EXPECT_EQ(transcode(device_->ops(), got)[0].outcome, MoveResult::Outcome::kNotFinite);
+  EXPECT_EQ(transcode(*rig_, got)[0].outcome, MoveResult::Outcome::kNotFinite);
 
   // One bit of a coded page has changed since it was written.
   got = want;
   got[size_t{page_units} * kArenaUnitBytes + 100] ^= std::byte{4};
   moves = {{.from = at(Tier::kWarm, 1), .to = at(Tier::kCold, 2), .checksum = wanted[0].checksum}};
-  EXPECT_EQ(transcode(device_->ops(), got)[0].outcome, MoveResult::Outcome::kCorrupt);
-  EXPECT_EQ(transcode(device_->ops(), want)[0].outcome, MoveResult::Outcome::kOk);
+  EXPECT_EQ(transcode(*rig_, got)[0].outcome, MoveResult::Outcome::kCorrupt);
+  EXPECT_EQ(transcode(*rig_, want)[0].outcome, MoveResult::Outcome::kOk);
 }
 
-TEST_P(CpuOpsTest, AttentionIgnoresWhatAPageHeldBefore) {
+TEST_P(OpsTest, AttentionIgnoresWhatAPageHeldBefore) {
   PagedCase clean(4, 2, 32, 1);
   PagedCase dirty = clean;
   for (size_t i = 0; i < dirty.arena.size(); i += 2) {  // half NaN everywhere
@@ -624,15 +666,131 @@ TEST_P(CpuOpsTest, AttentionIgnoresWhatAPageHeldBefore) {
   const std::vector<float> rows = RandomFloats(static_cast<size_t>(20 * clean.width()), 1);
   clean.Add(0, 20, {0}, rows);
   dirty.Add(0, 20, {0}, rows);
-  EXPECT_EQ(clean.Run(device_->ops(), *stream_), dirty.Run(device_->ops(), *stream_));
+  EXPECT_EQ(clean.Run(*rig_), dirty.Run(*rig_));
 }
 
-INSTANTIATE_TEST_SUITE_P(EveryIsa, CpuOpsTest, testing::ValuesIn(kIsaLevels),
-                         [](const auto& param) {
-                           std::string name = IsaName(param.param);
-                           std::erase(name, '-');
-                           return name;
-                         });
+// Some rows, twice and in any order, and those of a step that was loaded as of one that was not.
+TEST_P(OpsTest, GatheredRowsAreThoseAskedFor) {
+  const std::vector<float> x = RandomFloats(5 * 24, 8);
+  const std::vector<int32_t> rows = {4, 0, 4, 2};
+  const Tensor out = rig_->Upload(std::vector<float>(4 * 24), {4, 24});
+  std::vector<int32_t> lent = rows;  // read before the call returns
+  ops().GatherRows(rig_->Upload(x, {5, 24}), lent, out, rig_->stream());
+  std::fill(lent.begin(), lent.end(), 1);
+  const std::vector<float> got = rig_->Download(out);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_TRUE(std::equal(got.begin() + static_cast<ptrdiff_t>(i * 24),
+                           got.begin() + static_cast<ptrdiff_t>((i + 1) * 24),
+                           x.begin() + rows[i] * 24));
+  }
+}
+
+TEST_P(OpsTest, ALoadedStepComputesWhatOneThatIsNotLoadedDoes) {
+  const AttentionShape shape = kShapes[0];
+  PagedCase paged(shape.num_heads, shape.num_kv_heads, shape.head_dim, 6);
+  const std::vector<float> rows = RandomFloats(static_cast<size_t>(200 * paged.width()), 5);
+  const auto step =
+      ops().NewStepData({.num_heads = shape.num_heads, .max_tokens = 200}, paged.layout);
+  for (const int length : {70, 1, 130}) {  // the same room for steps of all sizes
+    paged.ClearBatch();
+    paged.Add(0, length, Pages(0, 3), rows);
+    paged.Add(0, 3, Pages(3, 1), rows);
+    PagedCase loaded = paged;
+    const std::vector<float> want = paged.Run(*rig_);
+    EXPECT_EQ(loaded.Run(*rig_, step.get()), want);
+    EXPECT_EQ(loaded.energy, paged.energy);
+    EXPECT_EQ(loaded.arena, paged.arena);
+  }
+}
+
+TEST_P(OpsTest, FoldedEnergiesAreTheGreatestAndTheMean) {
+  // [2 layers, 3 pages, 2 heads]
+  const std::vector<float> energies = {1, 2, 0, 0, 5, 0, 3, 2, 0, 0, 0, 7};
+  const Tensor heat = rig_->Upload(std::vector<float>(6), {3, 2});
+  ops().FoldEnergies(rig_->Upload(energies, {2, 3, 2}), heat, rig_->stream());
+  EXPECT_EQ(rig_->Download(heat), (std::vector<float>{3, 2, 0, 0, 7, 3}));
+}
+
+TEST_P(OpsTest, TokensAreDrawnOfTheFirstPartOfTheirRow) {
+  constexpr int kWidth = 5;
+  constexpr int kVocab = 4;
+  const std::vector<float> logits = {0,
+                                     3,
+                                     1,
+                                     3,
+                                     9,  // the best, the first of two
+                                     NAN,
+                                     0,
+                                     0,
+                                     0,
+                                     0,  //
+                                     -INFINITY,
+                                     -INFINITY,
+                                     2,
+                                     -INFINITY,
+                                     9,  //
+                                     std::log(0.5F),
+                                     std::log(0.3F),
+                                     std::log(0.15F),
+                                     std::log(0.05F),
+                                     9};
+  const std::vector<RowDraw> draws = {
+      {.row = 3, .temperature = 1, .uniform = 0.79},
+      {.row = 3, .temperature = 1, .uniform = 0.81},
+      {.row = 0},
+      {.row = 1},
+      {.row = 2, .temperature = 1, .uniform = 0.999},
+      {.row = 3, .temperature = 1, .top_p = 0.75F, .uniform = 0.99},  // of 0.5 and 0.3
+      {.row = 3, .temperature = 1, .min_p = 0.5F, .uniform = 0.99},   // the same
+      {.row = 3, .temperature = 1, .top_k = 1, .uniform = 0.99},
+      {.row = 3, .temperature = 100, .uniform = 0.99},
+      {.row = 3}};
+  std::vector<TokenId> tokens(draws.size(), -7);
+  ops().DrawTokens(rig_->Upload(logits, {4, kWidth}), kVocab, draws, tokens.data(), rig_->stream());
+  rig_->Sync();
+  EXPECT_EQ(tokens, (std::vector<TokenId>{1, 2, 1, -1, 2, 1, 1, 0, 3, 0}));
+}
+
+TEST_P(OpsTest, FinishedQkvIsBiasedRotatedAndInTheCache) {
+  const AttentionShape shape = kShapes[0];
+  PagedCase paged(shape.num_heads, shape.num_kv_heads, shape.head_dim, 1);
+  const std::vector<float> rows = RandomFloats(static_cast<size_t>(7 * paged.width()), 5);
+  paged.Add(0, 7, {0}, rows);
+  const std::vector<float> bias = RandomFloats(static_cast<size_t>(paged.width()), 6);
+  const std::vector<float> angles = RandomFloats(7 * 64, 7);
+  const std::vector<float> signs = RotationSigns(64, 1);
+  const auto run = [&](OpsRig& rig, bool is_one) {
+    const BatchView batch = paged.batch();
+    KvCacheView kv = paged.view();
+    kv.arena = rig.Upload(paged.arena);
+    const Tensor qkv = rig.Upload(paged.qkv, {7, paged.width()});
+    const Tensor cos_sin = rig.Upload(angles, {7, 32, 2});
+    const QkvParams params{.num_heads = shape.num_heads,
+                           .bias = rig.Upload(bias, {paged.width()}),
+                           .cos_sin = cos_sin,
+                           .style = RopeStyle::kHalves,
+                           .signs = rig.Upload(signs, {64})};
+    if (is_one) {
+      rig.ops().FinishQkv(qkv, params, batch, kv, rig.stream());
+    } else {
+      rig.ops().AddBias(qkv, params.bias, rig.stream());
+      rig.ops().Rope(qkv, 12, 64, cos_sin, params.style, rig.stream());
+      rig.ops().Rotate(qkv, 15, params.signs, Rotation::kForward, rig.stream());
+      rig.ops().AppendKv(qkv, 9 * 64, 12 * 64, batch, kv, 0, rig.stream());
+    }
+    const auto arena = rig.Download(static_cast<const std::byte*>(kv.arena), paged.arena.size());
+    return std::pair(rig.Download(qkv), arena);
+  };
+  EXPECT_EQ(run(*rig_, true), run(*rig_, false));
+  const std::vector<float> got = run(*rig_, true).first;
+  const std::vector<float> want = run(*reference_, true).first;
+  for (size_t i = 0; i < want.size(); ++i) {
+    ASSERT_NEAR(got[i], want[i], 2e-5F);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(EveryDevice, OpsTest, testing::ValuesIn(kDevices),
+                         [](const auto& param) { return std::string(param.param.name); });
 
 TEST(Half, EveryHalfSurvivesTheWayToFloatAndBack) {
   for (uint32_t bits = 0; bits < 65536; ++bits) {
@@ -646,7 +804,7 @@ TEST(Half, EveryHalfSurvivesTheWayToFloatAndBack) {
   }
 }
 
-TEST_P(CpuOpsTest, HalvesRoundAsThePortableConversionDoes) {
+TEST_P(OpsTest, HalvesRoundAsThePortableConversionDoes) {
   // Through AppendKv, the one place that writes halves.
   std::vector<float> values = RandomFloats(4096, 3, 1.0F);
   for (size_t i = 0; i < values.size(); ++i) {
@@ -655,7 +813,7 @@ TEST_P(CpuOpsTest, HalvesRoundAsThePortableConversionDoes) {
   PagedCase paged(1, 1, 64, 1);
   const int num_tokens = static_cast<int>(values.size()) / paged.width();
   paged.Add(0, num_tokens, {0}, values);
-  paged.Run(device_->ops(), *stream_);
+  paged.Run(*rig_);
   for (int t = 0; t < num_tokens; ++t) {
     for (int i = 0; i < 64; ++i) {
       uint16_t half = 0;
