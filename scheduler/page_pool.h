@@ -159,6 +159,13 @@ class PagePool {
   std::span<const PageEntry> page_map() const { return page_map_; }
   const KvLayout& layout() const { return layout_; }
   const Arena& arena() const { return arena_; }
+  size_t NumPagesFor(size_t num_tokens) const {
+    const auto page_tokens = static_cast<size_t>(layout_.page_tokens);
+    return (num_tokens + page_tokens - 1) / page_tokens;
+  }
+  uint64_t PageBytes(Tier tier) const {
+    return uint64_t{arena_.units_per_page(tier)} * kArenaUnitBytes;
+  }
 
   size_t num_pages() const { return num_pages_; }  // that the arena holds, all hot
   size_t num_free() const;                         // hot pages to be had without eviction
