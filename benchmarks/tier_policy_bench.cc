@@ -12,7 +12,7 @@
 #include "kernels/base/check.h"
 #include "scheduler/page_pool.h"
 #include "scheduler/tier_controller.h"
-#include "scheduler/tier_policy.h"
+#include "scheduler/tier_policies.h"
 
 namespace thermocline {
 namespace {
@@ -43,7 +43,8 @@ class Pages {
       }
       PagePool::Heat& heat = pool_.heat(page);
       heat.peak = std::exp(-static_cast<float>(random() % 1000) / 100);
-      heat.mean = heat.peak / 64;
+      // An energy is a part of 1 that all pages of a sequence share.
+      heat.mean = heat.peak * static_cast<float>(kNumSequences) / static_cast<float>(num_pages);
       heat.peak_step = kStep - random() % 2000;
       heat.move_step = random() % kStep;
     }

@@ -88,7 +88,7 @@ class PagePool {
   [[nodiscard]] bool CommitMove(const PageMove& move, uint64_t checksum);
   void AbortMove(const PageMove& move);
   // The page stays where it is, for good: its values cannot be coded.
-  void Pin(PageId page) { pages_[page].pinned = true; }
+  void Pin(PageId page);
   // Moves that bring the pages of one sparse superblock together with others of their tier; at most
   // `max_moves`. The superblock can be lent again when all have been committed.
   // Pages that are not full are moved as well, so no step may run before all have ended.
@@ -128,6 +128,8 @@ class PagePool {
   bool is_lossy(PageId page) const { return pages_[page].loss > Tier::kHot; }
   // The most loss that all its readers accept.
   Tier accepted(PageId page) const;
+  // The coldest tier that the page may be moved to now: hot when it may not move at all.
+  Tier coldest_allowed(PageId page) const { return coldest_allowed_[page]; }
   // Of any page, other than by NoteComputed: who has looked at losses need not look again before.
   uint64_t num_loss_changes() const { return num_loss_changes_; }
   Tier tier(PageId page) const { return page_map_[page].tier(); }
@@ -140,13 +142,14 @@ class PagePool {
   // How strongly recent queries attended to a page, and when it last moved; the policy's to read.
   struct Heat {
     float peak = 0;  // see TierPolicy; at step `peak_step`, halved every kHeatHalfLife steps
+    float mean = 0;  // the latest sample's mean over layers and heads
     uint64_t peak_step = 0;
-    float mean = 0;          // the latest sample's mean over layers and heads
     uint64_t move_step = 0;  // when the page last changed its tier; 0: never
-    int num_jumps = 0;  // latest samples that stood out among the archived: see Scheduler::Wake
+    int num_jumps =
+        0;  // latest samples that stood out among the archived: StoreTraffic::WakeJumped
   };
-  const Heat& heat(PageId page) const { return pages_[page].heat; }
-  Heat& heat(PageId page) { return pages_[page].heat; }
+  const Heat& heat(PageId page) const { return heats_[page]; }
+  Heat& heat(PageId page) { return heats_[page]; }
 
   // Makes a referenced, full page findable. `parent`: the hashed page before it, if it is not the
   // first. False, and nothing changes, when another page has this hash: the first stays.
@@ -170,7 +173,8 @@ class PagePool {
   size_t num_pages() const { return num_pages_; }  // that the arena holds, all hot
   size_t num_free() const;                         // hot pages to be had without eviction
   size_t num_evictable() const { return num_evictable_; }
-  uint64_t cold_evictable_bytes() const;  // of these, in the coldest tier that kernels read
+  // Bytes of evictable pages that are cold or archived.
+  uint64_t cold_evictable_bytes() const { return cold_evictable_units_ * kArenaUnitBytes; }
   // The least recently used cached pages, oldest first.
   std::vector<PageId> OldestCached(size_t max_pages) const;
   // Nobody finds the page any more; cached, it is freed, with all below it in the tree.
@@ -200,7 +204,6 @@ class PagePool {
     uint32_t generation = 0;               // moves ended since the page was allocated
     uint64_t checksum = 0;                 // of the bytes, once they are coded
     int32_t first_position = 0;            // once full
-    Heat heat;
     ContentHash hash;
     uint64_t last_use = 0;  // rises with each release to zero references
     PageId older = kNone;   // neighbours in the list of cached pages
@@ -225,6 +228,14 @@ class PagePool {
   std::optional<PageEntry> AllocateEvicting(Tier tier);
   void SwitchPlace(PageId page, PageEntry kept, PageEntry given_back);
   void Evict(PageId page);
+  void SetWork(PageId page, Work work);
+  // Computes coldest_allowed_: after any change of what it depends on.
+  void UpdateAllowed(PageId page);
+  Tier AllowedNow(PageId page) const;
+  // What an evictable page in its place adds to cold_evictable_units_.
+  uint64_t ColdUnits(PageId page) const {
+    return tier(page) >= Tier::kCold ? arena_.units_per_page(tier(page)) : 0;
+  }
   void AppendToLru(PageId page);
   void RemoveFromLru(PageId page);
   void LinkToParent(PageId page, PageId parent);
@@ -238,12 +249,16 @@ class PagePool {
   size_t num_pages_;
   std::vector<PageEntry> page_map_;  // never resized; a free page's entry is kBacked
   std::vector<Page> pages_;          // as page_map_
-  std::vector<PageId> page_at_;      // by arena unit where a page starts; kNone elsewhere
+  // As page_map_. Apart from the rest of a page, for policies read these of every page.
+  std::vector<Heat> heats_;
+  std::vector<Tier> coldest_allowed_;
+  std::vector<PageId> page_at_;  // by arena unit where a page starts; kNone elsewhere
   std::vector<PageId> free_ids_;
   std::unordered_map<ContentHash, PageId, HashOfContent> by_hash_;
   PageId oldest_ = kNone;  // ends of the list of cached pages
   PageId newest_ = kNone;
   size_t num_evictable_ = 0;
+  uint64_t cold_evictable_units_ = 0;
   size_t num_moving_ = 0;
   size_t num_transferring_ = 0;
   uint64_t num_loss_changes_ = 1;

@@ -25,7 +25,7 @@ std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_
   if (!place.has_value()) {
     return std::nullopt;
   }
-  state.work = Work::kMove;
+  SetWork(page, Work::kMove);
   state.move_to = *place;
   ++num_moving_;
   return PageMove{.page = page,
@@ -55,7 +55,7 @@ void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_bac
   CHECK(state.work == Work::kMove && state.generation == move.generation);
   CHECK(page_map_[move.page] == move.from && state.move_to == move.to);
   SwitchPlace(move.page, kept, given_back);
-  state.work = Work::kNone;
+  SetWork(move.page, Work::kNone);
   --num_moving_;
   if (state.refs == 0 && !state.hashed) {
     Free(move.page);
@@ -68,7 +68,7 @@ bool PagePool::BeginSave(PageId page) {
   if (state.work != Work::kNone) {
     return false;
   }
-  state.work = Work::kSave;
+  SetWork(page, Work::kSave);
   ++num_transferring_;
   return true;
 }
@@ -99,7 +99,7 @@ std::optional<PageId> PagePool::BeginLoad(Tier tier, Tier accepted) {
     return std::nullopt;
   }
   const PageId page = TakePlace(*place, accepted);
-  pages_[page].work = Work::kLoad;
+  SetWork(page, Work::kLoad);
   ++num_transferring_;
   return page;
 }
@@ -125,10 +125,10 @@ std::optional<PageEntry> PagePool::BeginWake(PageId page, Tier tier) {
   if (state.work != Work::kNone) {
     return std::nullopt;
   }
-  state.work = Work::kWake;  // before anything is evicted, so that its place stays its own
+  SetWork(page, Work::kWake);  // before anything is evicted, so that its place stays its own
   const std::optional<PageEntry> place = AllocateEvicting(tier);
   if (!place.has_value()) {
-    state.work = Work::kNone;
+    SetWork(page, Work::kNone);
     if (state.refs == 0 && !state.hashed) {
       Free(page);  // it was evicted with the others
     }
@@ -159,7 +159,10 @@ void PagePool::AbortWake(PageId page) {
 }
 
 void PagePool::SwitchPlace(PageId page, PageEntry kept, PageEntry given_back) {
+  const bool is_evictable = pages_[page].refs == 0 && pages_[page].hashed;
+  cold_evictable_units_ -= is_evictable ? ColdUnits(page) : 0;
   page_map_[page] = kept;
+  cold_evictable_units_ += is_evictable ? ColdUnits(page) : 0;
   page_at_[given_back.unit()] = kNone;
   page_at_[kept.unit()] = page;
   arena_.Free(given_back);
@@ -169,7 +172,7 @@ void PagePool::SwitchPlace(PageId page, PageEntry kept, PageEntry given_back) {
 void PagePool::EndTransfer(PageId page, Work work) {
   Page& state = pages_[page];
   CHECK(state.work == work);
-  state.work = Work::kNone;
+  SetWork(page, Work::kNone);
   --num_transferring_;
   if (state.refs == 0 && !state.hashed) {
     Free(page);

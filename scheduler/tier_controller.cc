@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "scheduler/tier_policies.h"
+
 namespace thermocline {
 namespace {
 

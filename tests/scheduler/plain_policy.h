@@ -1,34 +1,43 @@
-#include "scheduler/tier_policy.h"
+#pragma once
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
 #include <unordered_map>
+#include <vector>
+
+#include "scheduler/page_pool.h"
+#include "scheduler/tier_policy.h"
+
+// AdaptivePolicy in plain words: every step down of every page in one list, sorted by cost. It is
+// what the policy with arrays by page has to agree with, change by change.
 
 namespace thermocline {
-namespace {
 
-constexpr size_t kMaxIdlePages = 256;  // cached pages looked at in one call
-constexpr double kIdleValue = 1e-9;    // of a page that nobody reads
-constexpr double kRecencyValue = 1e-6;
+inline constexpr size_t kMaxIdlePages = 256;  // cached pages looked at in one call
+inline constexpr double kIdleValue = 1e-9;    // of a page that nobody reads
+inline constexpr double kRecencyValue = 1e-6;
 
 // A page with all who read it.
-struct Candidate {
+struct PlainCandidate {
   PageId page = 0;
   Tier coldest = Tier::kCold;
   Tier tier = Tier::kHot;       // as planned so far
   std::vector<size_t> readers;  // indices of sequences
 };
 
-class Candidates {
+class PlainCandidates {
  public:
   // `recent`: the coldest tier of the recent window.
-  Candidates(const PagePool& pool, std::span<const SequencePages> sequences, Tier coldest,
-             Tier recent)
+  PlainCandidates(const PagePool& pool, std::span<const SequencePages> sequences, Tier coldest,
+                  Tier recent)
       : pool_(pool), coldest_(coldest) {
     for (size_t s = 0; s < sequences.size(); ++s) {
       const SequencePages& sequence = sequences[s];
       for (size_t i = 0; i < sequence.pages.size(); ++i) {
-        Candidate& candidate = Get(sequence.pages[i]);
+        PlainCandidate& candidate = Get(sequence.pages[i]);
         candidate.readers.push_back(s);
         if (i >= sequence.num_settled) {
           candidate.coldest = std::min(candidate.coldest, recent);
@@ -43,13 +52,13 @@ class Candidates {
 
   void AddIdle() {
     for (const PageId page : pool_.OldestCached(kMaxIdlePages)) {
-      Candidate& candidate = Get(page);
+      PlainCandidate& candidate = Get(page);
       candidate.coldest = std::min(candidate.coldest, Tier::kCold);
     }
   }
 
-  std::vector<Candidate>& all() { return all_; }
-  Candidate& Get(PageId page) {
+  std::vector<PlainCandidate>& all() { return all_; }
+  PlainCandidate& Get(PageId page) {
     const auto [it, added] = index_.emplace(page, all_.size());
     if (added) {
       const bool fixed = !pool_.is_full(page) || pool_.is_moving(page) || pool_.is_pinned(page);
@@ -63,16 +72,12 @@ class Candidates {
  private:
   const PagePool& pool_;
   Tier coldest_;
-  std::vector<Candidate> all_;
+  std::vector<PlainCandidate> all_;
   std::unordered_map<PageId, size_t> index_;
 };
 
-uint64_t PageBytes(const PagePool& pool, Tier tier) {
-  return pool.arena().units_per_page(tier) * kArenaUnitBytes;
-}
-
 // One step down of one page.
-struct Edge {
+struct PlainEdge {
   double cost = 0;  // value x error, by byte
   size_t candidate = 0;
   Tier from = Tier::kHot;
@@ -80,11 +85,11 @@ struct Edge {
 };
 
 // Which edges are taken, what they free and what they cost the readers.
-class DemotionPlan {
+class PlainPlan {
  public:
   // `keeps_last`: the last empty superblock is not lent to warm.
-  DemotionPlan(const PagePool& pool, std::span<const SequencePages> sequences,
-               const TierDemand& demand, bool keeps_last)
+  PlainPlan(const PagePool& pool, std::span<const SequencePages> sequences,
+            const TierDemand& demand, bool keeps_last)
       : pool_(pool),
         sequences_(sequences),
         demand_(demand),
@@ -96,13 +101,13 @@ class DemotionPlan {
         errors_(sequences.size(), 0.0) {
     candidates_.AddIdle();
     for (size_t i = 0; i < candidates_.all().size(); ++i) {
-      const Candidate& candidate = candidates_.all()[i];
+      const PlainCandidate& candidate = candidates_.all()[i];
       for (const size_t reader : candidate.readers) {
         errors_[reader] += Energy(candidate) * TierError(candidate.tier);
       }
       AddEdges(i);
     }
-    std::sort(edges_.begin(), edges_.end(), [](const Edge& a, const Edge& b) {
+    std::sort(edges_.begin(), edges_.end(), [](const PlainEdge& a, const PlainEdge& b) {
       return a.cost != b.cost
                  ? a.cost < b.cost
                  : (a.candidate != b.candidate ? a.candidate < b.candidate : a.from < b.from);
@@ -129,7 +134,7 @@ class DemotionPlan {
   uint64_t PlannedBytes(const SequencePages& sequence) {
     uint64_t bytes = 0;
     for (const PageId page : sequence.pages) {
-      bytes += PageBytes(pool_, candidates_.Get(page).tier);
+      bytes += pool_.PageBytes(candidates_.Get(page).tier);
     }
     return bytes;
   }
@@ -137,7 +142,7 @@ class DemotionPlan {
   std::vector<TierChange> Changes() {
     std::vector<TierChange> changes;
     for (const size_t index : taken_) {
-      const Candidate& candidate = candidates_.all()[index];
+      const PlainCandidate& candidate = candidates_.all()[index];
       changes.push_back({.page = candidate.page,
                          .to = candidate.tier,
                          .keep_empty = NumKeptEmpty(candidate.tier)});
@@ -146,9 +151,9 @@ class DemotionPlan {
   }
 
  private:
-  double Energy(const Candidate& candidate) const { return pool_.heat(candidate.page).mean; }
+  double Energy(const PlainCandidate& candidate) const { return pool_.heat(candidate.page).mean; }
 
-  double Value(const Candidate& candidate) const {
+  double Value(const PlainCandidate& candidate) const {
     if (candidate.readers.empty()) {
       return kIdleValue;
     }
@@ -159,7 +164,7 @@ class DemotionPlan {
   }
 
   void AddEdges(size_t index) {
-    const Candidate& candidate = candidates_.all()[index];
+    const PlainCandidate& candidate = candidates_.all()[index];
     const uint64_t moved = pool_.heat(candidate.page).move_step;
     const bool is_new = moved > 0 && demand_.step < moved + kMinDwellSteps;
     Tier from = candidate.tier;
@@ -167,13 +172,13 @@ class DemotionPlan {
       const bool archives = to == Tier::kArchive;
       const bool dwells = is_new && (archives || !demand_.urgent);
       if (to <= candidate.tier || to > candidate.coldest || dwells || !HasPlace(to) ||
-          PageBytes(pool_, from) <= PageBytes(pool_, to)) {
+          pool_.PageBytes(from) <= pool_.PageBytes(to)) {
         continue;
       }
       if (archives && (candidate.tier != Tier::kCold || !pool_.is_saved(candidate.page))) {
         continue;
       }
-      const auto freed = static_cast<double>(PageBytes(pool_, from) - PageBytes(pool_, to));
+      const auto freed = static_cast<double>(pool_.PageBytes(from) - pool_.PageBytes(to));
       edges_.push_back({.cost = Value(candidate) * (TierError(to) - TierError(from)) / freed,
                         .candidate = index,
                         .from = from,
@@ -190,8 +195,8 @@ class DemotionPlan {
     return arena.num_partial_places(tier) > 0 || arena.num_empty_superblocks() > NumKeptEmpty(tier);
   }
 
-  bool Fits(const Edge& edge) const {
-    const Candidate& candidate = candidates_.all()[edge.candidate];
+  bool Fits(const PlainEdge& edge) const {
+    const PlainCandidate& candidate = candidates_.all()[edge.candidate];
     const double more = Energy(candidate) * (TierError(edge.to) - TierError(edge.from));
     return std::all_of(candidate.readers.begin(), candidate.readers.end(), [&](size_t reader) {
       return errors_[reader] + more <= MaxError(sequences_[reader].fidelity);
@@ -199,8 +204,8 @@ class DemotionPlan {
   }
 
   // Bytes that it frees; 0 when the page is not where the edge begins.
-  uint64_t Take(const Edge& edge) {
-    Candidate& candidate = candidates_.all()[edge.candidate];
+  uint64_t Take(const PlainEdge& edge) {
+    PlainCandidate& candidate = candidates_.all()[edge.candidate];
     if (candidate.tier != edge.from) {
       return 0;
     }
@@ -211,97 +216,31 @@ class DemotionPlan {
     for (const size_t reader : candidate.readers) {
       errors_[reader] += Energy(candidate) * (TierError(edge.to) - TierError(edge.from));
     }
-    return PageBytes(pool_, edge.from) - PageBytes(pool_, edge.to);
+    return pool_.PageBytes(edge.from) - pool_.PageBytes(edge.to);
   }
 
   const PagePool& pool_;
   std::span<const SequencePages> sequences_;
   TierDemand demand_;
-  mutable Candidates candidates_;
+  mutable PlainCandidates candidates_;
   bool keeps_last_;
-  std::vector<double> errors_;  // predicted, by sequence
-  std::vector<Edge> edges_;     // cheapest first
-  std::vector<size_t> taken_;   // candidates
+  std::vector<double> errors_;    // predicted, by sequence
+  std::vector<PlainEdge> edges_;  // cheapest first
+  std::vector<size_t> taken_;     // candidates
 };
 
-}  // namespace
-
-double MaxError(KvFidelity fidelity) {
-  switch (fidelity) {
-    case KvFidelity::kExact:
-      return 0;
-    case KvFidelity::kHigh:
-      return 0.005;
-    case KvFidelity::kBalanced:
-      return 0.02;
-    case KvFidelity::kMax:
-      break;
-  }
-  return 0.08;
-}
-
-double TierError(Tier tier) {
-  switch (tier) {
-    case Tier::kHot:
-      return 0;
-    case Tier::kWarm:
-      return 4e-5;
-    case Tier::kCold:
-      return 0.034;
-    default:
-      return 0.21;
-  }
-}
-
-Tier AcceptedLoss(KvFidelity fidelity) {
-  switch (fidelity) {
-    case KvFidelity::kExact:
-      return Tier::kHot;
-    case KvFidelity::kHigh:
-      return Tier::kWarm;
-    default:
-      return kAnyTier;
-  }
-}
-
-double PeakAt(const PagePool::Heat& heat, uint64_t step) {
-  const auto age = static_cast<double>(step - heat.peak_step);
-  return static_cast<double>(heat.peak) * std::exp2(-age / kHeatHalfLife);
-}
-
-std::vector<TierChange> ForcedPolicy::Propose(const PagePool& pool,
-                                              std::span<const SequencePages> sequences,
-                                              const TierDemand& /*demand*/) const {
-  std::vector<TierChange> changes;
-  const Tier coldest = PageBytes(pool, tier_) > 0 ? tier_ : Tier::kCold;
-  std::vector<SequencePages> forced(sequences.begin(), sequences.end());
-  for (SequencePages& sequence : forced) {
-    sequence.in_prompt = false;  // prompts too are to read what the tier loses
-  }
-  Candidates candidates(pool, forced, coldest, Tier::kHot);
-  for (const Candidate& candidate : candidates.all()) {
-    // What the archive holds has been cold: that is the loss to be measured.
-    const Tier next = candidate.tier < Tier::kCold ? std::min(coldest, Tier::kCold) : coldest;
-    const Tier to = std::min(next, candidate.coldest);
-    if (candidate.tier < to) {
-      changes.push_back({.page = candidate.page, .to = to});
-    }
-  }
-  return changes;
-}
-
-std::vector<TierChange> AdaptivePolicy::Propose(const PagePool& pool,
-                                                std::span<const SequencePages> sequences,
-                                                const TierDemand& demand) const {
+inline std::vector<TierChange> PlainPropose(const PagePool& pool,
+                                            std::span<const SequencePages> sequences,
+                                            const TierDemand& demand, double budget) {
   // To fill a superblock with cold pages empties more than two of warm ones. So the last empty one
   // is lent to warm only when nothing can go cold.
   for (const bool keeps_last : {true, false}) {
-    DemotionPlan plan(pool, sequences, demand, keeps_last);
-    for (size_t s = 0; s < sequences.size() && budget_ > 0; ++s) {
+    PlainPlan plan(pool, sequences, demand, keeps_last);
+    for (size_t s = 0; s < sequences.size() && budget > 0; ++s) {
       // With the page that comes next: what is planned takes a step, and by then it is there.
-      const uint64_t hot_bytes = PageBytes(pool, Tier::kHot);
+      const uint64_t hot_bytes = pool.PageBytes(Tier::kHot);
       const uint64_t all_hot = (sequences[s].pages.size() + 1) * hot_bytes;
-      const auto allowed = static_cast<uint64_t>(budget_ * static_cast<double>(all_hot));
+      const auto allowed = static_cast<uint64_t>(budget * static_cast<double>(all_hot));
       const uint64_t planned = plan.PlannedBytes(sequences[s]) + hot_bytes;
       if (planned > allowed) {
         plan.FreeOf(s, planned - allowed);
