@@ -39,7 +39,7 @@ class Pages {
       pool_.MarkFull(page, 0);
       tables_[i / kChunkPages % kNumSequences].push_back(page);
       if (random() % 10 < cold_in_ten) {
-        CHECK(pool_.CommitMove(pool_.BeginMove(page, Tier::kCold).value(), 0));
+        CHECK(pool_.BeginMove(page, Tier::kCold).value().Commit(0));
       }
       PagePool::Heat& heat = pool_.heat(page);
       heat.peak = std::exp(-static_cast<float>(random() % 1000) / 100);
@@ -109,7 +109,7 @@ void ProposeNothing(benchmark::State& state) {
     const PageId page = pool.Allocate(kAnyTier).value();
     pool.MarkFull(page, 0);
     CHECK(pool.SetHash(page, {i, i}, std::nullopt));
-    CHECK(pool.CommitMove(pool.BeginMove(page, Tier::kCold).value(), 0));
+    CHECK(pool.BeginMove(page, Tier::kCold).value().Commit(0));
     pool.Release(page, kAnyTier);
   }
   TierController controller({.policy = KvPolicy::kAdaptive}, pool);

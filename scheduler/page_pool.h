@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/status.h"
@@ -24,6 +25,40 @@ struct ContentHash {
 // Of a reader that reads pages whatever they have been through.
 inline constexpr Tier kAnyTier = Tier::kArchive;
 
+class PagePool;
+
+// A page move that has begun: a new place is reserved for the page, which stays what it was to
+// everybody. Unless the move is committed it is aborted with this object, and the place is given
+// back. Move-only; the pool outlives it.
+class PendingMove {
+ public:
+  PendingMove(PendingMove&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), move_(other.move_) {}
+  PendingMove& operator=(PendingMove&& other) noexcept {
+    Abort();
+    pool_ = std::exchange(other.pool_, nullptr);
+    move_ = other.move_;
+    return *this;
+  }
+  PendingMove(const PendingMove&) = delete;
+  PendingMove& operator=(const PendingMove&) = delete;
+  ~PendingMove() { Abort(); }
+
+  const PageMove& move() const { return move_; }  // what to copy
+  // To be called once, between steps, when the new place holds the page's bytes, whose checksum
+  // this is. The old place is free at once: no step that could read it may be in flight. False when
+  // a reader that has come since refuses the new tier: the move is then aborted.
+  [[nodiscard]] bool Commit(uint64_t checksum) &&;
+
+ private:
+  friend class PagePool;
+  PendingMove(PagePool& pool, const PageMove& move) : pool_(&pool), move_(move) {}
+  void Abort();
+
+  PagePool* pool_;  // null: committed, or moved from
+  PageMove move_;
+};
+
 // The one owner of page state: readers, tiers and places (the page map), content hashes, last use.
 // Not thread-safe: only the engine thread calls it.
 //
@@ -32,11 +67,11 @@ inline constexpr Tier kAnyTier = Tier::kArchive;
 // free place is left. Hashed pages form trees (a page under the page before it); a page is evicted
 // with all that hangs below it, for without it those could never be found again. Releasing a
 // sequence's last page first makes leaves the older, so that they go before their parents.
-// A page moves between tiers in two calls: BeginMove reserves the new place, CommitMove switches
-// the page map (or AbortMove gives the new place back). In between the page is what it was to
-// everybody else; released or evicted, it only stays without an owner until the move ends. The same
-// holds while a page's bytes are read to be kept outside the arena (BeginSave) or come back from
-// there (BeginLoad); a page does one of the three at a time.
+// A page moves between tiers in two calls: BeginMove reserves the new place, PendingMove::Commit
+// switches the page map to it. In between the page is what it was to everybody else; released or
+// evicted, it only stays without an owner until the move ends. The same holds while a page's bytes
+// are read to be kept outside the arena (BeginSave) or come back from there (BeginLoad); a page
+// does one of the three at a time.
 //
 // A page's loss is the coldest tier that its values have been through, or those of pages that they
 // were computed from when they were: kHot means exact. It never falls but when bytes of less loss
@@ -81,18 +116,13 @@ class PagePool {
   // arena has no room there, when a reader refuses that tier, when the page is moving already, when
   // it has failed to move before, or when a better tier is asked for: that would restore nothing.
   // Never evicts, and leaves `keep_empty` superblocks empty.
-  std::optional<PageMove> BeginMove(PageId page, Tier to, uint64_t keep_empty = 0);
-  // To be called between steps, when the new place holds the page's bytes, whose checksum this is.
-  // The old place is free at once: no step that could read it may be in flight. False when a reader
-  // that has come since refuses the new tier: the move is then aborted.
-  [[nodiscard]] bool CommitMove(const PageMove& move, uint64_t checksum);
-  void AbortMove(const PageMove& move);
+  std::optional<PendingMove> BeginMove(PageId page, Tier to, uint64_t keep_empty = 0);
   // The page stays where it is, for good: its values cannot be coded.
   void Pin(PageId page);
   // Moves that bring the pages of one sparse superblock together with others of their tier; at most
   // `max_moves`. The superblock can be lent again when all have been committed.
   // Pages that are not full are moved as well, so no step may run before all have ended.
-  std::vector<PageMove> BeginCompaction(Tier tier, size_t max_moves);
+  std::vector<PendingMove> BeginCompaction(Tier tier, size_t max_moves);
 
   // Says that a page's bytes are being read for a store outside the arena: it keeps its place until
   // EndSave. False when it does something else already. For full pages.
@@ -111,7 +141,7 @@ class PagePool {
   // The page stays readable where it is until EndWake. Cached pages are evicted for it; nothing
   // when even then there is no place, or when the page does something else.
   std::optional<PageEntry> BeginWake(PageId page, Tier tier);
-  // Between steps: as CommitMove.
+  // Between steps: as PendingMove::Commit.
   [[nodiscard]] bool EndWake(PageId page, Tier loss, uint64_t checksum);
   void AbortWake(PageId page);
   bool is_waking(PageId page) const { return pages_[page].work == Work::kWake; }
@@ -220,7 +250,10 @@ class PagePool {
   uint64_t PlacesHeldBack() const;
   void Free(PageId page);
   PageId TakePlace(PageEntry place, Tier accepted);
-  std::optional<PageMove> StartMove(PageId page, Tier to, uint64_t keep_empty = 0);
+  std::optional<PendingMove> StartMove(PageId page, Tier to, uint64_t keep_empty = 0);
+  friend class PendingMove;  // it alone ends moves
+  bool CommitMove(const PageMove& move, uint64_t checksum);
+  void AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
   void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
   void EndTransfer(PageId page, Work work);
   bool Accepts(PageId page, Tier loss) const { return loss <= accepted(page); }

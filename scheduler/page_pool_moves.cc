@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/check.h"
 #include "scheduler/page_pool.h"
@@ -7,7 +8,18 @@
 
 namespace thermocline {
 
-std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_empty) {
+bool PendingMove::Commit(uint64_t checksum) && {
+  CHECK(pool_ != nullptr);
+  return std::exchange(pool_, nullptr)->CommitMove(move_, checksum);
+}
+
+void PendingMove::Abort() {
+  if (pool_ != nullptr) {
+    std::exchange(pool_, nullptr)->AbortMove(move_);
+  }
+}
+
+std::optional<PendingMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_empty) {
   Page& state = pages_[page];
   CHECK(state.allocated && state.full);
   if ((state.pinned && to != tier(page)) || to < tier(page) || !Accepts(page, to)) {
@@ -16,7 +28,7 @@ std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_
   return StartMove(page, to, keep_empty);
 }
 
-std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_empty) {
+std::optional<PendingMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_empty) {
   Page& state = pages_[page];
   if (state.work != Work::kNone) {
     return std::nullopt;
@@ -28,12 +40,12 @@ std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_
   SetWork(page, Work::kMove);
   state.move_to = *place;
   ++num_moving_;
-  return PageMove{.page = page,
-                  .generation = state.generation,
-                  .from = page_map_[page],
-                  .to = *place,
-                  .checksum = state.checksum,
-                  .first_position = state.first_position};
+  return PendingMove(*this, {.page = page,
+                             .generation = state.generation,
+                             .from = page_map_[page],
+                             .to = *place,
+                             .checksum = state.checksum,
+                             .first_position = state.first_position});
 }
 
 bool PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
@@ -47,8 +59,6 @@ bool PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
   EndMove(move, move.to, move.from);
   return true;
 }
-
-void PagePool::AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
 
 void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_back) {
   Page& state = pages_[move.page];
@@ -179,8 +189,8 @@ void PagePool::EndTransfer(PageId page, Work work) {
   }
 }
 
-std::vector<PageMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
-  std::vector<PageMove> moves;
+std::vector<PendingMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
+  std::vector<PendingMove> moves;
   const auto sparse = arena_.SparseSuperblock(tier);
   if (!sparse.has_value()) {
     return moves;
@@ -192,9 +202,8 @@ std::vector<PageMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
     if (page == kNone) {
       continue;
     }
-    const std::optional<PageMove> move = StartMove(page, tier);
-    if (move.has_value()) {
-      moves.push_back(*move);
+    if (std::optional<PendingMove> move = StartMove(page, tier)) {
+      moves.push_back(std::move(*move));
     }
   }
   return moves;

@@ -41,9 +41,9 @@ MovePlan Scheduler::ProposeMoves() {
                          .in_prompt = !entry->computes() || sequence.num_wanted() > 1});
   }
   const QueueEntry* next = waiting_.empty() ? nullptr : waiting_.front().get();
-  MovePlan plan = tiers_.Propose(sequences, num_steps_, admission_.HotPagesWanted(next));
-  traffic_.KeepBacked(plan.moves);
-  return plan;
+  ProposedMoves proposed = tiers_.Propose(sequences, num_steps_, admission_.HotPagesWanted(next));
+  traffic_.KeepBacked(proposed.moves);
+  return tiers_.Start(std::move(proposed));
 }
 
 void Scheduler::EndMoves(std::span<const FinishedMove> finished) {

@@ -80,8 +80,8 @@ class Scheduler {
   void Finish(RequestId id, int choice);
   void Cancel(RequestId id);
 
-  // Moves to start before the next step is scheduled. Each has to come back to EndMoves; with
-  // `wait`, before the next Schedule.
+  // Moves to start before the next step is scheduled. EndMoves is told of each, with `wait` before
+  // the next Schedule; one that it is never told of is aborted with the scheduler.
   MovePlan ProposeMoves();
   // Between steps: the moves whose copies have ended, well or not. Sequences that read a page whose
   // bytes were found corrupt are preempted: their tokens are computed again, on other pages.

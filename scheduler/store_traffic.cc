@@ -144,18 +144,15 @@ bool StoreTraffic::End(const FinishedTransfer& end, uint64_t step) {
   return false;
 }
 
-void StoreTraffic::KeepBacked(std::vector<PageMove>& moves) {
+void StoreTraffic::KeepBacked(std::vector<PendingMove>& moves) {
   ReleasePins();
   if (!tiers_.archives()) {
     return;
   }
-  std::erase_if(moves, [&](const PageMove& move) {
-    if (move.to.tier() != Tier::kArchive || move.from.tier() == Tier::kArchive ||
-        PinCopy(move.page)) {
-      return false;
-    }
-    pool_.AbortMove(move);
-    return true;
+  std::erase_if(moves, [&](const PendingMove& pending) {
+    const PageMove& move = pending.move();
+    const bool archives = move.to.tier() == Tier::kArchive && move.from.tier() < Tier::kArchive;
+    return archives && !PinCopy(move.page);
   });
 }
 
@@ -168,19 +165,14 @@ bool StoreTraffic::PinCopy(PageId page) {
   if (!info.has_value() || info->tier > Tier::kCold) {
     return false;
   }
-  store_->SetPinned(hash, true);
-  pinned_.push_back({page, hash});
+  pinned_.push_back({page, StorePin(*store_, hash)});
   return true;
 }
 
 void StoreTraffic::ReleasePins() {
   std::erase_if(pinned_, [&](const PinnedCopy& copy) {
     const bool archived = pool_.tier(copy.page) == Tier::kArchive || pool_.is_moving(copy.page);
-    if (archived && pool_.is_hashed(copy.page) && pool_.hash(copy.page) == copy.hash) {
-      return false;
-    }
-    store_->SetPinned(copy.hash, false);
-    return true;
+    return !archived || !pool_.is_hashed(copy.page) || pool_.hash(copy.page) != copy.pin.hash();
   });
 }
 

@@ -48,9 +48,9 @@ class StoreTraffic {
   // in order, with a reference each.
   std::vector<PageId> BeginLoads(const Sequence& sequence, ContentHash chain, Tier accepted);
 
-  // Of moves to the archive only those stay whose page has a copy to wake from, which is pinned
-  // from now on. The others are aborted.
-  void KeepBacked(std::vector<PageMove>& moves);
+  // Takes out, and so aborts, the moves to the archive whose page has no copy to wake from. The
+  // copies of the others are pinned from now on.
+  void KeepBacked(std::vector<PendingMove>& moves);
   // Copies of pages that are no longer archived, woken or freed, may be evicted again.
   void ReleasePins();
   // Starts bringing back all archived ones of these pages. Whether any is being woken now.
@@ -84,7 +84,7 @@ class StoreTraffic {
 
   struct PinnedCopy {
     PageId page = 0;
-    ContentHash hash;
+    StorePin pin;
   };
 
   bool StoreHas(PageId page) const;

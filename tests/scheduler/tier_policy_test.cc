@@ -4,6 +4,7 @@
 #include <cmath>
 #include <map>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "scheduler/demotion_plan.h"
@@ -21,7 +22,7 @@ PageId AddPage(PagePool& pool, float peak, float mean, Tier tier = Tier::kHot) {
   const PageId page = pool.Allocate(kAnyTier).value();
   pool.MarkFull(page, 0);
   if (tier > Tier::kHot) {
-    EXPECT_TRUE(pool.CommitMove(pool.BeginMove(page, tier).value(), 0));
+    EXPECT_TRUE(pool.BeginMove(page, tier).value().Commit(0));
   }
   pool.heat(page) = {.peak = peak, .mean = mean, .peak_step = kStep, .move_step = 1};
   return page;
@@ -205,14 +206,13 @@ TEST_F(TierPolicyTest, PagesThatCannotMoveAreLeftOut) {
   }
   pages.push_back(pool_->Allocate(kAnyTier).value());  // not full
   pool_->Pin(pages[1]);
-  const PageMove moving = pool_->BeginMove(pages[2], Tier::kCold).value();
+  const PendingMove moving = pool_->BeginMove(pages[2], Tier::kCold).value();
   pool_->AddRef(pages[3], Tier::kHot);  // a reader that accepts no loss
   const std::vector<TierChange> changes =
       Propose({Sequence(pages)}, {.step = kStep, .bytes_wanted = ~uint64_t{0}, .urgent = true});
   std::vector<PageId> moved = PagesOf(changes);
   std::sort(moved.begin(), moved.end());
   EXPECT_EQ(moved, (std::vector<PageId>{pages[0], pages[4]}));
-  pool_->AbortMove(moving);
 }
 
 TEST_F(TierPolicyTest, AForcedPolicySendsAllSettledPagesToItsTierByWayOfCold) {
@@ -321,8 +321,8 @@ class RandomPages {
     }
     pool_->MarkFull(*page, 0);
     const auto tier = static_cast<Tier>(random_() % 4);
-    if (const auto move = pool_->BeginMove(*page, tier)) {
-      EXPECT_TRUE(pool_->CommitMove(*move, 0));
+    if (auto move = pool_->BeginMove(*page, tier)) {
+      EXPECT_TRUE(std::move(*move).Commit(0));
     }
     pool_->heat(*page) = {.peak = static_cast<float>(random_() % 8) / 8,
                           .mean = static_cast<float>(random_() % 4) / 20,
@@ -335,7 +335,9 @@ class RandomPages {
     if (dice == 0) {
       pool_->Pin(*page);
     } else if (dice == 1) {
-      static_cast<void>(pool_->BeginMove(*page, Tier::kCold));
+      if (auto move = pool_->BeginMove(*page, Tier::kCold)) {
+        moving_.push_back(std::move(*move));
+      }
     } else if (dice < 5 && pool_->SetHash(*page, {*page + 1, 0}, std::nullopt)) {
       pool_->Release(*page, kAnyTier);  // cached
       pages_.pop_back();
@@ -361,6 +363,7 @@ class RandomPages {
 
   std::mt19937 random_;
   std::unique_ptr<PagePool> pool_;
+  std::vector<PendingMove> moving_;
   std::vector<PageId> pages_;  // that no table has
   std::vector<std::vector<PageId>> tables_;
   std::vector<SequencePages> sequences_;
