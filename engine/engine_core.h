@@ -11,12 +11,12 @@
 #include <vector>
 
 #include "engine/engine_stats.h"
+#include "engine/kv/page_io.h"
+#include "engine/kv/session_table.h"
 #include "engine/kv_snapshot.h"
 #include "engine/output.h"
 #include "engine/output_sink.h"
-#include "engine/page_io.h"
 #include "engine/runner.h"
-#include "engine/session_table.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
 #include "scheduler/page_pool.h"
