@@ -175,7 +175,9 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
           if (!model.refs.empty()) {
             const PageId page = any_page();
             pool->Release(page, kAnyTier);
-            if (--model.refs[page] == 0) model.refs.erase(page);
+            if (--model.refs[page] == 0) {
+              model.refs.erase(page);
+            }
           }
           break;
         case 3:
@@ -184,11 +186,15 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
             const uint64_t hash = random() % 40 + 1;
             std::optional<PageId> parent;
             const PageId other = any_page();
-            if (random() % 2 == 0 && other != page && pool->is_hashed(other)) parent = other;
+            if (random() % 2 == 0 && other != page && pool->is_hashed(other)) {
+              parent = other;
+            }
             if (!pool->is_hashed(page)) {
               const bool known = pool->Find({hash, hash}).has_value();
               ASSERT_EQ(pool->SetHash(page, {hash, hash}, parent), !known);
-              if (!known) model.by_hash[hash] = page;
+              if (!known) {
+                model.by_hash[hash] = page;
+              }
             }
           }
           break;
@@ -209,7 +215,9 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
       }
       const Status audit = pool->Audit();
       ASSERT_TRUE(audit.ok()) << audit.message();
-      for (const auto& [page, refs] : model.refs) ASSERT_EQ(pool->num_refs(page), refs);
+      for (const auto& [page, refs] : model.refs) {
+        ASSERT_EQ(pool->num_refs(page), refs);
+      }
       ASSERT_EQ(model.refs.size() + pool->num_free() + pool->num_evictable(), 17U);
     }
   }
