@@ -22,7 +22,7 @@ struct ContentHash {
   bool operator==(const ContentHash&) const = default;
 };
 
-// Of a reader that reads pages whatever they have been through.
+// What a reader accepts that reads pages whatever they have been through.
 inline constexpr Tier kAnyTier = Tier::kArchive;
 
 class PagePool;
@@ -160,7 +160,8 @@ class PagePool {
   Tier accepted(PageId page) const;
   // The coldest tier that the page may be moved to now: hot when it may not move at all.
   Tier coldest_allowed(PageId page) const { return coldest_allowed_[page]; }
-  // Of any page, other than by NoteComputed: who has looked at losses need not look again before.
+  // How often the loss of any page changed, other than by NoteComputed. Until it rises, what was
+  // read of losses still holds.
   uint64_t num_loss_changes() const { return num_loss_changes_; }
   Tier tier(PageId page) const { return page_map_[page].tier(); }
   // It moves, or is being saved, loaded or woken.

@@ -157,7 +157,7 @@ void TierController::EvictCold(uint64_t bytes) {
   }
 }
 
-// Of the arena; a cold page that nobody reads counts as free, for it can be evicted.
+// The part of the arena in use. A cold page that nobody reads counts as free: it can be evicted.
 double TierController::Use() const {
   const Arena& arena = pool_.arena();
   const auto total = static_cast<double>(arena.num_units() * kArenaUnitBytes);

@@ -59,7 +59,7 @@ class TierController {
   // What a sequence of so many pages takes once all that may be demoted has been. The page being
   // written stays hot, and with `in_prompt` the page in which a chunk ends.
   uint64_t ColdBytes(size_t num_pages, bool in_prompt, KvFidelity fidelity) const;
-  // Of the arena, what admission may fill: less the reserve and what lies free between pages.
+  // What admission may fill of the arena: all but the reserve and what lies free between pages.
   uint64_t BytesToFill() const;
   // `pages_wanted`: hot pages that the next step takes.
   ProposedMoves Propose(std::span<const SequencePages> sequences, uint64_t step,
@@ -68,7 +68,7 @@ class TierController {
   // returns what to copy.
   MovePlan Start(ProposedMoves proposed);
   PageMove Start(PendingMove pending);
-  // Of moves that were started: commits those copied well; other pages stay where they were.
+  // Commits the started moves that were copied well; the pages of others stay where they were.
   // Returns pages whose bytes are
   // not what was written: nobody may read them any more.
   std::vector<PageId> End(std::span<const FinishedMove> finished, uint64_t step);
