@@ -29,7 +29,9 @@ std::unique_ptr<Tokenizer> Load(const std::string& pre_tokenizer) {
 
 std::string Repeat(const std::string& piece) {
   std::string text;
-  while (!piece.empty() && text.size() < kTextBytes) text += piece;
+  while (!piece.empty() && text.size() < kTextBytes) {
+    text += piece;
+  }
   return text;
 }
 
@@ -56,7 +58,9 @@ void BenchEncode(benchmark::State& state, const std::string& pre_tokenizer,
 }
 
 void BenchLoad(benchmark::State& state) {
-  for (auto _ : state) benchmark::DoNotOptimize(Load("smollm"));
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(Load("smollm"));
+  }
 }
 
 }  // namespace

@@ -2,10 +2,10 @@
 
 #include <cstdint>
 
+#include "engine/calibration/live_calibration.h"
 #include "engine/engine_core.h"
 #include "engine/engine_parts.h"
 #include "engine/engine_stats.h"
-#include "engine/live_calibration.h"
 
 namespace thermocline {
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "engine/baselines/evictor.h"
-#include "engine/cold_formats.h"
+#include "engine/calibration/cold_formats.h"
 
 namespace thermocline {
 namespace {

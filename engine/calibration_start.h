@@ -2,10 +2,10 @@
 
 #include <optional>
 
-#include "engine/calibration.h"
+#include "engine/calibration/calibration.h"
+#include "engine/calibration/live_calibration.h"
 #include "engine/engine_config.h"
 #include "engine/engine_stats.h"
-#include "engine/live_calibration.h"
 #include "engine/loader/checkpoint.h"
 #include "engine/model/model_config.h"
 #include "engine/text/tokenizer.h"

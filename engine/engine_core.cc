@@ -97,7 +97,7 @@ Status EngineCore::Step() {
   const bool any_ended = EndPrefetched();
   if (plan.sequences.empty()) {
     // What moves, or has ended, may make the room that the next sequence waits for.
-    stalled_ = num_moving_ == 0 && !any_ended;
+    stalled_ = pool_.num_moving() == 0 && !any_ended;
     EndMoves(/*wait=*/true);
     return {};
   }
@@ -171,7 +171,6 @@ void EngineCore::EndMoves(bool wait) {
   if (finished.empty()) {
     return;
   }
-  num_moving_ -= finished.size();
   scheduler_.EndMoves(finished);
   const double seconds = runner_.move_seconds();
   seconds_per_move_ = Average(
@@ -248,7 +247,6 @@ void EngineCore::MovePages() {
   EndMoves(/*wait=*/false);
   for (int round = 0; round < kMaxMoveRounds; ++round) {
     const MovePlan plan = scheduler_.ProposeMoves();
-    num_moving_ += plan.moves.size();
     runner_.StartMoves(plan.moves);
     if (!plan.wait) {
       return;

@@ -11,12 +11,12 @@
 #include <vector>
 
 #include "engine/engine_stats.h"
+#include "engine/kv/page_io.h"
+#include "engine/kv/session_table.h"
 #include "engine/kv_snapshot.h"
 #include "engine/output.h"
 #include "engine/output_sink.h"
-#include "engine/page_io.h"
 #include "engine/runner.h"
-#include "engine/session_table.h"
 #include "engine/text/tokenizer.h"
 #include "kernels/base/status.h"
 #include "scheduler/page_pool.h"
@@ -48,7 +48,8 @@ class EngineCore {
   // Whether SwitchFormats costs no request anything: nothing moves, and nobody reads a page whose
   // bytes it takes.
   bool CanSwitchFormats() const {
-    return num_moving_ == 0 && pool_.num_transferring() == 0 && !scheduler_.ReadsCodedPages();
+    return pool_.num_moving() == 0 && pool_.num_transferring() == 0 &&
+           !scheduler_.ReadsCodedPages();
   }
   // Between steps: what pages take from now on, by tier, and `apply`, called once all pages are
   // hot, which gives the new formats to those who copy and read them. What read others is computed
@@ -59,7 +60,7 @@ class EngineCore {
   // False while nothing runs and nothing can: until the next Add or Cancel, or until a transfer
   // ends, Step would do nothing.
   bool has_work() const {
-    return can_run() || num_moving_ > 0 ||
+    return can_run() || pool_.num_moving() > 0 ||
            (io_ != nullptr && (io_->has_finished() || scheduler_.has_transfers_to_take()));
   }
   // The conversation of this name: the tokens of its latest request that ended well. Null: there
@@ -143,7 +144,6 @@ class EngineCore {
   bool stalled_ = false;
   int num_admitted_ = 0;
   int num_done_ = 0;
-  size_t num_moving_ = 0;  // moves started and not yet ended
   double last_step_seconds_ = 0;
   double step_seconds_ = 0;  // moving averages
   double seconds_per_move_ = 0;

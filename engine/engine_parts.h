@@ -4,15 +4,15 @@
 #include <functional>
 #include <memory>
 
-#include "engine/calibration.h"
+#include "engine/calibration/calibration.h"
+#include "engine/calibration/live_calibration.h"
 #include "engine/engine_config.h"
 #include "engine/engine_stats.h"
-#include "engine/kv_sessions.h"
-#include "engine/kv_store.h"
-#include "engine/live_calibration.h"
+#include "engine/kv/kv_sessions.h"
+#include "engine/kv/kv_store.h"
+#include "engine/kv/page_io.h"
 #include "engine/loader/checkpoint.h"
 #include "engine/memory_budget.h"
-#include "engine/page_io.h"
 #include "engine/runner.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"

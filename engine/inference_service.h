@@ -5,8 +5,8 @@
 #include <string>
 
 #include "engine/engine_stats.h"
+#include "engine/kv/session_info.h"
 #include "engine/output_sink.h"
-#include "engine/session_info.h"
 #include "kernels/base/status.h"
 #include "scheduler/request.h"
 

@@ -4,7 +4,7 @@
 #include <numeric>
 #include <utility>
 
-#include "engine/logprobs.h"
+#include "engine/sampling/logprobs.h"
 #include "kernels/base/check.h"
 
 namespace thermocline {

@@ -9,13 +9,13 @@
 
 #include "engine/baselines/evictor.h"
 #include "engine/batch.h"
-#include "engine/host_copy.h"
-#include "engine/kv_cache.h"
-#include "engine/migrator.h"
+#include "engine/kv/host_copy.h"
+#include "engine/kv/kv_cache.h"
+#include "engine/kv/migrator.h"
 #include "engine/model/transformer.h"
 #include "engine/page_heat.h"
 #include "engine/runner.h"
-#include "engine/sampler.h"
+#include "engine/sampling/sampler.h"
 #include "kernels/device.h"
 #include "scheduler/page_pool.h"
 

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "engine/output_sink.h"
+#include "engine/sampling/token_logprobs.h"
 #include "engine/stop_matcher.h"
 #include "engine/text/detokenizer.h"
 #include "engine/text/tokenizer.h"
-#include "engine/token_logprobs.h"
 #include "kernels/base/token.h"
 #include "scheduler/request.h"
 

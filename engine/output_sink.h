@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/token_logprobs.h"
+#include "engine/sampling/token_logprobs.h"
 #include "kernels/base/status.h"
 #include "kernels/base/token.h"
 #include "scheduler/request.h"

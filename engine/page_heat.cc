@@ -2,7 +2,7 @@
 
 #include <utility>
 
-#include "engine/host_copy.h"
+#include "engine/kv/host_copy.h"
 
 namespace thermocline {
 namespace {

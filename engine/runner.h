@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "engine/token_logprobs.h"
+#include "engine/sampling/token_logprobs.h"
 #include "kernels/base/status.h"
 #include "scheduler/step_plan.h"
 

@@ -7,7 +7,7 @@
 #include "engine/engine_core.h"
 #include "engine/engine_loop.h"
 #include "engine/engine_parts.h"
-#include "engine/session_info.h"
+#include "engine/kv/session_info.h"
 #include "kernels/base/status.h"
 #include "kernels/base/token.h"
 #include "scheduler/page_pool.h"

@@ -13,7 +13,7 @@
 
 namespace thermocline {
 
-// How far a page has cooled. kBacked: only the backing copy is left, kernels cannot read it.
+// How far a page has cooled. kBacked: it has no slot in the arena, as free pages have none.
 enum class Tier : uint8_t { kHot, kWarm, kCold, kArchive, kBacked };
 inline constexpr int kNumTiers = 5;
 

@@ -17,13 +17,14 @@ bool HasCodedPage(const PagePool& pool, const Sequence& sequence) {
 }  // namespace
 
 bool Scheduler::ReadsCodedPages() const {
-  return std::any_of(running_.begin(), running_.end(), [&](const std::unique_ptr<Entry>& entry) {
-    return HasCodedPage(pool_, entry->sequence);
-  });
+  return std::any_of(running_.begin(), running_.end(),
+                     [&](const std::unique_ptr<QueueEntry>& entry) {
+                       return HasCodedPage(pool_, entry->sequence);
+                     });
 }
 
 void Scheduler::DropCodedPages() {
-  CHECK(pool_.num_moving() == 0 && pool_.num_transferring() == 0 && loads_.empty());
+  CHECK(pool_.num_moving() == 0 && pool_.num_transferring() == 0 && !traffic_.has_begun());
   // From the newest on, so that they wait in the order in which they came.
   for (auto it = running_.end(); it != running_.begin();) {
     if (HasCodedPage(pool_, (*--it)->sequence)) {
@@ -37,7 +38,7 @@ void Scheduler::DropCodedPages() {
       pool_.Forget(page);
     }
   }
-  ReleaseBackings();
+  traffic_.ReleasePins();
 }
 
 }  // namespace thermocline

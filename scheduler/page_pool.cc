@@ -35,6 +35,8 @@ PagePool::PagePool(const KvLayout& layout, std::span<const uint32_t, kNumTiers> 
       num_pages_(arena_.num_places(Tier::kHot)),
       page_map_(MaxPages(arena_, smallest_page_bytes), kNoPlace),
       pages_(page_map_.size()),
+      heats_(page_map_.size()),
+      coldest_allowed_(page_map_.size(), Tier::kHot),
       page_at_(arena_.num_units(), kNone),
       free_ids_(page_map_.size()) {
   CHECK(layout.page_tokens > 0);
@@ -89,7 +91,9 @@ PageId PagePool::TakePlace(PageEntry place, Tier accepted) {
   free_ids_.pop_back();
   CHECK(!pages_[page].allocated);
   pages_[page] = Page{.refs = 1, .allocated = true};
+  heats_[page] = {};
   pages_[page].readers[static_cast<size_t>(accepted)] = 1;
+  UpdateAllowed(page);
   page_map_[page] = place;
   page_at_[place.unit()] = page;
   return page;
@@ -99,6 +103,7 @@ void PagePool::AddRef(PageId page, Tier accepted) {
   Page& state = pages_[page];
   CHECK(state.allocated && state.loss <= accepted);
   ++state.readers[static_cast<size_t>(accepted)];
+  UpdateAllowed(page);
   if (state.refs++ == 0) {
     RemoveFromLru(page);
   }
@@ -109,6 +114,7 @@ void PagePool::Release(PageId page, Tier accepted) {
   int& readers = state.readers[static_cast<size_t>(accepted)];
   CHECK(state.allocated && readers > 0);
   --readers;
+  UpdateAllowed(page);
   if (--state.refs > 0) {
     return;
   }
@@ -124,6 +130,24 @@ Tier PagePool::accepted(PageId page) const {
   const auto* strictest =
       std::find_if(readers.begin(), readers.end(), [](int count) { return count > 0; });
   return strictest == readers.end() ? kAnyTier : static_cast<Tier>(strictest - readers.begin());
+}
+
+Tier PagePool::AllowedNow(PageId page) const {
+  const Page& state = pages_[page];
+  const bool stays = !state.full || state.work != Work::kNone || state.pinned;
+  return stays ? Tier::kHot : accepted(page);
+}
+
+void PagePool::UpdateAllowed(PageId page) { coldest_allowed_[page] = AllowedNow(page); }
+
+void PagePool::SetWork(PageId page, Work work) {
+  pages_[page].work = work;
+  UpdateAllowed(page);
+}
+
+void PagePool::Pin(PageId page) {
+  pages_[page].pinned = true;
+  UpdateAllowed(page);
 }
 
 void PagePool::SetLoss(PageId page, Tier loss) {
@@ -142,14 +166,7 @@ void PagePool::MarkFull(PageId page, int32_t first_position) {
   CHECK(pages_[page].allocated && pages_[page].refs > 0);
   pages_[page].full = true;
   pages_[page].first_position = first_position;
-}
-
-uint64_t PagePool::cold_evictable_bytes() const {
-  uint64_t units = 0;
-  for (PageId page = oldest_; page != kNone; page = pages_[page].newer) {
-    units += tier(page) >= Tier::kCold ? arena_.units_per_page(tier(page)) : 0;
-  }
-  return units * kArenaUnitBytes;
+  UpdateAllowed(page);
 }
 
 std::vector<PageId> PagePool::OldestCached(size_t max_pages) const {
@@ -231,6 +248,7 @@ void PagePool::AppendToLru(PageId page) {
   (newest_ == kNone ? oldest_ : pages_[newest_].newer) = page;
   newest_ = page;
   ++num_evictable_;
+  cold_evictable_units_ += ColdUnits(page);
 }
 
 void PagePool::RemoveFromLru(PageId page) {
@@ -240,6 +258,7 @@ void PagePool::RemoveFromLru(PageId page) {
   state.older = state.newer = kNone;
   CHECK(num_evictable_ > 0);
   --num_evictable_;
+  cold_evictable_units_ -= ColdUnits(page);
 }
 
 void PagePool::LinkToParent(PageId page, PageId parent) {

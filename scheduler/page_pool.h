@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/status.h"
@@ -21,8 +22,42 @@ struct ContentHash {
   bool operator==(const ContentHash&) const = default;
 };
 
-// Of a reader that reads pages whatever they have been through.
+// What a reader accepts that reads pages whatever they have been through.
 inline constexpr Tier kAnyTier = Tier::kArchive;
+
+class PagePool;
+
+// A page move that has begun: a new place is reserved for the page, which stays what it was to
+// everybody. Unless the move is committed it is aborted with this object, and the place is given
+// back. Move-only; the pool outlives it.
+class PendingMove {
+ public:
+  PendingMove(PendingMove&& other) noexcept
+      : pool_(std::exchange(other.pool_, nullptr)), move_(other.move_) {}
+  PendingMove& operator=(PendingMove&& other) noexcept {
+    Abort();
+    pool_ = std::exchange(other.pool_, nullptr);
+    move_ = other.move_;
+    return *this;
+  }
+  PendingMove(const PendingMove&) = delete;
+  PendingMove& operator=(const PendingMove&) = delete;
+  ~PendingMove() { Abort(); }
+
+  const PageMove& move() const { return move_; }  // what to copy
+  // To be called once, between steps, when the new place holds the page's bytes, whose checksum
+  // this is. The old place is free at once: no step that could read it may be in flight. False when
+  // a reader that has come since refuses the new tier: the move is then aborted.
+  [[nodiscard]] bool Commit(uint64_t checksum) &&;
+
+ private:
+  friend class PagePool;
+  PendingMove(PagePool& pool, const PageMove& move) : pool_(&pool), move_(move) {}
+  void Abort();
+
+  PagePool* pool_;  // null: committed, or moved from
+  PageMove move_;
+};
 
 // The one owner of page state: readers, tiers and places (the page map), content hashes, last use.
 // Not thread-safe: only the engine thread calls it.
@@ -32,11 +67,11 @@ inline constexpr Tier kAnyTier = Tier::kArchive;
 // free place is left. Hashed pages form trees (a page under the page before it); a page is evicted
 // with all that hangs below it, for without it those could never be found again. Releasing a
 // sequence's last page first makes leaves the older, so that they go before their parents.
-// A page moves between tiers in two calls: BeginMove reserves the new place, CommitMove switches
-// the page map (or AbortMove gives the new place back). In between the page is what it was to
-// everybody else; released or evicted, it only stays without an owner until the move ends. The same
-// holds while a page's bytes are read to be kept outside the arena (BeginSave) or come back from
-// there (BeginLoad); a page does one of the three at a time.
+// A page moves between tiers in two calls: BeginMove reserves the new place, PendingMove::Commit
+// switches the page map to it. In between the page is what it was to everybody else; released or
+// evicted, it only stays without an owner until the move ends. The same holds while a page's bytes
+// are read to be kept outside the arena (BeginSave) or come back from there (BeginLoad); a page
+// does one of the three at a time.
 //
 // A page's loss is the coldest tier that its values have been through, or those of pages that they
 // were computed from when they were: kHot means exact. It never falls but when bytes of less loss
@@ -81,18 +116,13 @@ class PagePool {
   // arena has no room there, when a reader refuses that tier, when the page is moving already, when
   // it has failed to move before, or when a better tier is asked for: that would restore nothing.
   // Never evicts, and leaves `keep_empty` superblocks empty.
-  std::optional<PageMove> BeginMove(PageId page, Tier to, uint64_t keep_empty = 0);
-  // To be called between steps, when the new place holds the page's bytes, whose checksum this is.
-  // The old place is free at once: no step that could read it may be in flight. False when a reader
-  // that has come since refuses the new tier: the move is then aborted.
-  [[nodiscard]] bool CommitMove(const PageMove& move, uint64_t checksum);
-  void AbortMove(const PageMove& move);
+  std::optional<PendingMove> BeginMove(PageId page, Tier to, uint64_t keep_empty = 0);
   // The page stays where it is, for good: its values cannot be coded.
-  void Pin(PageId page) { pages_[page].pinned = true; }
+  void Pin(PageId page);
   // Moves that bring the pages of one sparse superblock together with others of their tier; at most
   // `max_moves`. The superblock can be lent again when all have been committed.
   // Pages that are not full are moved as well, so no step may run before all have ended.
-  std::vector<PageMove> BeginCompaction(Tier tier, size_t max_moves);
+  std::vector<PendingMove> BeginCompaction(Tier tier, size_t max_moves);
 
   // Says that a page's bytes are being read for a store outside the arena: it keeps its place until
   // EndSave. False when it does something else already. For full pages.
@@ -111,7 +141,7 @@ class PagePool {
   // The page stays readable where it is until EndWake. Cached pages are evicted for it; nothing
   // when even then there is no place, or when the page does something else.
   std::optional<PageEntry> BeginWake(PageId page, Tier tier);
-  // Between steps: as CommitMove.
+  // Between steps: as PendingMove::Commit.
   [[nodiscard]] bool EndWake(PageId page, Tier loss, uint64_t checksum);
   void AbortWake(PageId page);
   bool is_waking(PageId page) const { return pages_[page].work == Work::kWake; }
@@ -128,7 +158,10 @@ class PagePool {
   bool is_lossy(PageId page) const { return pages_[page].loss > Tier::kHot; }
   // The most loss that all its readers accept.
   Tier accepted(PageId page) const;
-  // Of any page, other than by NoteComputed: who has looked at losses need not look again before.
+  // The coldest tier that the page may be moved to now: hot when it may not move at all.
+  Tier coldest_allowed(PageId page) const { return coldest_allowed_[page]; }
+  // How often the loss of any page changed, other than by NoteComputed. Until it rises, what was
+  // read of losses still holds.
   uint64_t num_loss_changes() const { return num_loss_changes_; }
   Tier tier(PageId page) const { return page_map_[page].tier(); }
   // It moves, or is being saved, loaded or woken.
@@ -140,13 +173,14 @@ class PagePool {
   // How strongly recent queries attended to a page, and when it last moved; the policy's to read.
   struct Heat {
     float peak = 0;  // see TierPolicy; at step `peak_step`, halved every kHeatHalfLife steps
+    float mean = 0;  // the latest sample's mean over layers and heads
     uint64_t peak_step = 0;
-    float mean = 0;          // the latest sample's mean over layers and heads
     uint64_t move_step = 0;  // when the page last changed its tier; 0: never
-    int num_jumps = 0;  // latest samples that stood out among the archived: see Scheduler::Wake
+    int num_jumps =
+        0;  // latest samples that stood out among the archived: StoreTraffic::WakeJumped
   };
-  const Heat& heat(PageId page) const { return pages_[page].heat; }
-  Heat& heat(PageId page) { return pages_[page].heat; }
+  const Heat& heat(PageId page) const { return heats_[page]; }
+  Heat& heat(PageId page) { return heats_[page]; }
 
   // Makes a referenced, full page findable. `parent`: the hashed page before it, if it is not the
   // first. False, and nothing changes, when another page has this hash: the first stays.
@@ -159,11 +193,19 @@ class PagePool {
   std::span<const PageEntry> page_map() const { return page_map_; }
   const KvLayout& layout() const { return layout_; }
   const Arena& arena() const { return arena_; }
+  size_t NumPagesFor(size_t num_tokens) const {
+    const auto page_tokens = static_cast<size_t>(layout_.page_tokens);
+    return (num_tokens + page_tokens - 1) / page_tokens;
+  }
+  uint64_t PageBytes(Tier tier) const {
+    return uint64_t{arena_.units_per_page(tier)} * kArenaUnitBytes;
+  }
 
   size_t num_pages() const { return num_pages_; }  // that the arena holds, all hot
   size_t num_free() const;                         // hot pages to be had without eviction
   size_t num_evictable() const { return num_evictable_; }
-  uint64_t cold_evictable_bytes() const;  // of these, in the coldest tier that kernels read
+  // Bytes of evictable pages that are cold or archived.
+  uint64_t cold_evictable_bytes() const { return cold_evictable_units_ * kArenaUnitBytes; }
   // The least recently used cached pages, oldest first.
   std::vector<PageId> OldestCached(size_t max_pages) const;
   // Nobody finds the page any more; cached, it is freed, with all below it in the tree.
@@ -193,7 +235,6 @@ class PagePool {
     uint32_t generation = 0;               // moves ended since the page was allocated
     uint64_t checksum = 0;                 // of the bytes, once they are coded
     int32_t first_position = 0;            // once full
-    Heat heat;
     ContentHash hash;
     uint64_t last_use = 0;  // rises with each release to zero references
     PageId older = kNone;   // neighbours in the list of cached pages
@@ -210,7 +251,10 @@ class PagePool {
   uint64_t PlacesHeldBack() const;
   void Free(PageId page);
   PageId TakePlace(PageEntry place, Tier accepted);
-  std::optional<PageMove> StartMove(PageId page, Tier to, uint64_t keep_empty = 0);
+  std::optional<PendingMove> StartMove(PageId page, Tier to, uint64_t keep_empty = 0);
+  friend class PendingMove;  // it alone ends moves
+  bool CommitMove(const PageMove& move, uint64_t checksum);
+  void AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
   void EndMove(const PageMove& move, PageEntry kept, PageEntry given_back);
   void EndTransfer(PageId page, Work work);
   bool Accepts(PageId page, Tier loss) const { return loss <= accepted(page); }
@@ -218,6 +262,14 @@ class PagePool {
   std::optional<PageEntry> AllocateEvicting(Tier tier);
   void SwitchPlace(PageId page, PageEntry kept, PageEntry given_back);
   void Evict(PageId page);
+  void SetWork(PageId page, Work work);
+  // Computes coldest_allowed_: after any change of what it depends on.
+  void UpdateAllowed(PageId page);
+  Tier AllowedNow(PageId page) const;
+  // What an evictable page in its place adds to cold_evictable_units_.
+  uint64_t ColdUnits(PageId page) const {
+    return tier(page) >= Tier::kCold ? arena_.units_per_page(tier(page)) : 0;
+  }
   void AppendToLru(PageId page);
   void RemoveFromLru(PageId page);
   void LinkToParent(PageId page, PageId parent);
@@ -231,12 +283,16 @@ class PagePool {
   size_t num_pages_;
   std::vector<PageEntry> page_map_;  // never resized; a free page's entry is kBacked
   std::vector<Page> pages_;          // as page_map_
-  std::vector<PageId> page_at_;      // by arena unit where a page starts; kNone elsewhere
+  // As page_map_. Apart from the rest of a page, for policies read these of every page.
+  std::vector<Heat> heats_;
+  std::vector<Tier> coldest_allowed_;
+  std::vector<PageId> page_at_;  // by arena unit where a page starts; kNone elsewhere
   std::vector<PageId> free_ids_;
   std::unordered_map<ContentHash, PageId, HashOfContent> by_hash_;
   PageId oldest_ = kNone;  // ends of the list of cached pages
   PageId newest_ = kNone;
   size_t num_evictable_ = 0;
+  uint64_t cold_evictable_units_ = 0;
   size_t num_moving_ = 0;
   size_t num_transferring_ = 0;
   uint64_t num_loss_changes_ = 1;

@@ -36,6 +36,10 @@ Status PagePool::AuditPages() const {
     if (std::accumulate(state.readers.begin(), state.readers.end(), 0) != state.refs) {
       return Internal("page {} has {} references, and not as many readers", page, state.refs);
     }
+    if (state.allocated && coldest_allowed_[page] != AllowedNow(page)) {
+      return Internal("page {} is said to go as far as tier {}", page,
+                      static_cast<int>(coldest_allowed_[page]));
+    }
     if (state.allocated && state.work != Work::kLoad &&
         (state.loss < page_map_[page].tier() || !Accepts(static_cast<PageId>(page), state.loss))) {
       return Internal("page {} has been in tier {}, which it hides or a reader refuses", page,
@@ -98,6 +102,7 @@ Status PagePool::AuditPlaces() const {
 // The LRU list, the index and the trees.
 Status PagePool::AuditCache() const {
   size_t num_listed = 0;
+  uint64_t num_cold_units = 0;
   uint64_t last_use = 0;
   for (PageId page = oldest_, older = kNone; page != kNone;
        older = page, page = pages_[page].newer) {
@@ -106,6 +111,7 @@ Status PagePool::AuditCache() const {
       return Internal("page {} is wrong in the list of cached pages", page);
     }
     last_use = state.last_use;
+    num_cold_units += ColdUnits(page);
     ++num_listed;
   }
   size_t num_cached = 0;
@@ -125,6 +131,10 @@ Status PagePool::AuditCache() const {
         return Internal("page {} has lost its child {}", page, child);
       }
     }
+  }
+  if (num_cold_units != cold_evictable_units_) {
+    return Internal("{} units of evictable cold pages, {} counted", num_cold_units,
+                    cold_evictable_units_);
   }
   if (num_listed != num_cached || num_evictable_ != num_cached || by_hash_.size() != num_hashed) {
     return Internal("{} pages listed, {} cached, {} counted", num_listed, num_cached,

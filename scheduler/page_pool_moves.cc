@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/check.h"
 #include "scheduler/page_pool.h"
@@ -7,7 +8,18 @@
 
 namespace thermocline {
 
-std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_empty) {
+bool PendingMove::Commit(uint64_t checksum) && {
+  CHECK(pool_ != nullptr);
+  return std::exchange(pool_, nullptr)->CommitMove(move_, checksum);
+}
+
+void PendingMove::Abort() {
+  if (pool_ != nullptr) {
+    std::exchange(pool_, nullptr)->AbortMove(move_);
+  }
+}
+
+std::optional<PendingMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_empty) {
   Page& state = pages_[page];
   CHECK(state.allocated && state.full);
   if ((state.pinned && to != tier(page)) || to < tier(page) || !Accepts(page, to)) {
@@ -16,7 +28,7 @@ std::optional<PageMove> PagePool::BeginMove(PageId page, Tier to, uint64_t keep_
   return StartMove(page, to, keep_empty);
 }
 
-std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_empty) {
+std::optional<PendingMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_empty) {
   Page& state = pages_[page];
   if (state.work != Work::kNone) {
     return std::nullopt;
@@ -25,15 +37,15 @@ std::optional<PageMove> PagePool::StartMove(PageId page, Tier to, uint64_t keep_
   if (!place.has_value()) {
     return std::nullopt;
   }
-  state.work = Work::kMove;
+  SetWork(page, Work::kMove);
   state.move_to = *place;
   ++num_moving_;
-  return PageMove{.page = page,
-                  .generation = state.generation,
-                  .from = page_map_[page],
-                  .to = *place,
-                  .checksum = state.checksum,
-                  .first_position = state.first_position};
+  return PendingMove(*this, {.page = page,
+                             .generation = state.generation,
+                             .from = page_map_[page],
+                             .to = *place,
+                             .checksum = state.checksum,
+                             .first_position = state.first_position});
 }
 
 bool PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
@@ -48,14 +60,12 @@ bool PagePool::CommitMove(const PageMove& move, uint64_t checksum) {
   return true;
 }
 
-void PagePool::AbortMove(const PageMove& move) { EndMove(move, move.from, move.to); }
-
 void PagePool::EndMove(const PageMove& move, PageEntry kept, PageEntry given_back) {
   Page& state = pages_[move.page];
   CHECK(state.work == Work::kMove && state.generation == move.generation);
   CHECK(page_map_[move.page] == move.from && state.move_to == move.to);
   SwitchPlace(move.page, kept, given_back);
-  state.work = Work::kNone;
+  SetWork(move.page, Work::kNone);
   --num_moving_;
   if (state.refs == 0 && !state.hashed) {
     Free(move.page);
@@ -68,7 +78,7 @@ bool PagePool::BeginSave(PageId page) {
   if (state.work != Work::kNone) {
     return false;
   }
-  state.work = Work::kSave;
+  SetWork(page, Work::kSave);
   ++num_transferring_;
   return true;
 }
@@ -99,7 +109,7 @@ std::optional<PageId> PagePool::BeginLoad(Tier tier, Tier accepted) {
     return std::nullopt;
   }
   const PageId page = TakePlace(*place, accepted);
-  pages_[page].work = Work::kLoad;
+  SetWork(page, Work::kLoad);
   ++num_transferring_;
   return page;
 }
@@ -125,10 +135,10 @@ std::optional<PageEntry> PagePool::BeginWake(PageId page, Tier tier) {
   if (state.work != Work::kNone) {
     return std::nullopt;
   }
-  state.work = Work::kWake;  // before anything is evicted, so that its place stays its own
+  SetWork(page, Work::kWake);  // before anything is evicted, so that its place stays its own
   const std::optional<PageEntry> place = AllocateEvicting(tier);
   if (!place.has_value()) {
-    state.work = Work::kNone;
+    SetWork(page, Work::kNone);
     if (state.refs == 0 && !state.hashed) {
       Free(page);  // it was evicted with the others
     }
@@ -159,7 +169,10 @@ void PagePool::AbortWake(PageId page) {
 }
 
 void PagePool::SwitchPlace(PageId page, PageEntry kept, PageEntry given_back) {
+  const bool is_evictable = pages_[page].refs == 0 && pages_[page].hashed;
+  cold_evictable_units_ -= is_evictable ? ColdUnits(page) : 0;
   page_map_[page] = kept;
+  cold_evictable_units_ += is_evictable ? ColdUnits(page) : 0;
   page_at_[given_back.unit()] = kNone;
   page_at_[kept.unit()] = page;
   arena_.Free(given_back);
@@ -169,15 +182,15 @@ void PagePool::SwitchPlace(PageId page, PageEntry kept, PageEntry given_back) {
 void PagePool::EndTransfer(PageId page, Work work) {
   Page& state = pages_[page];
   CHECK(state.work == work);
-  state.work = Work::kNone;
+  SetWork(page, Work::kNone);
   --num_transferring_;
   if (state.refs == 0 && !state.hashed) {
     Free(page);
   }
 }
 
-std::vector<PageMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
-  std::vector<PageMove> moves;
+std::vector<PendingMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
+  std::vector<PendingMove> moves;
   const auto sparse = arena_.SparseSuperblock(tier);
   if (!sparse.has_value()) {
     return moves;
@@ -189,9 +202,8 @@ std::vector<PageMove> PagePool::BeginCompaction(Tier tier, size_t max_moves) {
     if (page == kNone) {
       continue;
     }
-    const std::optional<PageMove> move = StartMove(page, tier);
-    if (move.has_value()) {
-      moves.push_back(*move);
+    if (std::optional<PendingMove> move = StartMove(page, tier)) {
+      moves.push_back(std::move(*move));
     }
   }
   return moves;

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/token.h"
@@ -53,8 +54,39 @@ class PageFinder {
 
   virtual ~PageFinder() = default;
   virtual std::optional<Info> Find(const ContentHash& hash) const = 0;
-  // A pinned page stays there. Pins nest.
+  // A pinned page stays there. Pins nest. See StorePin.
   virtual void SetPinned(const ContentHash& hash, bool pinned) = 0;
+};
+
+// Pins a page in a store for as long as it lives. Move-only; the store outlives it.
+class StorePin {
+ public:
+  StorePin(PageFinder& store, const ContentHash& hash) : store_(&store), hash_(hash) {
+    store.SetPinned(hash, true);
+  }
+  StorePin(StorePin&& other) noexcept
+      : store_(std::exchange(other.store_, nullptr)), hash_(other.hash_) {}
+  StorePin& operator=(StorePin&& other) noexcept {
+    Release();
+    store_ = std::exchange(other.store_, nullptr);
+    hash_ = other.hash_;
+    return *this;
+  }
+  StorePin(const StorePin&) = delete;
+  StorePin& operator=(const StorePin&) = delete;
+  ~StorePin() { Release(); }
+
+  const ContentHash& hash() const { return hash_; }
+
+ private:
+  void Release() {
+    if (store_ != nullptr) {
+      std::exchange(store_, nullptr)->SetPinned(hash_, false);
+    }
+  }
+
+  PageFinder* store_;  // null: moved from
+  ContentHash hash_;
 };
 
 }  // namespace thermocline

@@ -29,6 +29,18 @@ ContentHash PrefixCache::Next(const ContentHash& previous,
   return hash_(bytes, key_);
 }
 
+std::vector<ContentHash> PrefixCache::NamesOf(std::string_view tenant,
+                                              std::span<const TokenId> tokens) const {
+  std::vector<ContentHash> names;
+  const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);
+  ContentHash chain = Root(tenant);
+  for (size_t begin = 0; begin + page_tokens <= tokens.size(); begin += page_tokens) {
+    chain = Next(chain, tokens.subspan(begin, page_tokens));
+    names.push_back(chain);
+  }
+  return names;
+}
+
 std::vector<PageId> PrefixCache::Match(std::string_view tenant, std::span<const TokenId> tokens,
                                        size_t max_pages, Tier accepted, ContentHash& chain) {
   const auto page_tokens = static_cast<size_t>(pool_.layout().page_tokens);

@@ -30,6 +30,9 @@ class PrefixCache {
   ContentHash Root(std::string_view tenant) const;
   ContentHash Next(const ContentHash& previous, std::span<const TokenId> page_tokens) const;
 
+  // The names of all full pages that tokens begin with, wherever they are.
+  std::vector<ContentHash> NamesOf(std::string_view tenant, std::span<const TokenId> tokens) const;
+
   // The longest run of known pages at the start of `tokens`, at most max_pages, with one reference
   // taken on each. `chain` becomes the hash of the last (of the root when there is none).
   // Ends before a page of more loss than `accepted`, which is what the references accept.

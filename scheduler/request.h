@@ -62,7 +62,7 @@ struct Request {
   bool prefetch_only = false;
 };
 
-enum class FinishReason { kStop, kLength, kCancelled, kError };
+enum class FinishReason { kStop, kLength };
 
 // What a finished request has cost.
 struct Usage {

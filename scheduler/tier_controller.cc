@@ -1,6 +1,11 @@
 #include "scheduler/tier_controller.h"
 
 #include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "kernels/base/check.h"
+#include "scheduler/tier_policies.h"
 
 namespace thermocline {
 namespace {
@@ -85,9 +90,9 @@ uint64_t TierController::BytesToFill() const {
   return (units - std::min(units, kept)) * kArenaUnitBytes;
 }
 
-MovePlan TierController::Propose(std::span<const SequencePages> sequences, uint64_t step,
-                                 size_t pages_wanted) {
-  MovePlan plan;
+ProposedMoves TierController::Propose(std::span<const SequencePages> sequences, uint64_t step,
+                                      size_t pages_wanted) {
+  ProposedMoves plan;
   if (!demotes()) {
     return plan;
   }
@@ -152,7 +157,7 @@ void TierController::EvictCold(uint64_t bytes) {
   }
 }
 
-// Of the arena; a cold page that nobody reads counts as free, for it can be evicted.
+// The part of the arena in use. A cold page that nobody reads counts as free: it can be evicted.
 double TierController::Use() const {
   const Arena& arena = pool_.arena();
   const auto total = static_cast<double>(arena.num_units() * kArenaUnitBytes);
@@ -176,48 +181,74 @@ double TierController::BackgroundRate() {
 }
 
 void TierController::Begin(const std::vector<TierChange>& changes, size_t max_moves,
-                           MovePlan& plan) {
+                           ProposedMoves& plan) {
   for (const TierChange& change : changes) {
     if (plan.moves.size() >= max_moves) {
       return;
     }
-    if (const std::optional<PageMove> move =
+    if (std::optional<PendingMove> move =
             pool_.BeginMove(change.page, change.to, change.keep_empty)) {
-      plan.moves.push_back(*move);
+      plan.moves.push_back(std::move(*move));
     }
   }
 }
 
-// When only the reserve is empty, brings together the pages of sparse ones. Pages that
+// When no superblock is empty but the reserve, brings together the pages of sparse ones. Pages that
 // are being written move too: the next step waits.
-void TierController::Compact(MovePlan& plan) {
+void TierController::Compact(ProposedMoves& plan) {
   if (pool_.arena().num_empty_superblocks() > num_reserved_) {
     return;
   }
   for (const Tier tier : {Tier::kHot, Tier::kWarm, Tier::kCold, Tier::kArchive}) {
-    const std::vector<PageMove> moves = pool_.BeginCompaction(tier, kMaxCompactionMoves);
-    plan.moves.insert(plan.moves.end(), moves.begin(), moves.end());
+    std::vector<PendingMove> moves = pool_.BeginCompaction(tier, kMaxCompactionMoves);
     plan.wait = plan.wait || !moves.empty();
+    std::move(moves.begin(), moves.end(), std::back_inserter(plan.moves));
   }
+}
+
+MovePlan TierController::Start(ProposedMoves proposed) {
+  MovePlan plan{.wait = proposed.wait};
+  plan.moves.reserve(proposed.moves.size());
+  for (PendingMove& pending : proposed.moves) {
+    plan.moves.push_back(Start(std::move(pending)));
+  }
+  return plan;
+}
+
+PageMove TierController::Start(PendingMove pending) {
+  started_.push_back(std::move(pending));
+  return started_.back().move();
+}
+
+PendingMove TierController::TakeStarted(const PageMove& move) {
+  const auto found =
+      std::find_if(started_.begin(), started_.end(), [&](const PendingMove& pending) {
+        return pending.move().page == move.page && pending.move().to == move.to;
+      });
+  CHECK(found != started_.end());
+  PendingMove pending = std::move(*found);
+  started_.erase(found);
+  return pending;
 }
 
 std::vector<PageId> TierController::End(std::span<const FinishedMove> finished, uint64_t step) {
   std::vector<PageId> corrupt;
-  for (const FinishedMove& move : finished) {
-    const PageId page = move.move.page;
-    const bool compaction = move.move.from.tier() == move.move.to.tier();
-    switch (move.result.outcome) {
+  for (const FinishedMove& end : finished) {
+    PendingMove pending = TakeStarted(end.move);  // what is not committed aborts
+    const PageId page = end.move.page;
+    const bool compaction = end.move.from.tier() == end.move.to.tier();
+    switch (end.result.outcome) {
       case MoveResult::Outcome::kOk:
-        if (!pool_.CommitMove(move.move, move.result.checksum)) {
+        if (!std::move(pending).Commit(end.result.checksum)) {
           ++stats_.refused;
-          continue;
+          break;
         }
         if (!compaction) {
           pool_.heat(page).move_step = step;
         }
-        ++stats_.moves[static_cast<size_t>(move.move.to.tier())];
+        ++stats_.moves[static_cast<size_t>(end.move.to.tier())];
         stats_.compactions += compaction ? 1 : 0;
-        continue;
+        break;
       case MoveResult::Outcome::kNotFinite:
         ++stats_.not_finite;
         pool_.Pin(page);
@@ -231,7 +262,6 @@ std::vector<PageId> TierController::End(std::span<const FinishedMove> finished, 
         ++stats_.device_errors;
         break;
     }
-    pool_.AbortMove(move.move);
   }
   return corrupt;
 }

@@ -23,8 +23,14 @@ struct TierConfig {
   bool archives = false;
 };
 
-// Moves to start now. `wait`: they have to end before the next step is scheduled, which then finds
-// the room, or the forced tier, that they make.
+// Moves that have begun in the pool and are to be started. `wait`: they have to end before the next
+// step is scheduled, which then finds the room, or the forced tier, that they make.
+struct ProposedMoves {
+  std::vector<PendingMove> moves;
+  bool wait = false;
+};
+
+// The same, as it is given to who copies the pages.
 struct MovePlan {
   std::vector<PageMove> moves;
   bool wait = false;
@@ -34,8 +40,9 @@ struct MovePlan {
 // kStartUse of the arena is in use and goes on in the background until kStopUse, at a rate that a
 // PI controller sets and the engine bounds (set_max_background_moves). When the next step would
 // find too few hot places, pages are demoted at once, before anything is preempted. A few
-// superblocks stay empty, so that a demotion always finds a place. Not thread-safe: the engine
-// thread's.
+// superblocks stay empty, so that a demotion always finds a place. It keeps the moves that have
+// started until their copies have ended; those that never do are aborted with it. Not thread-safe:
+// only the engine thread calls it.
 class TierController {
  public:
   TierController(const TierConfig& config, PagePool& pool);
@@ -52,11 +59,17 @@ class TierController {
   // What a sequence of so many pages takes once all that may be demoted has been. The page being
   // written stays hot, and with `in_prompt` the page in which a chunk ends.
   uint64_t ColdBytes(size_t num_pages, bool in_prompt, KvFidelity fidelity) const;
-  // Of the arena, what admission may fill: less the reserve and what lies free between pages.
+  // What admission may fill of the arena: all but the reserve and what lies free between pages.
   uint64_t BytesToFill() const;
-  // `pages_wanted`: hot pages that the next step takes. Each move has to come back to End.
-  MovePlan Propose(std::span<const SequencePages> sequences, uint64_t step, size_t pages_wanted);
-  // Publishes what has been copied well; the rest stays where it was. Returns pages whose bytes are
+  // `pages_wanted`: hot pages that the next step takes.
+  ProposedMoves Propose(std::span<const SequencePages> sequences, uint64_t step,
+                        size_t pages_wanted);
+  // Keeps moves, of which those that are not to be made were taken out, until End is told of them;
+  // returns what to copy.
+  MovePlan Start(ProposedMoves proposed);
+  PageMove Start(PendingMove pending);
+  // Commits the started moves that were copied well; the pages of others stay where they were.
+  // Returns pages whose bytes are
   // not what was written: nobody may read them any more.
   std::vector<PageId> End(std::span<const FinishedMove> finished, uint64_t step);
   // What the kernel saw of one sequence's pages in a step.
@@ -72,12 +85,14 @@ class TierController {
   double Use() const;
   double BackgroundRate();
   void EvictCold(uint64_t bytes);
-  void Begin(const std::vector<TierChange>& changes, size_t max_moves, MovePlan& plan);
-  void Compact(MovePlan& plan);
+  void Begin(const std::vector<TierChange>& changes, size_t max_moves, ProposedMoves& plan);
+  void Compact(ProposedMoves& plan);
+  PendingMove TakeStarted(const PageMove& move);
 
   TierConfig config_;
   PagePool& pool_;
   std::unique_ptr<TierPolicy> policy_;  // null: nothing is demoted
+  std::vector<PendingMove> started_;    // moves whose copies have not ended
   uint64_t num_reserved_ = 0;           // superblocks that are left empty
   double integral_ = 0;
   double credit_ = 0;  // of background moves, a fraction of one may be left over

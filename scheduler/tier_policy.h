@@ -1,8 +1,8 @@
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -35,13 +35,45 @@ constexpr bool Evicts(KvPolicy policy) { return policy >= KvPolicy::kStreaming; 
 // PagePool for the loss of a page.
 enum class KvFidelity : uint8_t { kExact, kHigh, kBalanced, kMax };
 
-double MaxError(KvFidelity fidelity);
+constexpr double MaxError(KvFidelity fidelity) {
+  switch (fidelity) {
+    case KvFidelity::kExact:
+      return 0;
+    case KvFidelity::kHigh:
+      return 0.005;
+    case KvFidelity::kBalanced:
+      return 0.02;
+    case KvFidelity::kMax:
+      break;
+  }
+  return 0.08;
+}
 
-// Relative mean squared error of what a tier keeps: measured, docs/design.md.
-double TierError(Tier tier);
+// Relative mean squared error of what a tier keeps. Measured: docs/design.md.
+constexpr double TierError(Tier tier) {
+  switch (tier) {
+    case Tier::kHot:
+      return 0;
+    case Tier::kWarm:
+      return 4e-5;
+    case Tier::kCold:
+      return 0.034;
+    default:
+      return 0.21;
+  }
+}
 
 // The most loss of a page that a request of this fidelity reads.
-Tier AcceptedLoss(KvFidelity fidelity);
+constexpr Tier AcceptedLoss(KvFidelity fidelity) {
+  switch (fidelity) {
+    case KvFidelity::kExact:
+      return Tier::kHot;
+    case KvFidelity::kHigh:
+      return Tier::kWarm;
+    default:
+      return kAnyTier;
+  }
+}
 
 // The peak energy of a page halves in this many steps.
 inline constexpr uint64_t kHeatHalfLife = 256;
@@ -73,50 +105,23 @@ struct TierChange {
   uint64_t keep_empty = 0;  // superblocks that it leaves empty
 };
 
-// Decides, never acts. Guards of every policy: page 0 of a sequence and the recent window are never
-// below warm, a page that several sequences read obeys all of them, and none goes where a reader
-// refuses it (which the pool would not let it).
+// Decides, never acts. What holds for every policy: page 0 of a sequence and the recent window are
+// never below warm, a page that several sequences read obeys all of them, and none goes where a
+// reader refuses it (which the pool would not let it).
 class TierPolicy {
  public:
   virtual ~TierPolicy() = default;
   // Pages to demote, at most one change for each, best first. Pages that move already, or cannot,
-  // are left out.
+  // are left out. Not const: a policy keeps its arrays from one call to the next.
   virtual std::vector<TierChange> Propose(const PagePool& pool,
                                           std::span<const SequencePages> sequences,
-                                          const TierDemand& demand) const = 0;
-};
-
-// kWarm, kCold and kArchive, which is kCold where the pool has no archive.
-class ForcedPolicy : public TierPolicy {
- public:
-  explicit ForcedPolicy(Tier tier) : tier_(tier) {}
-  std::vector<TierChange> Propose(const PagePool& pool, std::span<const SequencePages> sequences,
-                                  const TierDemand& demand) const override;
-
- private:
-  Tier tier_;
-};
-
-// Frees `bytes_wanted` at the least cost. The cost of demoting a page is its attention energy, the
-// largest over heads of (mass x largest weight), times what the edge adds to the tier's error, by
-// byte freed; for rotated codes the error of an output is a sum of just these terms, so the
-// cheapest edges first is the optimum of that model. Hot to warm costs almost nothing and goes
-// first. What nobody reads is evicted rather than archived, and a page is archived only once it has
-// been seen cold for kMinDwellSteps. An edge that would bring a reader's predicted error over its
-// MaxError is left out. With `budget` in (0, 1], a sequence's pages are held to this part of their
-// bytes, all hot, whatever its error.
-class AdaptivePolicy : public TierPolicy {
- public:
-  explicit AdaptivePolicy(double budget) : budget_(budget) {}
-  std::vector<TierChange> Propose(const PagePool& pool, std::span<const SequencePages> sequences,
-                                  const TierDemand& demand) const override;
-  bool has_budget() const { return budget_ > 0; }
-
- private:
-  double budget_;
+                                          const TierDemand& demand) = 0;
 };
 
 // The decayed peak of a page at `step`.
-double PeakAt(const PagePool::Heat& heat, uint64_t step);
+inline double PeakAt(const PagePool::Heat& heat, uint64_t step) {
+  const auto age = static_cast<double>(step - heat.peak_step);
+  return static_cast<double>(heat.peak) * std::exp2(-age / kHeatHalfLife);
+}
 
 }  // namespace thermocline

@@ -1,6 +1,6 @@
 """An include may point left, never right: kernels <- scheduler <- engine <- server.
 
-Inside server/ the same holds for its folders: http <- api and web <- cli <- main.cc.
+Inside engine/ and server/ the same holds for their folders: see FOLDERS.
 """
 
 import pathlib
@@ -11,12 +11,26 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LAYERS = ["kernels", "scheduler", "engine", "server"]
-# What each folder of server/ may include beside itself. main.cc may include all of them.
-SERVER_FOLDERS = {
-    "http": [],
-    "api": ["http"],
-    "web": ["http"],
-    "cli": ["http", "api", "web"],
+# What each folder of a layer may include beside itself. Files that stand in no folder of the layer may
+# include all of them, and none includes those.
+FOLDERS = {
+    "engine": {
+        "worker": [],
+        "loader": [],
+        "store": [],
+        "text": ["loader", "worker"],
+        "model": ["loader"],
+        "baselines": [],
+        "sampling": [],
+        "kv": ["loader", "model", "store"],
+        "calibration": ["kv", "loader", "model", "store", "text"],
+    },
+    "server": {
+        "http": [],
+        "api": ["http"],
+        "web": ["http"],
+        "cli": ["http", "api", "web"],
+    },
 }
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
 # What only one folder may name, by the start of the header's path.
@@ -32,10 +46,10 @@ def violations(path, text):
         first = target.split("/")[0]
         if kind == '"' and first in LAYERS and LAYERS.index(first) > LAYERS.index(layer):
             found.append(f"{path}: {layer} includes {target}")
-        if kind == '"' and layer == "server" and first == "server" and path != "server/main.cc":
+        if kind == '"' and first == layer and layer in FOLDERS and path.count("/") > 1:
             folder, target_folder = path.split("/")[1], target.split("/")[1]
-            if target_folder not in [folder, *SERVER_FOLDERS[folder]]:
-                found.append(f"{path}: server/{folder} includes {target}")
+            if target_folder not in [folder, *FOLDERS[layer][folder]]:
+                found.append(f"{path}: {layer}/{folder} includes {target}")
         if kind == '"' and first == "tests":
             found.append(f"{path}: the product includes a test's {target}")
         if kind == '"' and layer == "scheduler" and first == "kernels":
@@ -55,9 +69,14 @@ def product_files():
     return [name for name in names.stdout.split() if name.endswith((".h", ".cc", ".inl", ".cu", ".cuh"))]
 
 
-def test_every_file_of_the_server_but_main_is_in_a_folder_of_it():
-    files = [name for name in product_files() if name.startswith("server/") and name != "server/main.cc"]
-    assert {name.split("/")[1] for name in files} == set(SERVER_FOLDERS)
+@pytest.mark.parametrize("layer", FOLDERS)
+def test_every_folder_has_its_place(layer):
+    files = [name.split("/") for name in product_files() if name.startswith(layer + "/")]
+    assert {name[1] for name in files if len(name) > 2} == set(FOLDERS[layer])
+
+
+def test_only_main_stands_in_no_folder_of_the_server():
+    assert [name for name in product_files() if name.startswith("server/") and name.count("/") == 1] == ["server/main.cc"]
 
 
 def test_every_include_points_left():
@@ -76,6 +95,9 @@ def test_every_include_points_left():
         ("engine/engine.cc", "#include <nlohmann/json.hpp>"),
         ("engine/engine.cc", '#include "tests/testing/fake_model.h"'),
         ("server/main.cc", "#include <cuda_runtime.h>"),
+        ("engine/kv/kv_store.cc", '#include "engine/engine_config.h"'),
+        ("engine/kv/kv_cache.h", '#include "engine/calibration/calibration.h"'),
+        ("engine/store/record.cc", '#include "engine/kv/kv_cache.h"'),
         ("server/http/router.cc", '#include "server/api/openai_api.h"'),
         ("server/api/openai_api.cc", '#include "server/cli/log.h"'),
         ("server/api/openai_api.cc", '#include "server/web/web_pages.h"'),
@@ -89,6 +111,8 @@ def test_an_include_that_points_right_is_seen(path, include):
 def test_includes_that_point_left_are_fine():
     assert violations("server/main.cc", '#include "kernels/base/status.h"\n#include <boost/asio.hpp>\n') == []
     assert violations("server/main.cc", '#include "server/cli/log.h"\n') == []
+    assert violations("engine/engine_core.h", '#include "engine/kv/kv_cache.h"\n') == []
+    assert violations("engine/calibration/calibration.h", '#include "engine/kv/kv_cache.h"\n') == []
     assert violations("server/cli/shutdown.h", '#include "server/api/openai_api.h"\n') == []
     assert violations("server/api/openai_api.h", '#include "server/http/router.h"\n') == []
     assert violations("scheduler/arena.h", '#include "kernels/page_format.h"\n#include <map>\n') == []

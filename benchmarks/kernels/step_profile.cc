@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "benchmarks/kernels/bench_device.h"
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/loader/checkpoint.h"
 #include "engine/model/transformer.h"
 #include "kernels/base/check.h"

@@ -17,7 +17,9 @@ AddedTokens::AddedTokens(const Vocabulary& vocabulary) : nodes_(1) {
   for (TokenId token = 0; token < vocabulary.size(); ++token) {
     const bool is_special = vocabulary.IsSpecial(token);
     const std::string_view spelling = vocabulary.bytes(token);
-    if (spelling.empty()) continue;
+    if (spelling.empty()) {
+      continue;
+    }
     if (is_special || vocabulary.kind(token) == TokenKind::kUserDefined) {
       Add(spelling, token, is_special);
     }
@@ -40,7 +42,9 @@ void AddedTokens::Add(std::string_view spelling, TokenId token, bool is_special)
   nodes_[at].token = token;
   nodes_[at].is_special = is_special;
   for (SpecialTokens special : {SpecialTokens::kPlain, SpecialTokens::kParse}) {
-    if (is_special && special == SpecialTokens::kPlain) continue;
+    if (is_special && special == SpecialTokens::kPlain) {
+      continue;
+    }
     starts_[static_cast<size_t>(special)][static_cast<uint8_t>(spelling[0])] = true;
     any_[static_cast<size_t>(special)] = true;
   }
@@ -48,7 +52,9 @@ void AddedTokens::Add(std::string_view spelling, TokenId token, bool is_special)
 
 const AddedTokens::Node* AddedTokens::Child(const Node& node, char byte) const {
   for (const auto& [label, child] : node.children) {
-    if (label == byte) return &nodes_[child];
+    if (label == byte) {
+      return &nodes_[child];
+    }
   }
   return nullptr;
 }
@@ -56,10 +62,14 @@ const AddedTokens::Node* AddedTokens::Child(const Node& node, char byte) const {
 std::optional<AddedTokens::Match> AddedTokens::Find(std::string_view text, size_t from,
                                                     SpecialTokens special,
                                                     std::span<const ByteRange> plain_ranges) const {
-  if (!any_[static_cast<size_t>(special)]) return std::nullopt;
+  if (!any_[static_cast<size_t>(special)]) {
+    return std::nullopt;
+  }
   const std::array<bool, 256>& starts = starts_[static_cast<size_t>(special)];
   for (size_t begin = from; begin < text.size(); ++begin) {
-    if (!starts[static_cast<uint8_t>(text[begin])]) continue;
+    if (!starts[static_cast<uint8_t>(text[begin])]) {
+      continue;
+    }
     if (const std::optional<Match> match = MatchAt(text, begin, special, plain_ranges)) {
       return match;
     }
@@ -74,8 +84,12 @@ std::optional<AddedTokens::Match> AddedTokens::MatchAt(
   const Node* node = nodes_.data();
   for (size_t end = begin; end < text.size();) {
     node = Child(*node, text[end++]);
-    if (node == nullptr) break;
-    if (node->token < 0) continue;
+    if (node == nullptr) {
+      break;
+    }
+    if (node->token < 0) {
+      continue;
+    }
     if (node->is_special &&
         (special == SpecialTokens::kPlain || Touches(plain_ranges, begin, end))) {
       continue;

@@ -41,7 +41,9 @@ void BytePairEncoder::AddMerges() {
   for (size_t rank = 0; rank < merges.size(); ++rank) {
     const uint64_t key = PairKey(merges[rank].left, merges[rank].right);
     size_t at = HashPair(key) & mask;
-    while (merges_[at].key != kNoKey) at = (at + 1) & mask;
+    while (merges_[at].key != kNoKey) {
+      at = (at + 1) & mask;
+    }
     merges_[at] = {key, {static_cast<uint32_t>(rank), merges[rank].result}};
   }
 }
@@ -52,15 +54,21 @@ void BytePairEncoder::AddWords(bool ignore_merges) {
   std::vector<TokenId> merged;
   for (TokenId token = 0; token < vocabulary_.size(); ++token) {
     const std::string_view word = vocabulary_.bytes(token);
-    if (!vocabulary_.IsByteLevel(token) || word.empty()) continue;
+    if (!vocabulary_.IsByteLevel(token) || word.empty()) {
+      continue;
+    }
     if (!ignore_merges) {
       merged.clear();
       Encode(word, merged);  // finds no word that is not merged into: those before this one
-      if (merged.size() != 1 || merged[0] != token) continue;
+      if (merged.size() != 1 || merged[0] != token) {
+        continue;
+      }
     }
     const uint64_t hash = XXH3_64bits(word.data(), word.size());
     size_t at = hash & mask;
-    while (words_[at].token >= 0) at = (at + 1) & mask;
+    while (words_[at].token >= 0) {
+      at = (at + 1) & mask;
+    }
     words_[at] = {static_cast<uint32_t>(hash >> 32), token};
     longest_word_ = std::max(longest_word_, word.size());
   }
@@ -70,13 +78,17 @@ BytePairEncoder::Merge BytePairEncoder::Find(TokenId left, TokenId right) const 
   const uint64_t key = PairKey(left, right);
   const size_t mask = merges_.size() - 1;
   for (size_t at = HashPair(key) & mask; merges_[at].key != kNoKey; at = (at + 1) & mask) {
-    if (merges_[at].key == key) return merges_[at].merge;
+    if (merges_[at].key == key) {
+      return merges_[at].merge;
+    }
   }
   return {};
 }
 
 TokenId BytePairEncoder::FindWord(std::string_view word) const {
-  if (word.size() > longest_word_) return -1;
+  if (word.size() > longest_word_) {
+    return -1;
+  }
   const uint64_t hash = XXH3_64bits(word.data(), word.size());
   const auto tag = static_cast<uint32_t>(hash >> 32);
   const size_t mask = words_.size() - 1;
@@ -104,21 +116,33 @@ void BytePairEncoder::MergeShort(std::string_view word, std::vector<TokenId>& ou
   size_t size = 0;
   for (char byte : word) {
     const TokenId token = vocabulary_.byte_tokens()[static_cast<uint8_t>(byte)];
-    if (token >= 0) tokens[size++] = token;
+    if (token >= 0) {
+      tokens[size++] = token;
+    }
   }
-  for (size_t i = 0; i + 1 < size; ++i) merges[i] = Find(tokens[i], tokens[i + 1]);
+  for (size_t i = 0; i + 1 < size; ++i) {
+    merges[i] = Find(tokens[i], tokens[i + 1]);
+  }
   while (size > 1) {
     size_t best = 0;
     for (size_t i = 1; i + 1 < size; ++i) {
-      if (merges[i].rank < merges[best].rank) best = i;
+      if (merges[i].rank < merges[best].rank) {
+        best = i;
+      }
     }
-    if (merges[best].rank == kNoMerge) break;
+    if (merges[best].rank == kNoMerge) {
+      break;
+    }
     tokens[best] = merges[best].result;
     std::copy(&tokens[best] + 2, tokens.data() + size, &tokens[best] + 1);
     std::copy(&merges[best] + 2, merges.data() + size, &merges[best] + 1);
     --size;
-    if (best > 0) merges[best - 1] = Find(tokens[best - 1], tokens[best]);
-    if (best + 1 < size) merges[best] = Find(tokens[best], tokens[best + 1]);
+    if (best > 0) {
+      merges[best - 1] = Find(tokens[best - 1], tokens[best]);
+    }
+    if (best + 1 < size) {
+      merges[best] = Find(tokens[best], tokens[best + 1]);
+    }
   }
   out.insert(out.end(), tokens.begin(), tokens.begin() + static_cast<ptrdiff_t>(size));
 }
@@ -134,9 +158,13 @@ void BytePairEncoder::MergeLong(std::string_view word, std::vector<TokenId>& out
   for (char byte : word) {
     const TokenId token = vocabulary_.byte_tokens()[static_cast<uint8_t>(byte)];
     const auto at = static_cast<int32_t>(symbols.size());
-    if (token >= 0) symbols.push_back({token, at - 1, at + 1});
+    if (token >= 0) {
+      symbols.push_back({token, at - 1, at + 1});
+    }
   }
-  if (symbols.empty()) return;
+  if (symbols.empty()) {
+    return;
+  }
   symbols.back().next = -1;
   const auto symbol = [&](int32_t at) -> Symbol& { return symbols[static_cast<size_t>(at)]; };
 
@@ -152,12 +180,16 @@ void BytePairEncoder::MergeLong(std::string_view word, std::vector<TokenId>& out
   for (size_t i = 0; i + 1 < symbols.size(); ++i) {
     const auto at = static_cast<int32_t>(i);
     const Merge merge = merge_at(at);
-    if (merge.rank != kNoMerge) heap.push_back(key_of(merge, at));
+    if (merge.rank != kNoMerge) {
+      heap.push_back(key_of(merge, at));
+    }
   }
   std::make_heap(heap.begin(), heap.end(), std::greater<>());
   const auto push = [&](int32_t at) {
     const Merge merge = merge_at(at);
-    if (merge.rank == kNoMerge) return;
+    if (merge.rank == kNoMerge) {
+      return;
+    }
     heap.push_back(key_of(merge, at));
     std::push_heap(heap.begin(), heap.end(), std::greater<>());
   };
@@ -166,9 +198,13 @@ void BytePairEncoder::MergeLong(std::string_view word, std::vector<TokenId>& out
     const uint64_t top = heap.back();
     heap.pop_back();
     const auto at = static_cast<int32_t>(top & UINT32_MAX);
-    if (symbol(at).token < 0) continue;
+    if (symbol(at).token < 0) {
+      continue;
+    }
     const Merge merge = merge_at(at);
-    if (merge.rank != top >> 32) continue;
+    if (merge.rank != top >> 32) {
+      continue;
+    }
     const int32_t gone = symbol(at).next;
     const int32_t next = symbol(gone).next;
     symbol(at).token = merge.result;
@@ -178,9 +214,13 @@ void BytePairEncoder::MergeLong(std::string_view word, std::vector<TokenId>& out
       symbol(next).previous = at;
       push(at);
     }
-    if (symbol(at).previous >= 0) push(symbol(at).previous);
+    if (symbol(at).previous >= 0) {
+      push(symbol(at).previous);
+    }
   }
-  for (int32_t at = 0; at >= 0; at = symbol(at).next) out.push_back(symbol(at).token);
+  for (int32_t at = 0; at >= 0; at = symbol(at).next) {
+    out.push_back(symbol(at).token);
+  }
 }
 
 }  // namespace thermocline

@@ -45,11 +45,15 @@ void ByteLevelTokenizer::EncodeBetween(std::string_view text, WordSplitter& spli
     const size_t num_valid = ValidUtf8Prefix(text);
     EncodeWords(text.substr(0, num_valid), splitter, out);
     text.remove_prefix(num_valid);
-    if (text.empty()) break;
+    if (text.empty()) {
+      break;
+    }
     const Utf8Unit malformed = DecodeUtf8(text);
     for (char byte : text.substr(0, malformed.num_bytes)) {
       const TokenId token = vocabulary_.byte_tokens()[static_cast<uint8_t>(byte)];
-      if (token >= 0) out.push_back(token);
+      if (token >= 0) {
+        out.push_back(token);
+      }
     }
     text.remove_prefix(malformed.num_bytes);
   }
@@ -81,8 +85,12 @@ size_t ByteLevelTokenizer::MinTokens(std::string_view text) const {
 }
 
 std::string_view ByteLevelTokenizer::TokenBytes(TokenId token, bool show_special) const {
-  if (!vocabulary_.Contains(token)) return {};
-  if (vocabulary_.IsSpecial(token) && !show_special) return {};
+  if (!vocabulary_.Contains(token)) {
+    return {};
+  }
+  if (vocabulary_.IsSpecial(token) && !show_special) {
+    return {};
+  }
   return vocabulary_.bytes(token);
 }
 

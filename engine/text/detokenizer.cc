@@ -26,9 +26,13 @@ std::string StreamingDetokenizer::Add(TokenId token) {
     const size_t num_valid = ValidUtf8Prefix(rest);
     text += rest.substr(0, num_valid);
     rest.remove_prefix(num_valid);
-    if (rest.empty()) break;
+    if (rest.empty()) {
+      break;
+    }
     const Utf8Unit unit = DecodeUtf8(rest);
-    if (unit.kind == Utf8Kind::kTruncated) break;
+    if (unit.kind == Utf8Kind::kTruncated) {
+      break;
+    }
     text += kReplacement;
     rest.remove_prefix(unit.num_bytes);
   }
@@ -38,7 +42,9 @@ std::string StreamingDetokenizer::Add(TokenId token) {
 }
 
 std::string StreamingDetokenizer::Flush() {
-  if (std::exchange(pending_, {}).empty()) return {};
+  if (std::exchange(pending_, {}).empty()) {
+    return {};
+  }
   ++num_given_;
   return std::string(kReplacement);
 }

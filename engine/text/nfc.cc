@@ -49,7 +49,9 @@ void FlushMarks(std::vector<Mark>& marks, std::string& out) {
   std::stable_sort(marks.begin(), marks.end(), [](const Mark& a, const Mark& b) {
     return a.combining_class < b.combining_class;
   });
-  for (const Mark& mark : marks) AppendUtf8(mark.code_point, out);
+  for (const Mark& mark : marks) {
+    AppendUtf8(mark.code_point, out);
+  }
   marks.clear();
 }
 
@@ -73,19 +75,29 @@ std::optional<std::string> OrderLongRuns(const icu::Normalizer2& nfc, std::strin
   for (size_t pos = 0; pos < text.size();) {
     const Utf8Unit unit = DecodeUtf8(text.substr(pos));
     decomposed.clear();
-    if (unit.code_point >= 0x300) Decompose(nfc, unit.code_point, decomposed);  // first mark
+    if (unit.code_point >= 0x300) {
+      Decompose(nfc, unit.code_point, decomposed);  // first mark
+    }
     const bool is_mark = !decomposed.empty() && decomposed.front().combining_class != 0;
     if (is_mark) {
-      if (marks.empty()) run_begin = pos;
+      if (marks.empty()) {
+        run_begin = pos;
+      }
       marks.insert(marks.end(), decomposed.begin(), decomposed.end());
     } else {
-      if (!marks.empty()) end_run(pos);
+      if (!marks.empty()) {
+        end_run(pos);
+      }
       out += text.substr(pos, unit.num_bytes);
     }
     pos += unit.num_bytes;
   }
-  if (!marks.empty()) end_run(text.size());
-  if (longest <= kMaxMarksForIcu) return std::nullopt;
+  if (!marks.empty()) {
+    end_run(text.size());
+  }
+  if (longest <= kMaxMarksForIcu) {
+    return std::nullopt;
+  }
   return out;
 }
 
@@ -102,7 +114,9 @@ Result<NfcNormalizer> NfcNormalizer::Create() {
   auto tables = std::make_unique<Tables>();
   tables->current = icu::Normalizer2::getNFCInstance(error);
   tables->known.applyPattern(icu::UnicodeString("[:age=9.0:]"), error);
-  if (U_FAILURE(error)) return Internal("ICU's NFC tables: {}", u_errorName(error));
+  if (U_FAILURE(error)) {
+    return Internal("ICU's NFC tables: {}", u_errorName(error));
+  }
   tables->known.freeze();
   tables->nfc.emplace(*tables->current, tables->known);
   return NfcNormalizer(std::move(tables));
@@ -118,16 +132,21 @@ std::optional<std::string> NfcNormalizer::Normalize(std::string_view text) const
   // Nothing below U+0300 ever changes or moves: those lead bytes are below 0xcc.
   const bool is_latin = std::all_of(text.begin(), text.end(),
                                     [](char byte) { return static_cast<uint8_t>(byte) < 0xcc; });
-  if (is_latin) return std::nullopt;
+  if (is_latin) {
+    return std::nullopt;
+  }
   UErrorCode error = U_ZERO_ERROR;
   const std::optional<std::string> ordered = OrderLongRuns(nfc, text);
   const std::string_view source = ordered ? std::string_view(*ordered) : text;
   std::string normalized;
   icu::StringByteSink<std::string> sink(&normalized, static_cast<int32_t>(source.size()));
   nfc.normalizeUTF8(0, ToStringPiece(source), sink, nullptr, error);
-  if (U_FAILURE(error))
+  if (U_FAILURE(error)) {
     return std::nullopt;  // out of memory: nothing is lost, only cut differently
-  if (normalized == text) return std::nullopt;
+  }
+  if (normalized == text) {
+    return std::nullopt;
+  }
   return normalized;
 }
 

@@ -128,7 +128,9 @@ Result<PreTokenizer> PreTokenizer::Create(std::string_view name) {
   std::vector<std::string_view> names;
   for (const PreTokenizerStyle& style : kStyles) {
     names.push_back(style.name);
-    if (style.name == name) code->style = &style;
+    if (style.name == name) {
+      code->style = &style;
+    }
   }
   if (code->style == nullptr) {
     return Unimplemented("pre-tokenizer \"{}\" (there are {})", Printable(name, 40),
@@ -146,7 +148,9 @@ Result<PreTokenizer> PreTokenizer::Create(std::string_view name) {
   }
   code->has_jit = pcre2_jit_compile(code->pattern.get(), PCRE2_JIT_COMPLETE) == 0;
   code->context.reset(pcre2_match_context_create(nullptr));
-  if (code->context == nullptr) return ResourceExhausted("no memory for PCRE2's match context");
+  if (code->context == nullptr) {
+    return ResourceExhausted("no memory for PCRE2's match context");
+  }
   // The patterns are linear; what the limits guard against cannot happen.
   pcre2_set_match_limit(code->context.get(), std::numeric_limits<uint32_t>::max());
   pcre2_set_depth_limit(code->context.get(), std::numeric_limits<uint32_t>::max());
@@ -176,7 +180,9 @@ void WordSplitter::Start(std::string_view text) {
 }
 
 std::string_view WordSplitter::Next() {
-  if (pos_ == text_.size()) return {};
+  if (pos_ == text_.size()) {
+    return {};
+  }
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text_.data());
   pcre2_match_data* match = scratch_->match.get();
   pcre2_match_context* context = code_.context.get();

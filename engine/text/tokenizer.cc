@@ -45,9 +45,13 @@ Status CheckUnsupported(const Checkpoint& checkpoint) {
 // The name of the pre-tokenizer. Early GGUF files of GPT-2's kind name none.
 Result<std::string> PreTokenizerName(const Checkpoint& checkpoint,
                                      const TokenizerOptions& options) {
-  if (!options.pre_tokenizer.empty()) return options.pre_tokenizer;
+  if (!options.pre_tokenizer.empty()) {
+    return options.pre_tokenizer;
+  }
   Result<std::string> name = checkpoint.ReadString(kPre);
-  if (!name.ok() && name.status().code() == StatusCode::kNotFound) return std::string("default");
+  if (!name.ok() && name.status().code() == StatusCode::kNotFound) {
+    return std::string("default");
+  }
   return name;
 }
 
@@ -56,21 +60,27 @@ Result<std::string> PreTokenizerName(const Checkpoint& checkpoint,
 std::string Tokenizer::Decode(std::span<const TokenId> tokens, bool show_special) const {
   StreamingDetokenizer detokenizer(*this, show_special);
   std::string text;
-  for (TokenId token : tokens) text += detokenizer.Add(token);
+  for (TokenId token : tokens) {
+    text += detokenizer.Add(token);
+  }
   return text += detokenizer.Flush();
 }
 
 Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const Checkpoint& checkpoint,
                                                  const TokenizerOptions& options) {
   const Result<std::string> model = checkpoint.ReadString(kModel);
-  if (!model.ok()) return InvalidArgument("{}", model.status().message());
+  if (!model.ok()) {
+    return InvalidArgument("{}", model.status().message());
+  }
   if (*model != "gpt2") {
     return Unimplemented("{}: \"{}\" (there is gpt2, byte-level BPE)", kModel,
                          Printable(*model, 40));
   }
   RETURN_IF_ERROR(CheckUnsupported(checkpoint));
   const Result<std::string> name = PreTokenizerName(checkpoint, options);
-  if (!name.ok()) return name.status();
+  if (!name.ok()) {
+    return name.status();
+  }
   Result<PreTokenizer> pre_tokenizer = PreTokenizer::Create(*name);
   if (!pre_tokenizer.ok()) {
     return Status(pre_tokenizer.status().code(),
@@ -79,11 +89,15 @@ Result<std::unique_ptr<Tokenizer>> LoadTokenizer(const Checkpoint& checkpoint,
   std::optional<NfcNormalizer> nfc;
   if (pre_tokenizer->normalizes_nfc()) {
     Result<NfcNormalizer> created = NfcNormalizer::Create();
-    if (!created.ok()) return created.status();
+    if (!created.ok()) {
+      return created.status();
+    }
     nfc = *std::move(created);
   }
   Result<Vocabulary> vocabulary = Vocabulary::Read(checkpoint);
-  if (!vocabulary.ok()) return vocabulary.status();
+  if (!vocabulary.ok()) {
+    return vocabulary.status();
+  }
   return std::unique_ptr<Tokenizer>(std::make_unique<ByteLevelTokenizer>(
       *std::move(vocabulary), *std::move(pre_tokenizer), std::move(nfc)));
 }

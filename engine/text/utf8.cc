@@ -19,13 +19,27 @@ struct Lead {
 };
 
 Lead LeadOf(uint8_t byte) {
-  if (byte < 0xc2 || byte > 0xf4) return {};
-  if (byte < 0xe0) return {.num_bytes = 2};
-  if (byte == 0xe0) return {.num_bytes = 3, .second_low = 0xa0};   // overlong below
-  if (byte == 0xed) return {.num_bytes = 3, .second_high = 0x9f};  // surrogates above
-  if (byte < 0xf0) return {.num_bytes = 3};
-  if (byte == 0xf0) return {.num_bytes = 4, .second_low = 0x90};   // overlong below
-  if (byte == 0xf4) return {.num_bytes = 4, .second_high = 0x8f};  // past U+10FFFF above
+  if (byte < 0xc2 || byte > 0xf4) {
+    return {};
+  }
+  if (byte < 0xe0) {
+    return {.num_bytes = 2};
+  }
+  if (byte == 0xe0) {
+    return {.num_bytes = 3, .second_low = 0xa0};  // overlong below
+  }
+  if (byte == 0xed) {
+    return {.num_bytes = 3, .second_high = 0x9f};  // surrogates above
+  }
+  if (byte < 0xf0) {
+    return {.num_bytes = 3};
+  }
+  if (byte == 0xf0) {
+    return {.num_bytes = 4, .second_low = 0x90};  // overlong below
+  }
+  if (byte == 0xf4) {
+    return {.num_bytes = 4, .second_high = 0x8f};  // past U+10FFFF above
+  }
   return {.num_bytes = 4};
 }
 
@@ -34,16 +48,24 @@ Lead LeadOf(uint8_t byte) {
 Utf8Unit DecodeUtf8(std::string_view text) {
   CHECK(!text.empty());
   const uint8_t first = ByteAt(text, 0);
-  if (first < 0x80) return {Utf8Kind::kValid, first, 1};
+  if (first < 0x80) {
+    return {Utf8Kind::kValid, first, 1};
+  }
   const Lead lead = LeadOf(first);
-  if (lead.num_bytes == 0) return {Utf8Kind::kInvalid, 0, 1};
+  if (lead.num_bytes == 0) {
+    return {Utf8Kind::kInvalid, 0, 1};
+  }
   char32_t code_point = first & (0x7fu >> lead.num_bytes);
   for (size_t i = 1; i < lead.num_bytes; ++i) {
-    if (i == text.size()) return {Utf8Kind::kTruncated, 0, i};
+    if (i == text.size()) {
+      return {Utf8Kind::kTruncated, 0, i};
+    }
     const uint8_t byte = ByteAt(text, i);
     const uint8_t low = i == 1 ? lead.second_low : 0x80;
     const uint8_t high = i == 1 ? lead.second_high : 0xbf;
-    if (byte < low || byte > high) return {Utf8Kind::kInvalid, 0, i};
+    if (byte < low || byte > high) {
+      return {Utf8Kind::kInvalid, 0, i};
+    }
     code_point = code_point << 6 | (byte & 0x3fu);
   }
   return {Utf8Kind::kValid, code_point, lead.num_bytes};
@@ -61,7 +83,9 @@ size_t ValidUtf8Prefix(std::string_view text) {
       }
     }
     const Utf8Unit unit = DecodeUtf8(text.substr(pos));
-    if (unit.kind != Utf8Kind::kValid) break;
+    if (unit.kind != Utf8Kind::kValid) {
+      break;
+    }
     pos += unit.num_bytes;
   }
   return pos;

@@ -46,10 +46,14 @@ Status Invalid(const Status& status) { return {StatusCode::kInvalidArgument, sta
 // "<0x0A>" as llama.cpp's converters name byte tokens.
 std::optional<uint8_t> ByteOfName(std::string_view name) {
   constexpr std::string_view kDigits = "0123456789ABCDEF";
-  if (name.size() != 6 || name.substr(0, 3) != "<0x" || name[5] != '>') return std::nullopt;
+  if (name.size() != 6 || name.substr(0, 3) != "<0x" || name[5] != '>') {
+    return std::nullopt;
+  }
   const size_t high = kDigits.find(name[3]);
   const size_t low = kDigits.find(name[4]);
-  if (high == std::string_view::npos || low == std::string_view::npos) return std::nullopt;
+  if (high == std::string_view::npos || low == std::string_view::npos) {
+    return std::nullopt;
+  }
   return static_cast<uint8_t>(high << 4 | low);
 }
 
@@ -72,7 +76,9 @@ class Vocabulary::Reader {
  private:
   Status ReadNames() {
     Result<std::vector<std::string>> names = checkpoint_.ReadStrings(kTokens);
-    if (!names.ok()) return Invalid(names.status());
+    if (!names.ok()) {
+      return Invalid(names.status());
+    }
     names_ = *std::move(names);
     if (names_.empty() || names_.size() > kMaxTokens) {
       return InvalidArgument("{}: {} tokens, expected 1 to {}", kTokens, names_.size(), kMaxTokens);
@@ -98,8 +104,12 @@ class Vocabulary::Reader {
 
   Status ReadKinds() {
     const Result<std::vector<int64_t>> types = checkpoint_.ReadInts(kTokenTypes);
-    if (types.status().code() == StatusCode::kNotFound) return AssumeKinds();
-    if (!types.ok()) return Invalid(types.status());
+    if (types.status().code() == StatusCode::kNotFound) {
+      return AssumeKinds();
+    }
+    if (!types.ok()) {
+      return Invalid(types.status());
+    }
     if (types->size() != names_.size()) {
       return InvalidArgument("{}: {} entries for {} tokens", kTokenTypes, types->size(),
                              names_.size());
@@ -139,10 +149,14 @@ class Vocabulary::Reader {
     vocabulary_.offsets_.push_back(0);
     for (size_t i = 0; i < names_.size(); ++i) {
       std::optional<std::string> letters;
-      if (vocabulary_.kinds_[i] == TokenKind::kNormal) letters = BytesFromAlphabet(names_[i]);
+      if (vocabulary_.kinds_[i] == TokenKind::kNormal) {
+        letters = BytesFromAlphabet(names_[i]);
+      }
       vocabulary_.is_byte_level_.push_back(letters.has_value());
       Result<std::string> bytes = letters ? *std::move(letters) : Spell(i);
-      if (!bytes.ok()) return bytes.status();
+      if (!bytes.ok()) {
+        return bytes.status();
+      }
       vocabulary_.bytes_ += *bytes;
       if (vocabulary_.bytes_.size() > kMaxVocabularyBytes) {
         return InvalidArgument("{}: more than {} bytes in all", kTokens, kMaxVocabularyBytes);
@@ -158,7 +172,9 @@ class Vocabulary::Reader {
     switch (vocabulary_.kinds_[i]) {
       case TokenKind::kByte: {
         const std::optional<uint8_t> byte = ByteOfName(name);
-        if (byte) return std::string(1, static_cast<char>(*byte));
+        if (byte) {
+          return std::string(1, static_cast<char>(*byte));
+        }
         return InvalidArgument("{}[{}]: byte token \"{}\" is not named <0xXX>", kTokens, i,
                                Printable(name));
       }
@@ -200,7 +216,9 @@ class Vocabulary::Reader {
 
   Status ReadMerges() {
     const Result<std::vector<std::string>> lines = checkpoint_.ReadStrings(kMerges);
-    if (!lines.ok()) return Invalid(lines.status());
+    if (!lines.ok()) {
+      return Invalid(lines.status());
+    }
     if (lines->size() > kMaxTokens) {
       return InvalidArgument("{}: {} merges, at most {}", kMerges, lines->size(), kMaxTokens);
     }
@@ -210,7 +228,9 @@ class Vocabulary::Reader {
     for (size_t i = 0; i < lines->size(); ++i) {
       const std::string& line = (*lines)[i];
       Result<TokenMerge> merge = ParseMerge(i, line);
-      if (!merge.ok()) return merge.status();
+      if (!merge.ok()) {
+        return merge.status();
+      }
       if (!seen.insert(line).second) {
         return InvalidArgument("{}[{}]: \"{}\" is listed twice", kMerges, i, Printable(line));
       }
@@ -249,7 +269,9 @@ class Vocabulary::Reader {
     for (std::string_view key : {kEosId, kEotId, kEomId}) {
       std::optional<TokenId> id;
       RETURN_IF_ERROR(ReadId(key, id));
-      if (id) ends.push_back(*id);
+      if (id) {
+        ends.push_back(*id);
+      }
     }
     for (std::string_view name : kEndOfGenerationNames) {
       const auto found = ids_.find(name);

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "engine/output_sink.h"
-#include "engine/token_logprobs.h"
+#include "engine/sampling/token_logprobs.h"
 #include "server/api/api_request.h"
 #include "server/api/response_json.h"
 #include "server/http/http_types.h"

@@ -176,17 +176,7 @@ Json FinishReasonJson(const std::optional<FinishReason>& reason) {
   if (!reason) {
     return nullptr;
   }
-  switch (*reason) {
-    case FinishReason::kStop:
-      return "stop";
-    case FinishReason::kLength:
-      return "length";
-    case FinishReason::kCancelled:
-      return "abort";
-    case FinishReason::kError:
-      break;
-  }
-  return "error";
+  return *reason == FinishReason::kStop ? "stop" : "length";
 }
 
 Json StopReasonJson(const std::string& stop_reason, const StopParams& stop) {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/sampling/token_logprobs.h"
 #include "engine/text/tokenizer.h"
-#include "engine/token_logprobs.h"
 #include "scheduler/request.h"
 #include "server/api/api_request.h"
 #include "server/http/json.h"

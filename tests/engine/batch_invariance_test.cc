@@ -119,7 +119,9 @@ TEST(BatchInvariance, AmongFifteenOthersTheBitsAreTheSame) {
     const auto recording =
         rig.Add(i == 7 ? kPrompt : "Story number " + std::to_string(i * i) + " begins",
                 8 + 4 * (i % 3 == 1 ? 1 : 0));
-    if (i == 7) among = recording;
+    if (i == 7) {
+      among = recording;
+    }
   }
   rig.RunAll();
   EXPECT_EQ(rig.runner.max_sequences, 16U);

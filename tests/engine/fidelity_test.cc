@@ -13,8 +13,8 @@
 
 #include "engine/engine.h"
 #include "engine/engine_parts.h"
-#include "engine/kv_store.h"
-#include "engine/page_io.h"
+#include "engine/kv/kv_store.h"
+#include "engine/kv/page_io.h"
 #include "tests/testing/byte_model.h"
 #include "tests/testing/core_rig.h"
 #include "tests/testing/engine_requests.h"

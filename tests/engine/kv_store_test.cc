@@ -8,8 +8,8 @@
 #include <random>
 #include <vector>
 
-#include "engine/kv_store.h"
-#include "engine/page_names.h"
+#include "engine/kv/kv_store.h"
+#include "engine/kv/page_names.h"
 #include "tests/testing/byte_model.h"
 #include "tests/testing/kv_process.h"
 #include "tests/testing/stored_pages.h"

@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/loader/checkpoint.h"
 #include "engine/model/transformer.h"
 #include "kernels/base/check.h"

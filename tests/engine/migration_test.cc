@@ -62,7 +62,8 @@ class PageRig {
     return page;
   }
   PageMove Start(PageId page, Tier to) {
-    const PageMove move = pool->BeginMove(page, to).value();
+    moves.push_back(pool->BeginMove(page, to).value());
+    const PageMove move = moves.back().move();
     migrator->Start(std::span(&move, 1));
     return move;
   }
@@ -72,10 +73,9 @@ class PageRig {
     EXPECT_EQ(finished.size(), 1U);
     const FinishedMove& move = finished.at(0);
     if (move.result.outcome == Outcome::kOk) {
-      EXPECT_TRUE(pool->CommitMove(move.move, move.result.checksum));
-    } else {
-      pool->AbortMove(move.move);
+      EXPECT_TRUE(std::move(moves.at(0)).Commit(move.result.checksum));
     }
+    moves.clear();  // aborts it if it was not committed
     EXPECT_TRUE(pool->Audit().ok()) << pool->Audit().message();
     return move.result.outcome;
   }
@@ -86,6 +86,7 @@ class PageRig {
  public:
   std::unique_ptr<PagePool> pool;
   PageBytesModel bytes;
+  std::vector<PendingMove> moves;  // started
   std::optional<Migrator> migrator;
 };
 
@@ -194,16 +195,13 @@ TEST(Migration, MigratorEndsWithMovesInItsQueue) {
     go_on.acquire();
     return Status();
   });
-  std::vector<PageMove> moves;
   for (uint64_t i = 0; i < 5; ++i) {
-    moves.push_back(rig.Start(rig.FillPage(i), Tier::kCold));
+    rig.Start(rig.FillPage(i), Tier::kCold);
   }
   copying.acquire();
   const std::jthread others([&] { go_on.release(5); });
   rig.migrator.reset();
-  for (const PageMove& move : moves) {
-    rig.pool->AbortMove(move);
-  }
+  rig.moves.clear();  // aborts them
   for (PageId page = 0; page < 5; ++page) {
     EXPECT_TRUE(rig.bytes.Holds(page, PageRig::States(page)));
   }
@@ -297,7 +295,8 @@ TEST(Migration, ChangedBitCostsItsSequenceAComputationAndOthersNothing) {
       if (rig.pool->tier(page) == Tier::kWarm && rig.pool->num_moving() == 0) {
         changed = page;
         rig.runner.bytes().FlipBit(page);
-        rig.runner.StartMoves(std::vector{rig.pool->BeginMove(page, Tier::kCold).value()});
+        rig.runner.StartMoves(std::vector{
+            rig.core.scheduler().tiers().Start(rig.pool->BeginMove(page, Tier::kCold).value())});
         rig.core.scheduler().EndMoves(rig.runner.FinishedMoves(/*wait=*/true));
         EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
       }

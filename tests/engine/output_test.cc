@@ -36,7 +36,9 @@ Outcome Generate(StopParams stop, const std::vector<TokenId>& tokens) {
   ChoiceOutput choice(MakeRequest(std::move(stop)), 0, tokenizer, 100);
   Outcome outcome;
   for (const TokenId token : tokens) {
-    if (choice.finished()) break;
+    if (choice.finished()) {
+      break;
+    }
     const OutputDelta delta = choice.Add(std::vector{token}, {});
     outcome.text += delta.text;
     outcome.ids.insert(outcome.ids.end(), delta.token_ids.begin(), delta.token_ids.end());
@@ -104,7 +106,9 @@ std::vector<size_t> Offsets(StopParams stop, const std::vector<TokenId>& tokens)
   ChoiceOutput choice(MakeRequest(std::move(stop)), 0, tokenizer, 100);
   std::vector<size_t> offsets;
   for (const TokenId token : tokens) {
-    if (choice.finished()) break;
+    if (choice.finished()) {
+      break;
+    }
     const OutputDelta delta = choice.Add(std::vector{token}, std::vector{TokenLogprobs{token}});
     offsets.insert(offsets.end(), delta.text_offsets.begin(), delta.text_offsets.end());
   }
@@ -149,9 +153,13 @@ std::optional<std::pair<std::string, size_t>> FirstStop(const std::string& text,
     for (size_t i = 0; i < stops.size(); ++i) {
       const bool ends = stops[i].size() <= end &&
                         text.compare(end - stops[i].size(), stops[i].size(), stops[i]) == 0;
-      if (ends && (!best || stops[i].size() > stops[*best].size())) best = i;
+      if (ends && (!best || stops[i].size() > stops[*best].size())) {
+        best = i;
+      }
     }
-    if (best) return std::pair(text.substr(0, end - stops[*best].size()), *best);
+    if (best) {
+      return std::pair(text.substr(0, end - stops[*best].size()), *best);
+    }
   }
   return std::nullopt;
 }
@@ -160,13 +168,17 @@ TEST(StopMatcher, FindsTheSameHoweverTheTextIsCut) {
   std::mt19937 random(1);
   const auto random_text = [&](size_t length) {
     std::string text;
-    for (size_t i = 0; i < length; ++i) text += static_cast<char>('a' + random() % 3);
+    for (size_t i = 0; i < length; ++i) {
+      text += static_cast<char>('a' + random() % 3);
+    }
     return text;
   };
   int num_found = 0;
   for (int round = 0; round < 5000; ++round) {
     std::vector<std::string> stops;
-    for (size_t i = 0; i < random() % 3 + 1; ++i) stops.push_back(random_text(random() % 5 + 1));
+    for (size_t i = 0; i < random() % 3 + 1; ++i) {
+      stops.push_back(random_text(random() % 5 + 1));
+    }
     const std::string text = random_text(random() % 30);
     const auto expected = FirstStop(text, stops);
     StopMatcher matcher(stops);
@@ -177,7 +189,9 @@ TEST(StopMatcher, FindsTheSameHoweverTheTextIsCut) {
       found = matcher.Add(std::string_view(text).substr(begin, length), true, false, out);
       begin += length;
     }
-    if (!found) out += matcher.TakeHeld();
+    if (!found) {
+      out += matcher.TakeHeld();
+    }
     ASSERT_EQ(found.has_value(), expected.has_value());
     ASSERT_EQ(out, expected ? expected->first : text);
     if (expected) {

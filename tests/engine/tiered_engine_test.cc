@@ -232,9 +232,10 @@ TEST(TieredEngine, CorruptPageIsComputedAgain) {
   }
   const PageId page = 1;
   ASSERT_TRUE(rig.pool->is_full(page));
-  rig.core.scheduler().EndMoves(
-      std::vector<FinishedMove>{{.move = rig.pool->BeginMove(page, Tier::kWarm).value(),
-                                 .result = {.outcome = MoveResult::Outcome::kCorrupt}}});
+  Scheduler& scheduler = rig.core.scheduler();
+  scheduler.EndMoves(std::vector<FinishedMove>{
+      {.move = scheduler.tiers().Start(rig.pool->BeginMove(page, Tier::kWarm).value()),
+       .result = {.outcome = MoveResult::Outcome::kCorrupt}}});
   EXPECT_EQ(rig.core.stats().scheduler.num_preemptions, 1U);
   rig.RunAll();
   submitted.ExpectRight();

@@ -61,7 +61,9 @@ TEST(Arena, LongRandomHistoriesKeepEveryUnitInOnePlace) {
         const uint64_t num_free = arena.num_free_places(tier);
         const std::optional<PageEntry> place = arena.Allocate(tier);
         ASSERT_EQ(place.has_value(), num_free > 0);
-        if (!place) continue;
+        if (!place) {
+          continue;
+        }
         ASSERT_EQ(arena.num_free_places(tier), num_free - 1);
         ASSERT_EQ(place->tier(), tier);
         for (uint32_t i = 0; i < arena.units_per_page(tier); ++i) {

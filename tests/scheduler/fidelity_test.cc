@@ -21,8 +21,9 @@ class FidelityTest : public testing::Test {
  protected:
   // With room for all: nothing cools but by the test's hand.
   TransferRig MakeRig() { return {store_, MakeArchivingPool(800), kAdaptive, kMaxModelLen}; }
-  static void Move(TransferRig& rig, PageId page, Tier to) {
-    End(rig, rig.pool->BeginMove(page, to).value());
+  static void Move(TransferRig& rig, PageId page, Tier to) { End(rig, Begin(rig, page, to)); }
+  static PageMove Begin(TransferRig& rig, PageId page, Tier to) {
+    return rig.scheduler.tiers().Start(rig.pool->BeginMove(page, to).value());
   }
   static void End(TransferRig& rig, const PageMove& move) {
     rig.runner.StartMoves(std::span(&move, 1));
@@ -42,7 +43,7 @@ TEST_F(FidelityTest, PagesWhoseDemotionIsUnderWayStayAsTheirNewReaderAcceptsThem
       rig.Add(1, Counting(14));
       rig.RunAll();
       const PageId page = rig.pool->OldestCached(2).at(1);  // its third of four
-      const PageMove move = rig.pool->BeginMove(page, to).value();
+      const PageMove move = Begin(rig, page, to);
       rig.Add(2, Counting(15), 8, fidelity);
       rig.Step();
       ASSERT_EQ(Running(rig).pages[2], page);
@@ -214,7 +215,6 @@ class FidelityHistory {
         num_shared += rig.cached[id] > 0 ? 1 : 0;
       }
     }
-    store.num_pins.clear();  // the process is gone, and its pins with it
     num_refused += rig.scheduler.tiers().stats().refused;
     num_preemptions += rig.scheduler.stats().num_preemptions;
     num_restored += rig.scheduler.stats().restored_tokens;

@@ -246,9 +246,9 @@ void PageHistory::Begin() {
     const PageId page = sequence.pages[random_() % num_full];
     const auto to = static_cast<Tier>(random_() % 4);
     const bool refused = Accepted(page) < to;
-    if (const auto move = pool_->BeginMove(page, to)) {
+    if (auto move = pool_->BeginMove(page, to)) {
       ASSERT_FALSE(refused);
-      moves_.push_back(*move);
+      moves_.push_back(std::move(*move));
     }
     counts_.refused_begins += refused ? 1 : 0;
   }
@@ -256,10 +256,10 @@ void PageHistory::Begin() {
 
 void PageHistory::Compact() {
   const auto tier = static_cast<Tier>(random_() % 4);
-  for (const PageMove& move : pool_->BeginCompaction(tier, random_() % 3 + 1)) {
-    ASSERT_EQ(move.from.tier(), move.to.tier());
+  for (PendingMove& pending : pool_->BeginCompaction(tier, random_() % 3 + 1)) {
+    ASSERT_EQ(pending.move().from.tier(), pending.move().to.tier());
     ++counts_.compactions;
-    moves_.push_back(move);
+    moves_.push_back(std::move(pending));
   }
 }
 
@@ -269,7 +269,8 @@ void PageHistory::End() {
     return;
   }
   const size_t index = random_() % moves_.size();
-  const PageMove move = moves_[index];
+  PendingMove pending = std::move(moves_[index]);
+  const PageMove move = pending.move();
   moves_.erase(moves_.begin() + static_cast<std::ptrdiff_t>(index));
   const uint32_t dice = random_() % 16;
   if (dice < 4) {
@@ -279,8 +280,7 @@ void PageHistory::End() {
       Corrupt(move.page);
     }
     ++counts_.failures;
-    pool_->AbortMove(move);
-    return;
+    return;  // aborts it
   }
   ForEachUnit(move.to, [&](size_t begin) {
     std::copy_n(bytes_.begin() + static_cast<std::ptrdiff_t>(move.from.unit() * kSlots), kSlots,
@@ -288,7 +288,7 @@ void PageHistory::End() {
   });
   const Tier loss = std::max(losses_[move.page], move.to.tier());
   const bool refused = Accepted(move.page) < loss;
-  ASSERT_EQ(pool_->CommitMove(move, 0), !refused);
+  ASSERT_EQ(std::move(pending).Commit(0), !refused);
   ++(refused ? counts_.refused_commits : counts_.commits);
   losses_[move.page] = refused ? losses_[move.page] : loss;
 }

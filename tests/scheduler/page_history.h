@@ -112,7 +112,7 @@ class PageHistory {
   std::vector<Sequence> sequences_;  // oldest first
   std::map<PageId, std::vector<uint64_t>> stamps_;
   std::map<uint64_t, std::vector<uint64_t>> stamps_of_hash_;
-  std::vector<PageMove> moves_;
+  std::vector<PendingMove> moves_;
   std::vector<Save> saves_;
   std::vector<Load> loads_;
   std::vector<Wake> wakes_;

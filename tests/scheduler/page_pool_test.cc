@@ -5,6 +5,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "tests/testing/page_pools.h"
@@ -91,16 +92,16 @@ TEST(PagePool, PlacesAreHeldBackWhileTheReserveIsLent) {
   for (uint64_t i = 0; i < per_superblock; ++i) {
     // One of each superblock, as far as there are so many.
     const PageId page = pages[i * per_superblock % pages.size()];
-    EXPECT_TRUE(pool->CommitMove(pool->BeginMove(page, Tier::kWarm).value(), 0));
+    EXPECT_TRUE(pool->BeginMove(page, Tier::kWarm).value().Commit(0));
     EXPECT_EQ(pool->num_free(), 0U);
     EXPECT_FALSE(pool->Allocate(kAnyTier).has_value());
   }
-  for (const PageMove& move : pool->BeginCompaction(Tier::kHot, 64)) {
-    EXPECT_TRUE(pool->CommitMove(move, 0));
+  for (PendingMove& move : pool->BeginCompaction(Tier::kHot, 64)) {
+    EXPECT_TRUE(std::move(move).Commit(0));
   }
   EXPECT_EQ(pool->arena().num_empty_superblocks(), 1U);
   EXPECT_EQ(pool->num_free(), 0U);  // nothing but the reserve
-  EXPECT_TRUE(pool->CommitMove(pool->BeginMove(pages.back(), Tier::kWarm).value(), 0));
+  EXPECT_TRUE(pool->BeginMove(pages.back(), Tier::kWarm).value().Commit(0));
   EXPECT_EQ(pool->num_free(), 1U);
 }
 
@@ -113,7 +114,7 @@ TEST(PagePool, NoPlaceIsHeldBackWhilePagesCanGoCold) {
     page = Take(*pool);
     pool->MarkFull(page, 0);
   }
-  EXPECT_TRUE(pool->CommitMove(pool->BeginMove(page, Tier::kCold).value(), 0));
+  EXPECT_TRUE(pool->BeginMove(page, Tier::kCold).value().Commit(0));
   EXPECT_EQ(pool->arena().num_empty_superblocks(), 0U);
   EXPECT_EQ(pool->num_free(), 1U);
 }
@@ -174,7 +175,9 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
           if (!model.refs.empty()) {
             const PageId page = any_page();
             pool->Release(page, kAnyTier);
-            if (--model.refs[page] == 0) model.refs.erase(page);
+            if (--model.refs[page] == 0) {
+              model.refs.erase(page);
+            }
           }
           break;
         case 3:
@@ -183,11 +186,15 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
             const uint64_t hash = random() % 40 + 1;
             std::optional<PageId> parent;
             const PageId other = any_page();
-            if (random() % 2 == 0 && other != page && pool->is_hashed(other)) parent = other;
+            if (random() % 2 == 0 && other != page && pool->is_hashed(other)) {
+              parent = other;
+            }
             if (!pool->is_hashed(page)) {
               const bool known = pool->Find({hash, hash}).has_value();
               ASSERT_EQ(pool->SetHash(page, {hash, hash}, parent), !known);
-              if (!known) model.by_hash[hash] = page;
+              if (!known) {
+                model.by_hash[hash] = page;
+              }
             }
           }
           break;
@@ -208,7 +215,9 @@ TEST(PagePool, LongRandomHistoriesKeepEveryInvariant) {
       }
       const Status audit = pool->Audit();
       ASSERT_TRUE(audit.ok()) << audit.message();
-      for (const auto& [page, refs] : model.refs) ASSERT_EQ(pool->num_refs(page), refs);
+      for (const auto& [page, refs] : model.refs) {
+        ASSERT_EQ(pool->num_refs(page), refs);
+      }
       ASSERT_EQ(model.refs.size() + pool->num_free() + pool->num_evictable(), 17U);
     }
   }

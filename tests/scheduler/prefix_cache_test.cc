@@ -21,7 +21,9 @@ std::vector<PageId> Fill(PagePool& pool, PrefixCache& cache, std::string_view te
     chain = cache.Next(previous, page_tokens);
     cache.Insert(pages.back(), tenant, page_tokens, previous, i == 0, chain);
   }
-  for (auto page = pages.rbegin(); page != pages.rend(); ++page) pool.Release(*page, kAnyTier);
+  for (auto page = pages.rbegin(); page != pages.rend(); ++page) {
+    pool.Release(*page, kAnyTier);
+  }
   return pages;
 }
 

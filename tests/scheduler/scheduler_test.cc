@@ -67,7 +67,9 @@ class Rig {
       }
     }
     scheduler.Update(plan, result.step);
-    for (const auto& [id, choice] : ended) scheduler.Finish(id, choice);
+    for (const auto& [id, choice] : ended) {
+      scheduler.Finish(id, choice);
+    }
     return ran;
   }
 
@@ -79,7 +81,9 @@ class Rig {
   }
 
   void RunAll() {
-    for (int i = 0; i < 10000 && scheduler.has_work(); ++i) Step();
+    for (int i = 0; i < 10000 && scheduler.has_work(); ++i) {
+      Step();
+    }
     ASSERT_FALSE(scheduler.has_work());
   }
 
@@ -230,7 +234,9 @@ TEST(Scheduler, PreemptedSequencesContinueWithTheSameOutput) {
   }
   rig.RunAll();
   EXPECT_GT(rig.scheduler.stats().num_preemptions, 0U);
-  for (RequestId id = 1; id <= 3; ++id) rig.ExpectWholeOutput(id);
+  for (RequestId id = 1; id <= 3; ++id) {
+    rig.ExpectWholeOutput(id);
+  }
   rig.ExpectNoPageInUse();
 }
 
@@ -288,7 +294,9 @@ TEST(Scheduler, CancelFreesPagesAtOnceInAnyPhase) {
   ASSERT_TRUE(rig.Add(MakeRequest(2, Counting(50, 100), 20)).ok());  // in its prompt
   rig.Step();
   ASSERT_TRUE(rig.Add(MakeRequest(3, Counting(60, 200))).ok());  // waiting
-  for (RequestId id = 1; id <= 3; ++id) rig.scheduler.Cancel(id);
+  for (RequestId id = 1; id <= 3; ++id) {
+    rig.scheduler.Cancel(id);
+  }
   rig.scheduler.Cancel(99);  // unknown ids are ignored
   EXPECT_FALSE(rig.scheduler.has_work());
   rig.ExpectNoPageInUse();
@@ -322,7 +330,9 @@ TEST(Scheduler, LongRandomHistoriesLoseNoPageAndNoToken) {
       if (random() % 4 == 0) {
         std::vector<TokenId> prompt =
             Counting(static_cast<int>(random() % 40) + 1, static_cast<TokenId>(random() % 2) * 500);
-        if (random() % 3 == 0) prompt.back() = static_cast<TokenId>(random() % kVocab);
+        if (random() % 3 == 0) {
+          prompt.back() = static_cast<TokenId>(random() % kVocab);
+        }
         const int max_tokens = static_cast<int>(random() % 20) + 1;
         const auto request =
             MakeRequest(next_id++, prompt, max_tokens, static_cast<int>(random() % 3) + 1,
@@ -345,7 +355,9 @@ TEST(Scheduler, LongRandomHistoriesLoseNoPageAndNoToken) {
       ASSERT_TRUE(audit.ok()) << audit.message();
     }
     rig.RunAll();
-    for (const RequestId id : kept) rig.ExpectWholeOutput(id);
+    for (const RequestId id : kept) {
+      rig.ExpectWholeOutput(id);
+    }
     rig.ExpectNoPageInUse();
     num_preemptions += rig.scheduler.stats().num_preemptions;
     num_hits += rig.scheduler.stats().prefix_hit_tokens;

@@ -66,6 +66,16 @@ TEST_F(WakingTest, PagesAreArchivedOnlyWithAPinnedCopy) {
   rig.ExpectWholeOutput(1);
 }
 
+TEST_F(WakingTest, PinsGoWithTheProcess) {
+  {
+    TransferRig rig = MakeRig();
+    Add(rig);
+    RunUntilArchived(rig);
+    EXPECT_GT(store_.num_pinned(), 0);
+  }
+  EXPECT_EQ(store_.num_pinned(), 0);
+}
+
 TEST_F(WakingTest, WithoutACopyCountsAsNotSaved) {
   TransferRig rig = MakeRig();
   Add(rig);
@@ -243,7 +253,6 @@ TEST_F(WakingTest, RandomConversationsGiveTheTextTheyWouldHaveGiven) {
     }
     rig.ExpectNothingHeld();
     woken += rig.scheduler.stats().num_woken;
-    store_.num_pins.clear();  // the process is gone, and its pins with it
   }
   EXPECT_GT(woken, 100U);
 }

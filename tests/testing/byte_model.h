@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "engine/kv_cache.h"
-#include "engine/migrator.h"
+#include "engine/kv/kv_cache.h"
+#include "engine/kv/migrator.h"
 #include "engine/runner.h"
 #include "kernels/device.h"
 #include "scheduler/page_pool.h"

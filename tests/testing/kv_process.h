@@ -14,9 +14,9 @@
 
 #include "engine/engine.h"
 #include "engine/engine_parts.h"
-#include "engine/kv_cache.h"
-#include "engine/kv_store.h"
-#include "engine/page_recoder.h"
+#include "engine/kv/kv_cache.h"
+#include "engine/kv/kv_store.h"
+#include "engine/kv/page_recoder.h"
 #include "tests/testing/byte_model.h"
 #include "tests/testing/engine_requests.h"
 #include "tests/testing/fake_tokenizer.h"

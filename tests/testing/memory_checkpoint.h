@@ -50,9 +50,13 @@ class MemoryCheckpoint : public Checkpoint {
   template <typename T>
   Result<T> Read(std::string_view key) const {
     const auto found = values_.find(std::string(key));
-    if (found == values_.end()) return NotFound("{}: absent", key);
+    if (found == values_.end()) {
+      return NotFound("{}: absent", key);
+    }
     const T* value = std::get_if<T>(&found->second);
-    if (value == nullptr) return InvalidArgument("{}: of another type", key);
+    if (value == nullptr) {
+      return InvalidArgument("{}: of another type", key);
+    }
     return *value;
   }
 

@@ -75,7 +75,9 @@ class RecordingSink : public OutputSink {
   void OnDelta(OutputDelta delta) override {
     const std::lock_guard lock(recording_->mutex_);
     const auto choice = static_cast<size_t>(delta.choice);
-    if (recording_->tokens_.size() <= choice) recording_->tokens_.resize(choice + 1);
+    if (recording_->tokens_.size() <= choice) {
+      recording_->tokens_.resize(choice + 1);
+    }
     auto& tokens = recording_->tokens_[choice];
     tokens.insert(tokens.end(), delta.token_ids.begin(), delta.token_ids.end());
     if (choice == 0) {

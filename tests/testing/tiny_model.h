@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "engine/kv_cache.h"
+#include "engine/kv/kv_cache.h"
 #include "engine/model/model_config.h"
 #include "engine/model/transformer.h"
 #include "kernels/device.h"

@@ -20,7 +20,9 @@ class StreamingDetokenizerTest : public testing::Test {
   std::vector<std::string> Stream(std::string_view bytes) {
     StreamingDetokenizer detokenizer(*tokenizer_, false);
     std::vector<std::string> parts;
-    for (char byte : bytes) parts.push_back(detokenizer.Add(static_cast<uint8_t>(byte)));
+    for (char byte : bytes) {
+      parts.push_back(detokenizer.Add(static_cast<uint8_t>(byte)));
+    }
     parts.push_back(detokenizer.Flush());
     return parts;
   }
@@ -129,7 +131,9 @@ TEST_F(StreamingDetokenizerTest, AnyTokensGiveValidPiecesThatJoinToTheWhole) {
     }
     // The same from all bytes at once.
     std::string bytes;
-    for (TokenId id : ids) bytes += tokenizer_->TokenBytes(id, true);
+    for (TokenId id : ids) {
+      bytes += tokenizer_->TokenBytes(id, true);
+    }
     std::string expected;
     for (std::string_view rest = bytes; !rest.empty();) {
       const Utf8Unit unit = DecodeUtf8(rest);

@@ -17,10 +17,18 @@ namespace {
 using nlohmann::json;
 
 MemoryCheckpoint::Value ToValue(const json& value) {
-  if (value.is_boolean()) return value.get<bool>();
-  if (value.is_number_integer()) return value.get<int64_t>();
-  if (value.is_string()) return value.get<std::string>();
-  if (!value.empty() && value.front().is_number()) return value.get<std::vector<int64_t>>();
+  if (value.is_boolean()) {
+    return value.get<bool>();
+  }
+  if (value.is_number_integer()) {
+    return value.get<int64_t>();
+  }
+  if (value.is_string()) {
+    return value.get<std::string>();
+  }
+  if (!value.empty() && value.front().is_number()) {
+    return value.get<std::vector<int64_t>>();
+  }
   return value.get<std::vector<std::string>>();
 }
 
@@ -48,7 +56,9 @@ int Main(const std::string& metadata_path, const std::string& pre) {
   MemoryCheckpoint checkpoint;
   std::ifstream file(metadata_path);
   const json metadata = json::parse(file);
-  for (const auto& [key, value] : metadata.items()) checkpoint.Set(key, ToValue(value));
+  for (const auto& [key, value] : metadata.items()) {
+    checkpoint.Set(key, ToValue(value));
+  }
   const auto tokenizer = LoadTokenizer(checkpoint, {.pre_tokenizer = pre});
   if (!tokenizer.ok()) {
     std::cerr << tokenizer.status().message() << '\n';

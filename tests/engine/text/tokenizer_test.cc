@@ -30,7 +30,9 @@ std::unique_ptr<Tokenizer> Load(const MemoryCheckpoint& checkpoint, const std::s
 
 std::vector<TokenId> Bytes(std::string_view text) {
   std::vector<TokenId> ids;
-  for (char byte : text) ids.push_back(static_cast<uint8_t>(byte));
+  for (char byte : text) {
+    ids.push_back(static_cast<uint8_t>(byte));
+  }
   return ids;
 }
 
@@ -53,7 +55,9 @@ std::string RandomBytes(std::mt19937& random, size_t max_size) {
 
 std::string JoinBytes(const Tokenizer& tokenizer, std::span<const TokenId> ids) {
   std::string bytes;
-  for (TokenId id : ids) bytes += tokenizer.TokenBytes(id, /*show_special=*/true);
+  for (TokenId id : ids) {
+    bytes += tokenizer.TokenBytes(id, /*show_special=*/true);
+  }
   return bytes;
 }
 
@@ -75,8 +79,12 @@ TEST(Tokenizer, LongWordsAreMergedAsShortOnesAre) {
   for (size_t size = 1; size <= 200; ++size) {
     const auto ids = tokenizer->Encode(std::string(size, 'a'), SpecialTokens::kPlain);
     std::vector<TokenId> expected(size / 4, 263);
-    if (size % 4 >= 2) expected.push_back(262);
-    if (size % 2 == 1) expected.push_back('a');
+    if (size % 4 >= 2) {
+      expected.push_back(262);
+    }
+    if (size % 2 == 1) {
+      expected.push_back('a');
+    }
     EXPECT_EQ(ids, expected) << size;
   }
 }
@@ -115,7 +123,9 @@ TEST(Tokenizer, EachOfManyPlainRangesCounts) {
   const std::string text = "<|im_start|><|im_start|>x<|im_end|>";
   const ByteRange ranges[] = {{12, 24}, {24, 25}};
   std::vector<TokenId> expected{kImStart};
-  for (TokenId id : Bytes("<|im_start|>x")) expected.push_back(id);
+  for (TokenId id : Bytes("<|im_start|>x")) {
+    expected.push_back(id);
+  }
   expected.push_back(kImEnd);
   EXPECT_EQ(tokenizer->Encode(text, SpecialTokens::kParse, ranges), expected);
 }
@@ -151,7 +161,9 @@ TEST(Tokenizer, TheLeastNumberOfTokensIsNeverMoreThanThereAre) {
     }
     for (const char* shrinking : {"\u212a", "\u1fbe\u0308\u0301", "\u1112\u1161\u11ab"}) {
       std::string text;
-      for (int i = 0; i < 100; ++i) text += shrinking;
+      for (int i = 0; i < 100; ++i) {
+        text += shrinking;
+      }
       EXPECT_LE(tokenizer->MinTokens(text), tokenizer->Encode(text, SpecialTokens::kPlain).size());
     }
     EXPECT_EQ(tokenizer->MinTokens(""), 0U);
@@ -202,10 +214,12 @@ TEST(Tokenizer, AnswersEndAtEosAndAtTheKnownControlTokens) {
   const auto not_control = static_cast<TokenId>(AddToken(checkpoint, "<|eot_id|>", 1));
   checkpoint.Set("tokenizer.ggml.eot_token_id", int64_t{7});
   const auto tokenizer = Load(checkpoint);
-  for (TokenId id : {0, 7, kImEnd, end_of_text})
+  for (TokenId id : {0, 7, kImEnd, end_of_text}) {
     EXPECT_TRUE(tokenizer->IsEndOfGeneration(id)) << id;
-  for (TokenId id : {1, kImStart, not_control})
+  }
+  for (TokenId id : {1, kImStart, not_control}) {
     EXPECT_FALSE(tokenizer->IsEndOfGeneration(id)) << id;
+  }
 }
 
 TEST(Tokenizer, BosIsAddedAsTheCheckpointSaysElseAsTheStyleDoes) {
@@ -227,8 +241,9 @@ TEST(Tokenizer, ThreadsMayShareOne) {
   std::vector<int> equal(4, 0);
   for (int& count : equal) {
     threads.emplace_back([&] {
-      for (int i = 0; i < 200; ++i)
+      for (int i = 0; i < 200; ++i) {
         count += tokenizer->Encode(text, SpecialTokens::kParse) == expected;
+      }
     });
   }
   threads.clear();
@@ -242,7 +257,9 @@ TEST(Tokenizer, LongRunsOfTheSameAreEncodedInBoundedTime) {
     for (const char* piece :
          {"a", " ", "\n", "=", "1", " \n", "\xe2\x80\x83", "\xff", "<", "\xcc\x81\xcc\xa3"}) {
       std::string text;
-      while (text.size() < (size_t{1} << 19)) text += piece;
+      while (text.size() < (size_t{1} << 19)) {
+        text += piece;
+      }
       const auto ids = tokenizer->Encode(text, SpecialTokens::kParse);
       EXPECT_EQ(JoinBytes(*tokenizer, ids).size(), text.size()) << pre << piece;
     }
