@@ -11,6 +11,8 @@ if(THERMOCLINE_SANITIZE)
   target_compile_options(thermocline_options INTERFACE -fsanitize=${THERMOCLINE_SANITIZE}
                                                        -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_link_options(thermocline_options INTERFACE -fsanitize=${THERMOCLINE_SANITIZE})
+  # g++ and clang++ tell a source in different ways that a sanitizer is on; this is the same in both.
+  target_compile_definitions(thermocline_options INTERFACE THERMOCLINE_SANITIZED)
 endif()
 
 # Paths are cached relative to the checkout, so that a second clone finds what the first compiled.

@@ -56,11 +56,7 @@ double ModelRunner::move_seconds() const { return migrator_->busy_seconds(); }
 
 Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
   const size_t num_sequences = plan.sequences.size();
-  RunResult result;
-  result.step.accepted.resize(num_sequences);
-  result.output_logprobs.resize(num_sequences);
-  result.prompt_logprobs.resize(num_sequences);
-  result.errors.resize(num_sequences);
+  RunResult result(num_sequences);
   if (num_sequences == 0) {
     return result;
   }

@@ -12,6 +12,13 @@ namespace thermocline {
 
 // One step's outcome: what the scheduler needs, and what clients asked to see beside it.
 struct RunResult {
+  RunResult() = default;
+  // A place for each sequence of the plan; nothing accepted, no errors.
+  explicit RunResult(size_t num_sequences)
+      : output_logprobs(num_sequences), prompt_logprobs(num_sequences), errors(num_sequences) {
+    step.accepted.resize(num_sequences);
+  }
+
   StepResult step;
   // Indexed as StepPlan::sequences. Empty unless asked for.
   std::vector<std::vector<TokenLogprobs>> output_logprobs;  // one per accepted token

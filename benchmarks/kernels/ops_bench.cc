@@ -21,7 +21,7 @@
 namespace thermocline {
 namespace {
 
-// Of the machine, measured once before the first benchmark.
+// The machine's peaks, measured once before the first benchmark.
 struct Peaks {
   double read_bytes = MeasureReadBandwidth();
   double int8_macs = MeasureInt8Peak();

@@ -27,12 +27,8 @@ class InstantRunner : public Runner {
   explicit InstantRunner(TokenId token) : token_(token) {}
 
   Result<RunResult> Run(const StepPlan& plan) override {
-    RunResult result;
     const size_t count = plan.sequences.size();
-    result.step.accepted.resize(count);
-    result.output_logprobs.resize(count);
-    result.prompt_logprobs.resize(count);
-    result.errors.resize(count);
+    RunResult result(count);
     for (size_t i = 0; i < count; ++i) {
       if (plan.sequences[i].samples()) {
         result.step.accepted[i].push_back(token_);

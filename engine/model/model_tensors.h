@@ -12,12 +12,12 @@ namespace thermocline {
 
 // What a tensor is to the forward pass.
 enum class TensorRole : uint8_t {
-  // Of the whole model.
+  // Tensors of the whole model:
   kEmbedding,
   kHead,
   kFinalNorm,
   kRopeFactors,
-  // Of each layer.
+  // Tensors of each layer:
   kAttentionNorm,
   kQuery,
   kKey,

@@ -21,7 +21,9 @@ constexpr int kSocket = 3;
 constexpr int kStatm = 4;
 constexpr size_t kKeptBytes = size_t{32} << 20;  // more than this, and the worker is replaced
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+// A sanitizer's runtime needs addresses of its own to report an error, so its builds have no limit
+// on them. The parent's limit on resident bytes holds in all builds.
+#ifdef THERMOCLINE_SANITIZED
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;

@@ -52,19 +52,12 @@ std::optional<ApiError> ParseChatRequest(const ApiContext& context, std::string_
   std::optional<ApiError> error;
   const Json root = ParseBody(body, error);
   FieldReader fields(root, "", error);
-  const int vocab_size = context.service.tokenizer().vocab_size();
   request.chat = true;
   CheckModel(context, fields, error);
   ReadStream(fields, error, request);
   CheckModalities(fields);
 
-  Request prompt;
-  ReadAnswerForm(fields, error, request, prompt);
-  prompt.sampling = ReadSampling(fields, error, vocab_size);
-  prompt.sampling.num_logprobs = ReadChatLogprobs(fields);
-  prompt.stop = ReadStop(fields, vocab_size);
-  prompt.kv_fidelity = ReadKvFidelity(context, fields);
-  ReadCacheScope(fields, prompt);
+  Request prompt = ReadCommonFields(context, fields, error, ReadChatLogprobs, request);
   const int64_t max_tokens =
       ReadMaxTokens(fields, kChatMaxTokensRange, request.num_prompt_logprobs >= 0);
   const ChatTemplateInput input = ReadChatInput(fields, error);

@@ -94,17 +94,10 @@ std::optional<ApiError> ParseCompletionRequest(const ApiContext& context, std::s
   std::optional<ApiError> error;
   const Json root = ParseBody(body, error);
   FieldReader fields(root, "", error);
-  const int vocab_size = context.service.tokenizer().vocab_size();
   CheckModel(context, fields, error);
   ReadStream(fields, error, request);
 
-  Request common;
-  ReadAnswerForm(fields, error, request, common);
-  common.sampling = ReadSampling(fields, error, vocab_size);
-  common.sampling.num_logprobs = ReadCompletionLogprobs(fields);
-  common.stop = ReadStop(fields, vocab_size);
-  common.kv_fidelity = ReadKvFidelity(context, fields);
-  ReadCacheScope(fields, common);
+  Request common = ReadCommonFields(context, fields, error, ReadCompletionLogprobs, request);
   const bool echo = fields.Bool("echo", false);
   if (echo) {
     common.num_prompt_logprobs = std::max(common.num_prompt_logprobs, common.sampling.num_logprobs);

@@ -8,6 +8,7 @@
 #include <limits>
 #include <utility>
 
+#include "engine/text/tokenizer.h"
 #include "server/api/kv_names.h"
 
 namespace thermocline {
@@ -138,6 +139,9 @@ void ReadStream(FieldReader& fields, std::optional<ApiError>& error, ApiRequest&
   Note(fields, CheckStreamOptions(request.stream, request.include_usage));
 }
 
+namespace {
+
+// Everything about how tokens are drawn, but logprobs.
 SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error, int vocab_size) {
   SamplingParams sampling;
   sampling.temperature = ReadFloat(fields, "temperature", kTemperatureRange);
@@ -155,6 +159,7 @@ SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error,
   return sampling;
 }
 
+// Everything about when output ends, but max_tokens.
 StopParams ReadStop(FieldReader& fields, int vocab_size) {
   StopParams stop;
   ReadStopStrings(fields, stop);
@@ -168,6 +173,7 @@ StopParams ReadStop(FieldReader& fields, int vocab_size) {
   return stop;
 }
 
+// `kv_fidelity`: exact, high, balanced or max; the server's own when absent.
 KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields) {
   const std::string name = fields.String("kv_fidelity", "", 16);
   if (name.empty()) {
@@ -181,6 +187,7 @@ KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields) {
   return fidelity.value_or(context.kv_fidelity);
 }
 
+// `session_id` and `cache_salt`: see SetSession and SetCacheScope.
 void ReadCacheScope(FieldReader& fields, Request& request) {
   Note(fields, SetSession(fields.String("session_id", "", kMaxSessionIdBytes), request));
   std::optional<std::string> salt;
@@ -190,6 +197,7 @@ void ReadCacheScope(FieldReader& fields, Request& request) {
   Note(fields, SetCacheScope(salt, request));
 }
 
+// What the answer is to hold: `n`, `return_token_ids`, `prompt_logprobs`...
 void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request,
                     Request& prompt) {
   prompt.num_choices = static_cast<int>(ReadInt(fields, "n", kNumChoicesRange));
@@ -207,6 +215,22 @@ void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequ
       format_fields.Fail("type", "only `text` is supported");
     }
   }
+}
+
+}  // namespace
+
+Request ReadCommonFields(const ApiContext& context, FieldReader& fields,
+                         std::optional<ApiError>& error, int (*read_logprobs)(FieldReader&),
+                         ApiRequest& request) {
+  const int vocab_size = context.service.tokenizer().vocab_size();
+  Request common;
+  ReadAnswerForm(fields, error, request, common);
+  common.sampling = ReadSampling(fields, error, vocab_size);
+  common.sampling.num_logprobs = read_logprobs(fields);
+  common.stop = ReadStop(fields, vocab_size);
+  common.kv_fidelity = ReadKvFidelity(context, fields);
+  ReadCacheScope(fields, common);
+  return common;
 }
 
 int64_t ReadMaxTokens(FieldReader& fields, const FieldRange<int64_t>& range,

@@ -35,17 +35,12 @@ Json ParseBody(std::string_view body, std::optional<ApiError>& error);
 // A model that is named must be ours.
 void CheckModel(const ApiContext& context, FieldReader& fields, std::optional<ApiError>& error);
 void ReadStream(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request);
-// Everything about how tokens are drawn, but logprobs.
-SamplingParams ReadSampling(FieldReader& fields, std::optional<ApiError>& error, int vocab_size);
-// Everything about when output ends, but max_tokens.
-StopParams ReadStop(FieldReader& fields, int vocab_size);
-// `kv_fidelity`: exact, high, balanced or max; the server's own when absent.
-KvFidelity ReadKvFidelity(const ApiContext& context, FieldReader& fields);
-// `session_id` and `cache_salt`: see SetSession and SetCacheScope.
-void ReadCacheScope(FieldReader& fields, Request& request);
-// What the answer is to hold: `n`, `return_token_ids`, `prompt_logprobs`...
-void ReadAnswerForm(FieldReader& fields, std::optional<ApiError>& error, ApiRequest& request,
-                    Request& prompt);
+// What chats and completions have in common: the form of the answer, how tokens are drawn, when
+// output ends, and what the request may read. `read_logprobs` reads the fields of log
+// probabilities, which differ: how many to return at each position, or -1 for none.
+Request ReadCommonFields(const ApiContext& context, FieldReader& fields,
+                         std::optional<ApiError>& error, int (*read_logprobs)(FieldReader&),
+                         ApiRequest& request);
 // `max_tokens` under any of its names; -1: all the room there is. See CheckMaxTokens.
 int64_t ReadMaxTokens(FieldReader& fields, const FieldRange<int64_t>& range,
                       bool asks_about_prompt);

@@ -200,6 +200,7 @@ TEST(PageMove, AMoveIsCommittedOnce) {
   const auto pool = MakeTieredPool(16);
   PendingMove move = pool->BeginMove(Take(*pool), Tier::kCold).value();
   EXPECT_TRUE(std::move(move).Commit(0));
+  // NOLINTNEXTLINE(bugprone-use-after-move): what is tested
   EXPECT_DEATH(static_cast<void>(std::move(move).Commit(0)), "CHECK failed");
 }
 

@@ -151,7 +151,7 @@ TEST_F(TierPolicyTest, ASequenceIsHeldToItsPartWhateverItsError) {
   }
   const std::vector<TierChange> changes =
       Propose({Sequence(pages), Sequence(others)}, {.step = kStep, .urgent = true}, 0.6);
-  // Of forty pages' 320 units 192 are allowed, eight of them for the next page: 128 go.
+  // Forty pages take 320 units. 192 are allowed, eight of them for the next page: 128 go.
   uint64_t freed = 0;
   for (const TierChange& change : changes) {
     EXPECT_TRUE(std::find(pages.begin(), pages.end(), change.page) != pages.end());

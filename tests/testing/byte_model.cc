@@ -115,11 +115,7 @@ ByteRunner::ByteRunner(const PagePool& pool, Device& device, int vocab_size)
 Result<RunResult> ByteRunner::Run(const StepPlan& plan) {
   ++num_runs_;
   const size_t count = plan.sequences.size();
-  RunResult result;
-  result.step.accepted.resize(count);
-  result.output_logprobs.resize(count);
-  result.prompt_logprobs.resize(count);
-  result.errors.resize(count);
+  RunResult result(count);
   for (size_t i = 0; i < count; ++i) {
     const ScheduledSequence& scheduled = plan.sequences[i];
     Compute(scheduled);

@@ -103,12 +103,8 @@ Result<RunResult> FakeRunner::Run(const StepPlan& plan) {
       return status;
     }
   }
-  RunResult result;
   const size_t count = plan.sequences.size();
-  result.step.accepted.resize(count);
-  result.output_logprobs.resize(count);
-  result.prompt_logprobs.resize(count);
-  result.errors.resize(count);
+  RunResult result(count);
   int num_tokens = 0;
   for (size_t i = 0; i < count; ++i) {
     const ScheduledSequence& scheduled = plan.sequences[i];

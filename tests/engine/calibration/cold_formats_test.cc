@@ -63,7 +63,7 @@ TEST(ColdFormats, ColdPagesOfABudgetFillIt) {
   const double warm = bytes[static_cast<size_t>(Tier::kWarm)];
   for (const double budget : {0.25, 0.3, 0.5}) {
     const double ratio = ColdRatioOfBudget(kLayout, budget, 8192).value();
-    // Of 128 pages and the one to come: two hot, the first and three of the window warm.
+    // 128 pages and the one to come: two are hot, the first and three of the window warm.
     EXPECT_NEAR(2 * hot + 4 * warm + 123 * hot / ratio, budget * 129 * hot, 1) << budget;
   }
   EXPECT_NEAR(ColdRatioOfBudget(kLayout, 0.25, 8192).value(), 4.37, 0.02);

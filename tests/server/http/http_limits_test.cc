@@ -217,23 +217,38 @@ TEST_F(HttpLimits, AnIdleConnectionIsClosed) {
   EXPECT_TRUE(Ask("GET /live HTTP/1.1\r\nHost: x\r\n\r\n").ends_with("{\"status\":\"live\"}"));
 }
 
-TEST_F(HttpLimits, ConnectionsBeyondTheCapGet503) {
+// Two connections are taken; once one of them is closed, another one is.
+class ConnectionCaps : public HttpLimits {
+ protected:
+  void TakeTwo() {
+    first_.emplace(server_->port());
+    second_.emplace(server_->port());
+    first_->Send(kNext);
+    second_->Send(kNext);
+    first_->ReadUntil("\"live\"");
+    second_->ReadUntil("\"live\"");
+  }
+  void ExpectRoomOnceOneIsClosed() {
+    first_->Close();
+    EXPECT_TRUE(Eventually([this] {
+      return Ask("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").find("200 OK") !=
+             std::string::npos;
+    }));
+  }
+
+ private:
+  std::optional<Client> first_;
+  std::optional<Client> second_;
+};
+
+TEST_F(ConnectionCaps, ConnectionsBeyondTheCapGet503) {
   options_.max_connections = 2;
   Start();
-  Client first(server_->port());
-  Client second(server_->port());
-  first.Send("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
-  second.Send("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
-  first.ReadUntil("\"live\"");
-  second.ReadUntil("\"live\"");
+  TakeTwo();
   const std::string refused = Ask("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
   EXPECT_TRUE(refused.starts_with("HTTP/1.1 503")) << refused;
   EXPECT_NE(refused.find("Retry-After: 1"), std::string::npos);
-  first.Close();
-  EXPECT_TRUE(Eventually([this] {
-    return Ask("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").find("200 OK") !=
-           std::string::npos;
-  }));
+  ExpectRoomOnceOneIsClosed();
 }
 
 TEST_F(HttpLimits, AllLargeBodiesTogetherAreBoundedAndSmallOnesAreTaken) {
@@ -261,22 +276,13 @@ TEST_F(HttpLimits, AllLargeBodiesTogetherAreBoundedAndSmallOnesAreTaken) {
   }));
 }
 
-TEST_F(HttpLimits, OneAddressCannotTakeAllConnections) {
+TEST_F(ConnectionCaps, OneAddressCannotTakeAllConnections) {
   options_.max_connections = 10;
   options_.max_connections_per_address = 2;
   Start();
-  Client first(server_->port());
-  Client second(server_->port());
-  first.Send("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
-  second.Send("GET /live HTTP/1.1\r\nHost: x\r\n\r\n");
-  first.ReadUntil("\"live\"");
-  second.ReadUntil("\"live\"");
+  TakeTwo();
   EXPECT_TRUE(Ask("GET /live HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 429"));
-  first.Close();
-  EXPECT_TRUE(Eventually([this] {
-    return Ask("GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").find("200 OK") !=
-           std::string::npos;
-  }));
+  ExpectRoomOnceOneIsClosed();
 }
 
 TEST(AddressKey, OneHostIsOneAddress) {
