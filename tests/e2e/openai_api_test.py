@@ -151,7 +151,7 @@ def test_offsets_stay_in_a_text_that_a_stop_string_ends(client, stream):
 def test_a_cache_salt_parts_the_prefix_cache(client):
     def cached(**salt):
         return client.completions.create(
-            model="smol", prompt="Salt and pepper. " * 60, max_tokens=1, temperature=0, extra_body=salt
+            model="smol", prompt="Salt and pepper. " * 20, max_tokens=1, temperature=0, extra_body=salt
         ).usage.prompt_tokens_details.cached_tokens
     assert cached() == 0 and cached() > 0
     assert cached(cache_salt="a") == 0 and cached(cache_salt="a") > 0
@@ -162,7 +162,7 @@ def test_a_cache_salt_parts_the_store_too(start_server, tmp_path):
     flags = ("--kv-policy", "hot", "--kv-store-dir", str(tmp_path))
     def restored(**salt):
         return client.completions.create(
-            model="smol", prompt="Salt and pepper. " * 60, max_tokens=1, temperature=0, extra_body=salt
+            model="smol", prompt="Salt and pepper. " * 20, max_tokens=1, temperature=0, extra_body=salt
         ).usage.prompt_tokens_details.restored_tokens
     server = start_server(*flags)
     client = server.client()
@@ -245,7 +245,7 @@ def test_a_repeated_prompt_is_found_in_the_cache(client):
 
 
 def test_usage_tells_where_the_tokens_are(client):
-    common = dict(model="smol", prompt=["One. " * 300, "Two. " * 300], max_tokens=2, temperature=0)
+    common = dict(model="smol", prompt=["One. " * 60, "Two. " * 60], max_tokens=2, temperature=0)
     usage = client.completions.create(**common).usage
     assert usage.kv_tokens == {"hot": usage.total_tokens - 2, "warm": 0, "cold": 0, "archive": 0}  # the last is not computed
     assert usage.reused_lossy_cache is False
@@ -253,11 +253,11 @@ def test_usage_tells_where_the_tokens_are(client):
 
 def test_forced_cold_leaves_the_recent_window_hot(start_server):
     server = start_server("--kv-policy", "cold")
-    common = dict(model="smol", prompt="One two three four. " * 200, max_tokens=8, temperature=0)
+    common = dict(model="smol", prompt="One two three four. " * 100, max_tokens=8, temperature=0)
     chunks = list(server.client().completions.create(**common, stream=True, stream_options={"include_usage": True}))
     usage = chunks[-1].usage
     assert usage.kv_tokens["warm"] == 64  # the first page
-    assert usage.kv_tokens["cold"] > 500 and usage.kv_tokens["cold"] % 64 == 0
+    assert usage.kv_tokens["cold"] >= 128 and usage.kv_tokens["cold"] % 64 == 0
     assert 192 <= usage.kv_tokens["hot"] < 192 + 128
     assert not usage.reused_lossy_cache
     assert server.client().completions.create(**common).usage.reused_lossy_cache
@@ -267,7 +267,7 @@ def test_kv_shows_the_pages_of_an_answer_that_streams(start_server):
     server = start_server("--kv-policy", "cold", "--kv-budget", "0.5")
     secret = "The password is swordfish. "
     stream = server.client().completions.create(
-        model="smol", prompt=secret * 100, max_tokens=300, temperature=0, stream=True, extra_body={"ignore_eos": True})
+        model="smol", prompt=secret * 80, max_tokens=300, temperature=0, stream=True, extra_body={"ignore_eos": True})
     assert stream.response.headers["x-response-id"] == (first := next(stream)).id
     answer = server.get("/v1/kv")
     kv = answer.json()
@@ -378,8 +378,9 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_counts(client):
     assert "2049" in error.value.message and "2048" in error.value.message
 
 
-def test_max_tokens_beyond_the_room_is_cut_with_a_warning(client):
-    common = dict(model="smol", prompt=[1] * 2040, temperature=0, extra_body={"ignore_eos": True})
+def test_max_tokens_beyond_the_room_is_cut_with_a_warning(start_server):
+    client = start_server("--max-model-len", "256").client()
+    common = dict(model="smol", prompt=[1] * 248, temperature=0, extra_body={"ignore_eos": True})
     answer = client.completions.create(**common, max_tokens=49)
     assert answer.usage.completion_tokens == 8
     assert len(answer.warnings) == 1 and "8 of the 49" in answer.warnings[0]

@@ -7,7 +7,7 @@ import signal
 import httpx
 import pytest
 
-BOOK = "The harbour lay still that winter, and the letters came slowly. " * 40
+BOOK = "The harbour lay still that winter, and the letters came slowly. " * 24
 
 
 def ask(server, prompt, **more):
@@ -99,8 +99,8 @@ def test_a_saved_session_outlives_other_policies_a_lower_cap_and_a_shorter_conte
         ask(first, f"{number}. " + BOOK)
     assert first.stop() == 0
     for others in (
-        ("--kv-policy", "adaptive", "--kv-store-disk-bytes", "24M"),
-        ("--kv-policy", "hot", "--max-model-len", "256", "--kv-store-disk-bytes", "24M", "--kv-store-memory-bytes", "8M"),
+        ("--kv-policy", "adaptive", "--kv-store-disk-bytes", "16M"),
+        ("--kv-policy", "hot", "--max-model-len", "256", "--kv-store-disk-bytes", "16M", "--kv-store-memory-bytes", "8M"),
     ):
         between = start_server(*flags, *others)
         assert sessions(between) == ["winter"]
@@ -110,7 +110,7 @@ def test_a_saved_session_outlives_other_policies_a_lower_cap_and_a_shorter_conte
             assert "--max-model-len" in restored["warning"]
         ask(between, "Another prompt of some length. " * 30)
         assert between.stop() == 0
-    last = start_server(*flags, "--kv-policy", "hot", "--kv-store-disk-bytes", "24M")
+    last = start_server(*flags, "--kv-policy", "hot", "--kv-store-disk-bytes", "16M")
     restored = call(last, "restore", "winter").json()
     assert restored["restored_tokens"] == restored["saved_tokens"] == saved["saved_tokens"]
     assert "warning" not in restored

@@ -2,7 +2,7 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
+#include <type_traits>
 
 #include "kernels/base/check.h"
 #include "kernels/base/status.h"
@@ -34,7 +34,9 @@ class DeviceWindow {
       return nullptr;
     }
     CHECK(Holds(address));
-    return reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(address) + kBytes);
+    using Byte = std::conditional_t<std::is_const_v<T>, const std::byte, std::byte>;
+    using Void = std::conditional_t<std::is_const_v<T>, const void, void>;
+    return static_cast<T*>(static_cast<Void*>(reinterpret_cast<Byte*>(address) + kBytes));
   }
 
  private:
