@@ -142,6 +142,13 @@ class DeviceThread {
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
 
+  // What this thread has stored into shared memory comes before copies that are begun later.
+  __device__ static void FenceCopies() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+  }
+
   // A warp's own copies from global into shared memory; every lane calls every method with the same
   // arguments. InitCopies: `barriers` are 8 bytes for each stage. A stage is begun, gets one or
   // more runs of parts whose bytes add up to `bytes`, and is committed. It is begun anew after its

@@ -119,6 +119,7 @@ class HostThread {
   void MultiplyHalves(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                       int line = __builtin_LINE()) const;
 
+  static void FenceCopies() {}
   void InitCopies(uint64_t* barriers, int num_stages);
   void BeginStage(int stage, uint32_t bytes);
   void CopyParts(int stage, int num_parts, std::byte* to, uint32_t to_stride, const std::byte* from,
