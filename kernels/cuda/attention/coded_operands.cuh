@@ -51,14 +51,6 @@ class CodedOperands {
   // kRestShift makes smaller.
   HD void Score(const std::byte* codes, const std::byte* queries,
                 int32_t (&sums)[kProducts][4]) const {
-    uint32_t q[kSteps][4];
-#pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      const auto words = x_.Load16(queries + (step * 32 + x_.lane()) * 16);
-      for (int i = 0; i < 4; ++i) {
-        q[step][i] = words.w[i];
-      }
-    }
 #pragma unroll
     for (int j = 0; j < kProducts; j += kWide) {
       const int token = TokenOf(j, g_);
@@ -66,16 +58,16 @@ class CodedOperands {
           codes + token / 16 * KeyPanelBytes(kKeyBits, head_dim_) + token % 16 * 4;
       int32_t(*to)[4] = sums + j;
       if constexpr (kKeyBits == 8) {
-        ScoreBytes(at, q, to);
+        ScoreBytes(at, queries, to);
       } else if constexpr (kKeyBits == 2) {
-        ScorePairs(at, q, to);
+        ScorePairs(at, queries, to);
       } else {
-        ScoreNibbles(at, KeyLevels().words, q, to);
+        ScoreNibbles(at, KeyLevels().words, queries, to);
         if constexpr (kRestShift > 0) {
           for (int i = 0; i < 4 * kWide; ++i) {
             to[i / 4][i % 4] *= 1 << kRestShift;
           }
-          ScoreNibbles(at, KeyLevels().rest, q, to);
+          ScoreNibbles(at, KeyLevels().rest, queries, to);
         }
       }
     }
@@ -131,6 +123,11 @@ class CodedOperands {
   static constexpr int kStoredPanel =
       kValueBits == 8 ? GroupBytes(8) : PanelBytes(kValueBits, kRows);
 
+  static constexpr int kGroupSteps = kWholeGroups ? 4 : 2;  // of the groups that a lane reads
+
+  HD auto LoadQuery(const std::byte* queries, int step) const {
+    return x_.Load16(queries + (step * 32 + x_.lane()) * 16);
+  }
   // Groups and panels that a smaller head lacks are read as the first one: their queries are zero,
   // their outputs are dropped.
   HD int Group(int group) const {
@@ -148,54 +145,58 @@ class CodedOperands {
     x_.template Multiply<int8_t>(sums, q, low, high);
   }
 
-  HD void ScoreBytes(const std::byte* at, const uint32_t (&q)[kSteps][4],
-                     int32_t (*sums)[4]) const {
+  HD void ScoreBytes(const std::byte* at, const std::byte* queries, int32_t (*sums)[4]) const {
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
+      const auto q = LoadQuery(queries, step);
       const std::byte* group = at + Group(step) * GroupBytes(8) + t_ * kGroupRowBytes;
       const WordRun<kWide> low = Levels::template Load<kWide>(x_, group);
       const WordRun<kWide> high = Levels::template Load<kWide>(x_, group + 4 * kGroupRowBytes);
 #pragma unroll
       for (int i = 0; i < kWide; ++i) {
-        x_.template Multiply<int8_t>(sums[i], q[step], low.w[i], high.w[i]);
+        x_.template Multiply<int8_t>(sums[i], q.w, low.w[i], high.w[i]);
       }
     }
   }
 
   // `table`: the levels' bytes, or their rest.
-  HD void ScoreNibbles(const std::byte* at, const uint32_t (&table)[4],
-                       const uint32_t (&q)[kSteps][4], int32_t (*sums)[4]) const {
+  HD void ScoreNibbles(const std::byte* at, const uint32_t (&table)[4], const std::byte* queries,
+                       int32_t (*sums)[4]) const {
 #pragma unroll
     for (int first = 0; first < kSteps; first += 4) {
+      typename Thread::Words q[kGroupSteps];
+      for (int step = 0; step < kGroupSteps; ++step) {
+        q[step] = LoadQuery(queries, first + step);
+      }
       WordRun<kWide> rows[4];
       const int group = kWholeGroups ? t_ + first : t_ / 2;
       Levels::template LoadRows<kKeyBits>(x_, at + Group(group) * GroupBytes(kKeyBits), rows);
 #pragma unroll
       for (int i = 0; i < kWide; ++i) {
 #pragma unroll
-        for (int step = 0; step < (kWholeGroups ? 4 : 2); ++step) {
+        for (int step = 0; step < kGroupSteps; ++step) {
           const uint32_t selector = kWholeGroups
                                         ? Levels::template Selector<kKeyBits>(rows[step].w[i])
                                         : Levels::template Selector<kKeyBits>(
                                               rows[step].w[i], rows[(step + 2) % 4].w[i], t_ % 2);
-          MultiplyKey(sums[i], q[first + step], table, selector);
+          MultiplyKey(sums[i], q[step].w, table, selector);
         }
       }
     }
   }
 
-  HD void ScorePairs(const std::byte* at, const uint32_t (&q)[kSteps][4],
-                     int32_t (*sums)[4]) const {
+  HD void ScorePairs(const std::byte* at, const std::byte* queries, int32_t (*sums)[4]) const {
 #pragma unroll
     for (int first = 0; first < kSteps; first += 2) {
+      const typename Thread::Words q[2] = {LoadQuery(queries, first),
+                                           LoadQuery(queries, first + 1)};
       const int group = Group(t_ + 2 * first);
       const WordRun<kWide> row = Levels::template Load<kWide>(x_, at + group * GroupBytes(2));
 #pragma unroll
       for (int i = 0; i < kWide; ++i) {
 #pragma unroll
         for (int step = 0; step < 2; ++step) {
-          MultiplyKey(sums[i], q[first + step], KeyLevels().words,
-                      row.w[i] >> 2 * step & 0x33333333U);
+          MultiplyKey(sums[i], q[step].w, KeyLevels().words, row.w[i] >> 2 * step & 0x33333333U);
         }
       }
     }

@@ -44,6 +44,9 @@ void ExpectRight(AttentionRig& rig, const RigShape& shape, bool compare_with_ref
 
 TEST(AttentionBatch, LengthsAtPageEdgesAreRight) {
   for (const int dim : {64, 80}) {
+    if (kThinTests && dim == 64) {
+      continue;
+    }
     const RigShape shape{.dim = dim, .kv_heads = 1, .group = 3};
     std::vector<RigSequence> sequences;
     for (const int length : {1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 200, 449, 577}) {
@@ -70,7 +73,7 @@ TEST(AttentionBatch, ASequenceWithoutQueriesLeavesOthersAlone) {
 
 TEST(AttentionBatch, EightThousandTokensOfAllTiersAreRight) {
   const RigShape shape{.dim = 128, .kv_heads = 1, .group = 4};
-  AttentionRig rig(shape, {Mixed(8192 - 5)});
+  AttentionRig rig(shape, {Mixed((kThinTests ? 1024 : 8192) - 5)});
   ExpectRight(rig, shape, true);
 }
 
@@ -167,6 +170,9 @@ TEST(AttentionBatch, BitsAreTheSameInEveryOrderOfLanesAndBlocks) {
     const RigResult first = rig.Run();
     for (const GridOrder order : kOrders) {
       for (const int num_blocks : {1, 2, 5}) {
+        if (kThinTests && num_blocks != 2) {
+          continue;
+        }
         EXPECT_EQ(rig.Run(order, num_blocks), first);
       }
     }

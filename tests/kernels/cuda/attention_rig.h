@@ -13,6 +13,13 @@
 
 namespace thermocline {
 
+// Under sanitizers a kernel takes some fifteen times as long: tests leave sizes out, no features.
+#ifdef THERMOCLINE_THIN_TESTS
+inline constexpr bool kThinTests = true;
+#else
+inline constexpr bool kThinTests = false;
+#endif
+
 // A sequence of a batch: the tier of each page, its length with its query tokens, which are its
 // last ones.
 struct RigSequence {
