@@ -299,7 +299,7 @@ class AttentionWarp {
     float sums[2][4] = {};
     const std::byte* queries = x_.template shared<std::byte>(Memory::kHalfQueries);
     const int vector_bytes = 2 * head_dim_;
-#pragma unroll
+#pragma unroll 4
     for (int step = 0; step < kDim / 16; step += 2) {
       const auto q0 = x_.Load16(queries + (step * 32 + x_.lane()) * 16);
       const auto q1 = x_.Load16(queries + ((step + 1) * 32 + x_.lane()) * 16);

@@ -125,6 +125,9 @@ class CodedOperands {
 
   static constexpr int kGroupSteps = kWholeGroups ? 4 : 2;  // of the groups that a lane reads
 
+  // With outputs of 256 dimensions no registers are left to load far ahead.
+  static constexpr int kUnroll = kDim == 256 ? 1 : 8;
+
   HD auto LoadQuery(const std::byte* queries, int step) const {
     return x_.Load16(queries + (step * 32 + x_.lane()) * 16);
   }
@@ -146,7 +149,7 @@ class CodedOperands {
   }
 
   HD void ScoreBytes(const std::byte* at, const std::byte* queries, int32_t (*sums)[4]) const {
-#pragma unroll
+#pragma unroll kUnroll
     for (int step = 0; step < kSteps; ++step) {
       const auto q = LoadQuery(queries, step);
       const std::byte* group = at + Group(step) * GroupBytes(8) + t_ * kGroupRowBytes;
@@ -162,7 +165,7 @@ class CodedOperands {
   // `table`: the levels' bytes, or their rest.
   HD void ScoreNibbles(const std::byte* at, const uint32_t (&table)[4], const std::byte* queries,
                        int32_t (*sums)[4]) const {
-#pragma unroll
+#pragma unroll kUnroll
     for (int first = 0; first < kSteps; first += 4) {
       typename Thread::Words q[kGroupSteps];
       for (int step = 0; step < kGroupSteps; ++step) {
@@ -186,7 +189,7 @@ class CodedOperands {
   }
 
   HD void ScorePairs(const std::byte* at, const std::byte* queries, int32_t (*sums)[4]) const {
-#pragma unroll
+#pragma unroll kUnroll
     for (int first = 0; first < kSteps; first += 2) {
       const typename Thread::Words q[2] = {LoadQuery(queries, first),
                                            LoadQuery(queries, first + 1)};

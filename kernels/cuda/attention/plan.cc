@@ -62,6 +62,7 @@ class Planner {
     const int end_token = batch_.sequence_starts[sequence + 1];
     const int first_position = batch_.positions[first_token + first_row / group_];
     const int last_position = batch_.positions[first_token + (first_row + num_rows - 1) / group_];
+    CHECK(kv_.key_bias.num_pairs == 0 || last_position / 64 < kv_.key_bias.num_pages);
     const int first_page = window_ > 0 ? std::max(0, first_position - window_ + 1) / 64 : 0;
     const int observed_row = (end_token - kObservedTokens - first_token) * group_;
     AttentionTile tile;
