@@ -26,8 +26,11 @@ HD constexpr float InverseSqrtOfPower(int size) {
   return size == 2 ? value * 0.70710678F : value;
 }
 
+// x: a pointer to floats, or what can be indexed and added to like one.
+
 // H x in place for one power of two.
-HD constexpr void HadamardBlock(float* x, int size) {
+template <typename Floats>
+HD constexpr void HadamardBlock(Floats x, int size) {
   for (int half = 1; half < size; half *= 2) {
     for (int begin = 0; begin < size; begin += 2 * half) {
       for (int i = begin; i < begin + half; ++i) {
@@ -44,7 +47,8 @@ HD constexpr void HadamardBlock(float* x, int size) {
   }
 }
 
-HD constexpr void Hadamard(float* x, int dim) {
+template <typename Floats>
+HD constexpr void Hadamard(Floats x, int dim) {
   for (int done = 0; done < dim;) {
     const int size = LargestPowerOfTwo(dim - done);
     HadamardBlock(x + done, size);
@@ -53,13 +57,15 @@ HD constexpr void Hadamard(float* x, int dim) {
 }
 
 // x -> H S x, and back: H is its own inverse.
-HD constexpr void RotateForward(float* x, const float* signs, int dim) {
+template <typename Floats>
+HD constexpr void RotateForward(Floats x, const float* signs, int dim) {
   for (int i = 0; i < dim; ++i) {
     x[i] *= signs[i];
   }
   Hadamard(x, dim);
 }
-HD constexpr void RotateBack(float* x, const float* signs, int dim) {
+template <typename Floats>
+HD constexpr void RotateBack(Floats x, const float* signs, int dim) {
   Hadamard(x, dim);
   for (int i = 0; i < dim; ++i) {
     x[i] *= signs[i];

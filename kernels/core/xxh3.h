@@ -33,7 +33,9 @@ inline constexpr size_t kXxh3LongestShort = 240;  // longer inputs are hashed in
 inline constexpr size_t kXxh3ScrambleKey = 128;   // bytes into the secret
 inline constexpr size_t kXxh3LastStripeKey = 121;
 
-inline constexpr uint64_t kXxhPrime32[] = {0x9e3779b1, 0x85ebca77, 0xc2b2ae3d};
+inline constexpr uint64_t kXxhPrimeOf32Bits1 = 0x9e3779b1;
+inline constexpr uint64_t kXxhPrimeOf32Bits2 = 0x85ebca77;
+inline constexpr uint64_t kXxhPrimeOf32Bits3 = 0xc2b2ae3d;
 inline constexpr uint64_t kXxhPrime1 = 0x9e3779b185ebca87;
 inline constexpr uint64_t kXxhPrime2 = 0xc2b2ae3d27d4eb4f;
 inline constexpr uint64_t kXxhPrime3 = 0x165667b19e3779f9;
@@ -89,7 +91,7 @@ HD inline uint64_t Xxh3Key(const uint64_t* secret, size_t at) {
 HD constexpr uint64_t Xxh3FirstValue(int lane) {
   switch (lane) {
     case 0:
-      return kXxhPrime32[2];
+      return kXxhPrimeOf32Bits3;
     case 1:
       return kXxhPrime1;
     case 2:
@@ -99,11 +101,11 @@ HD constexpr uint64_t Xxh3FirstValue(int lane) {
     case 4:
       return kXxhPrime4;
     case 5:
-      return kXxhPrime32[1];
+      return kXxhPrimeOf32Bits2;
     case 6:
       return kXxhPrime5;
     default:
-      return kXxhPrime32[0];
+      return kXxhPrimeOf32Bits1;
   }
 }
 // What a word of a stripe adds to its lane. The word itself is added to the lane beside it (i ^ 1).
@@ -112,7 +114,7 @@ HD constexpr uint64_t Xxh3Product(uint64_t word, uint64_t key) {
   return (keyed & 0xffffffffU) * (keyed >> 32);
 }
 HD constexpr uint64_t Xxh3Scramble(uint64_t lane, uint64_t key) {
-  return (lane ^ lane >> 47 ^ key) * kXxhPrime32[0];
+  return (lane ^ lane >> 47 ^ key) * kXxhPrimeOf32Bits1;
 }
 HD inline uint64_t Xxh3MergeLanes(const uint64_t* lanes, size_t bytes, const uint64_t* secret) {
   uint64_t hash = bytes * kXxhPrime1;
