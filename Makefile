@@ -8,7 +8,7 @@ STORE ?= $(CACHE)/kv
 # Tests with servers or threads (e2e, tsan) know time limits and run one at a time, the others two.
 CTEST := ctest --output-on-failure --no-tests=error --test-dir
 
-.PHONY: help serve test check build calibrate lint sanitize bench bench-peers quality waking load sessions examples chats soak format
+.PHONY: help serve test check build calibrate lint cubins sanitize bench bench-peers quality waking load sessions examples chats soak format
 help:  ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
@@ -28,16 +28,19 @@ test:  ## set up, build and test
 	@$(CTEST) build/release -LE 'e2e|tsan' -j2
 	@$(CTEST) build/release -L 'e2e|tsan'
 
-check:  ## what is slower than the tests: format, clang-tidy, the sanitizers
+check:  ## what is slower than the tests: format, clang-tidy, kernels for GPUs, the sanitizers
 	@scripts/setup test
 	@scripts/check-format
-	@$(MAKE) --no-print-directory build lint sanitize
+	@$(MAKE) --no-print-directory build lint cubins sanitize
 
 calibrate: build  ## what cold pages do to MODEL, layer by layer; measured once, then kept
 	@build/release/thermocline calibrate "$(MODEL)"
 
 lint:  ## clang-tidy on what is ours, after a build
 	@scripts/lint
+
+cubins:  ## compile the kernels for GPUs, without one, and hold them to their budget
+	@scripts/check_cubins
 
 # The comparisons with oracles drive the same code again, much slower: `oracle` runs without sanitizers.
 sanitize:  ## the tests under ASan+UBSan (built by clang), those with threads under TSan

@@ -15,6 +15,7 @@ static_assert(kNumCodecs == static_cast<int>(Codec::kMergedK3V2) + 1);
 MoveTables MakeMoveTables(const KvLayout& layout) {
   // KeyRounding's own terms; larger pages have no scratch on the CPU either.
   CHECK(layout.page_tokens % kPanelLanes == 0 && layout.page_tokens <= kClusteredTokens);
+  CHECK(layout.head_dim % 4 == 0);  // rows of query factors are read four at a time
   MoveTables tables{};
   for (int i = 0; i < kNumCodecs; ++i) {
     const auto codec = static_cast<Codec>(i);

@@ -10,23 +10,23 @@
 
 namespace thermocline {
 
-__global__ void __launch_bounds__(kTileRows)
+__global__ void __launch_bounds__(kTileRows, 16)
     ChooseRowsKernel(const __grid_constant__ MoveBatch of) {
   const DeviceThread thread;
   RowChooser<DeviceThread>(thread, of).Run();
 }
 
-__global__ void __launch_bounds__(kTileRows) MoveTileKernel(const __grid_constant__ MoveBatch of) {
+__global__ void __launch_bounds__(kTileRows, 16) MoveTileKernel(const __grid_constant__ MoveBatch of) {
   const DeviceThread thread;
   TileMover<DeviceThread>(thread, of).Run();
 }
 
-__global__ void __launch_bounds__(kTileRows)
+__global__ void __launch_bounds__(kTileRows, 16)
     HashMovedBlockKernel(const __grid_constant__ MoveBatch of) {
   HashMovedBlock(DeviceThread(), of);
 }
 
-__global__ void __launch_bounds__(kTileRows)
+__global__ void __launch_bounds__(kTileRows, 16)
     FinishMoveKernel(const __grid_constant__ MoveBatch of) {
   FinishMove(DeviceThread(), of);
 }

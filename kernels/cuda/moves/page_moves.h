@@ -40,6 +40,7 @@ struct MoveTables {
   Xxh3Secret secret;
   float logs[kMostMergedTokens + 1];  // natural ones; that of 0 means nothing
 };
+// Heads have a multiple of four dimensions, pages a multiple of 16 tokens.
 MoveTables MakeMoveTables(const KvLayout& layout);
 
 // A merged block's rows, as TokenClusters has them.

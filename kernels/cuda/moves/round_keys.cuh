@@ -13,7 +13,8 @@
 
 namespace thermocline {
 
-// The query factors of a head, [dim, dim], four neighbours of a row at a time.
+// The query factors of a head, [dim, dim], four neighbours of a row at a time: dim is a multiple of
+// four.
 template <typename Thread>
 class FactorRows {
  public:
@@ -23,23 +24,12 @@ class FactorRows {
   struct Four {
     float x[4];
   };
-  // What lies behind the row's end counts as zero.
   HD Four Load(int row, int first) const {
-    const float* at = factors_ + static_cast<int64_t>(row) * dim_ + first;
-    Four four{};
-    if (dim_ % 4 == 0) {
-      if (first < dim_) {
-        const auto words = thread_.LoadGlobal16(at);
+    const auto words = thread_.LoadGlobal16(factors_ + static_cast<int64_t>(row) * dim_ + first);
+    Four four;
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          four.x[i] = Thread::FloatOfBits(words.w[i]);
-        }
-      }
-    } else {  // rows are not aligned
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        four.x[i] = first + i < dim_ ? at[i] : 0.0F;
-      }
+    for (int i = 0; i < 4; ++i) {
+      four.x[i] = Thread::FloatOfBits(words.w[i]);
     }
     return four;
   }
@@ -67,6 +57,9 @@ HD void TransformKeys(const FactorRows<Thread>& factors, const Column<kStride> (
       const int row = first + r < dim ? first + r : dim - 1;
 #pragma unroll
       for (int part = 0; part < kRows; part += 4) {
+        if (first + part >= dim) {
+          continue;
+        }
         const auto four = factors.Load(row, first + part);
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -119,7 +112,7 @@ class KeyRounder {
     const TileColumn columns[1] = {u_};
     TransformKeys(factors_, columns, [this](int, int i, float key) { e_[i] = key; });
     RowPacker<kBits> packer(lane);
-    const int used = (dim_ + 3) / 4;
+    const int used = dim_ / 4;
     for (int four = num_fours - 1; four >= used; --four) {
       packer.Put(four, 0);
     }
@@ -157,9 +150,6 @@ class KeyRounder {
 #pragma unroll
     for (int r = 3; r >= 0; --r) {
       const int i = 4 * four + r;
-      if (i >= dim_) {
-        continue;
-      }
       const auto near = factors_.Load(i, 4 * four);
       float carried = 0;
 #pragma unroll

@@ -158,6 +158,7 @@ class Arena {
     return kv;
   }
   std::vector<std::byte>& bytes() { return bytes_; }
+  std::vector<float>& factors() { return factors_; }
 
   std::vector<MoveResult> MoveOnCpu(const std::vector<PageMove>& moves) {
     const VectorQuantizer quantizer = FastQuantizer();
@@ -276,7 +277,7 @@ TEST(PageMoves, KeysWithABiasHaveTheCpusBytes) {
 }
 
 TEST(PageMoves, HeadsThatFillNoPanelHaveTheCpusBytes) {
-  for (const int dim : {2, 8, 14, 24, 96, 110}) {
+  for (const int dim : {4, 8, 20, 24, 96, 116}) {
     CheckChain({1, 1, dim}, {}, Codec::kInt8, Codec::kTurbo3);
     CheckChain({1, 1, dim}, {.means = false, .factors = false}, Codec::kTurboK4V3, Codec::kMerged2);
     CheckChain({1, 1, dim}, {.means = false}, Codec::kTurboK4V3, Codec::kMergedK3V2);
@@ -399,6 +400,64 @@ TEST(PageMoves, APageThatIsNotFiniteIsRefused) {
       }
     }
   }
+}
+
+// Sums whose order, and whose products' own rounding, decide codes: in the later half of a key
+// neighbours cancel each other, and factors for them are so large that what was added up before
+// loses most of its bits, unless sums have another order or products are contracted.
+TEST(PageMoves, KeysThatCancelHaveTheCpusBytes) {
+  for (const int dim : {64, 128}) {
+    const auto size = static_cast<size_t>(dim);
+    Arena arena({1, 1, dim}, 2, {.means = false});
+    std::mt19937_64 random(6);
+    std::normal_distribution<float> normal;
+    for (size_t i = 0; i < size; ++i) {
+      for (size_t j = 0; j < size; ++j) {
+        const bool large = i < size / 2 && j >= size / 2;
+        // Equal for two neighbours, and no power of two.
+        arena.factors()[i * size + j] = j == i         ? 1.0F
+                                        : j < i        ? 0.0F
+                                        : large        ? 1e5F * (1.1F + static_cast<float>(j / 2))
+                                        : i < size / 2 ? 0.3F * normal(random)
+                                                       : 0.0F;
+      }
+    }
+    arena.FillHot(0, 9);
+    auto* keys = reinterpret_cast<uint16_t*>(arena.page(0));
+    for (size_t at = 0; at < 64 * size; at += 2) {
+      if (at % size >= size / 2) {
+        keys[at + 1] = keys[at] ^ 0x8000U;
+      }
+    }
+    for (const Codec codec :
+         {Codec::kTurbo3, Codec::kTurboK4V3, Codec::kMerged2, Codec::kMergedK3V2}) {
+      arena.SetTier(Tier::kCold, {codec});
+      MoveByBoth(arena, {{.from = arena.At(Tier::kHot, 0), .to = arena.At(Tier::kCold, 1)}});
+    }
+  }
+}
+
+// Tokens in pairs that are far from each other; in all pairs the two differ by the same numbers in
+// another order. So which pairs are merged depends on how distances are rounded.
+TEST(PageMoves, PairsThatAreEquallyNearAreMergedAsOnTheCpu) {
+  constexpr size_t kDim = 64;
+  Arena arena({1, 1, kDim}, 2, {.factors = false});
+  arena.SetTier(Tier::kArchive, {Codec::kMerged2});
+  arena.FillHot(0, 10);
+  std::mt19937_64 random(8);
+  std::vector<float> apart = Normal(kDim, 0.5F, 9);
+  std::vector<float> first = Normal(kDim, 4.0F, 10);
+  auto* keys = reinterpret_cast<uint16_t*>(arena.page(0));
+  for (size_t pair = 0; pair < 32; ++pair) {
+    std::shuffle(apart.begin(), apart.end(), random);
+    std::shuffle(first.begin(), first.end(), random);
+    for (size_t i = 0; i < kDim; ++i) {
+      const float coarse = std::nearbyint(4 * first[i]) / 4;  // so that both are halves
+      keys[2 * pair * kDim + i] = FloatToHalf(coarse);
+      keys[(2 * pair + 1) * kDim + i] = FloatToHalf(coarse + std::nearbyint(64 * apart[i]) / 64);
+    }
+  }
+  MoveByBoth(arena, {{.from = arena.At(Tier::kHot, 0), .to = arena.At(Tier::kArchive, 1)}});
 }
 
 // Keys that are all one another, and distances that overflow: ties and no distances at all.
