@@ -64,6 +64,14 @@ def test_local_memory_is_a_breach():
         "sm_90a SpillingKernel: 1 STL, allowed 0"]
 
 
+def test_local_memory_may_be_allowed():
+    def spilled(text):
+        return text.replace("REG:30 STACK:0", "REG:30 STACK:8")
+    assert found({"stack": {"sm_80": 0, "sm_90a": 8}}, resources=spilled) == []
+    assert found({"stack": {"sm_80": 8, "sm_90a": 4}}, resources=spilled) == [
+        "sm_90a ScoreKernel<64>: 8 bytes of stack, allowed 4"]
+
+
 def test_kernels_and_budgets_belong_together():
     kernels = check_cubins.parse((SAMPLE / "two_kernels.resources").read_text(),
                                  (SAMPLE / "two_kernels.sass").read_text(), NAMES.get)
