@@ -214,7 +214,11 @@ std::vector<MoveResult> MoveByBoth(Arena& arena, const std::vector<PageMove>& mo
   return want;
 }
 
+#ifdef THERMOCLINE_THIN_TESTS
+constexpr int kDims[] = {80, 128};  // sanitizers take their time
+#else
 constexpr int kDims[] = {64, 80, 128, 256};
+#endif
 
 std::string Name(Codec codec) {
   constexpr const char* kNames[] = {"native", "int8", "turbo3", "K4V3", "merged2", "mergedK3V2"};
