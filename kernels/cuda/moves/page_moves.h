@@ -49,10 +49,11 @@ struct RowChoice {
   uint8_t sizes[kMergedRows];
 };
 
-// Moves that are done at once, which share no page. Pointers, those of `kv` too, are to memory that
-// the kernels reach.
+// Moves that are done at once, which share no page. Pointers are to memory that the kernels reach:
+// of a view's lists on the host, formats and key_bias.layers have been copied there; moves read no
+// page map.
 struct MoveBatch {
-  KvCacheView kv;  // without its page map, which moves do not read
+  KvCacheView kv;
   MoveTables tables;
   const PageMove* moves;  // [num_moves]
   int32_t num_moves;
