@@ -262,7 +262,8 @@ class TileMover {
   }
   template <int kBits>
   HD const Codebook& BookOf() const {
-    return book(kBits == 8 ? 2 : kBits);
+    constexpr int kBookBits = kBits < 8 ? kBits : 2;  // eight bits have none, and read none
+    return book(kBookBits);
   }
 
   // A lane takes a token, which is a lane of a panel.

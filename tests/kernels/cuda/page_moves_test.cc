@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -203,9 +204,8 @@ void ExpectEqual(const std::vector<MoveResult>& got, const std::vector<MoveResul
 
 // Moves by both, from the same bytes; the results of the CPU.
 std::vector<MoveResult> MoveByBoth(Arena& arena, const std::vector<PageMove>& moves) {
-  Arena* cpu = &arena;
   const std::vector<std::byte> before = arena.bytes();
-  const std::vector<MoveResult> want = cpu->MoveOnCpu(moves);
+  std::vector<MoveResult> want = arena.MoveOnCpu(moves);
   const std::vector<std::byte> wanted = arena.bytes();
   arena.bytes() = before;
   ExpectEqual(arena.MoveOnGrid(moves), want);
@@ -417,13 +417,13 @@ TEST(PageMoves, KeysThatCancelHaveTheCpusBytes) {
     std::normal_distribution<float> normal;
     for (size_t i = 0; i < size; ++i) {
       for (size_t j = 0; j < size; ++j) {
-        const bool large = i < size / 2 && j >= size / 2;
-        // Equal for two neighbours, and no power of two.
-        arena.factors()[i * size + j] = j == i         ? 1.0F
-                                        : j < i        ? 0.0F
-                                        : large        ? 1e5F * (1.1F + static_cast<float>(j / 2))
-                                        : i < size / 2 ? 0.3F * normal(random)
-                                                       : 0.0F;
+        const bool early = i < size / 2;
+        float& factor = arena.factors()[i * size + j];
+        factor = j == i ? 1.0F : j < i || !early ? 0.0F : 0.3F * normal(random);
+        if (early && j >= size / 2) {  // equal for two neighbours, and no power of two
+          const size_t neighbours = j / 2;
+          factor = 1e5F * (1.1F + static_cast<float>(neighbours));
+        }
       }
     }
     arena.FillHot(0, 9);
@@ -441,24 +441,29 @@ TEST(PageMoves, KeysThatCancelHaveTheCpusBytes) {
   }
 }
 
-// Tokens in pairs that are far from each other; in all pairs the two differ by the same numbers in
-// another order. So which pairs are merged depends on how distances are rounded.
+// Tokens in pairs that are far from each other: the first dimensions say which pair it is. The two
+// of every pair differ by the same numbers in another order, so which pairs are merged depends on
+// how distances are rounded.
 TEST(PageMoves, PairsThatAreEquallyNearAreMergedAsOnTheCpu) {
   constexpr size_t kDim = 64;
-  Arena arena({1, 1, kDim}, 2, {.factors = false});
+  constexpr size_t kFirst = 16;
+  Arena arena({1, 1, kDim}, 2, {.means = false, .factors = false});
   arena.SetTier(Tier::kArchive, {Codec::kMerged2});
   arena.FillHot(0, 10);
   std::mt19937_64 random(8);
-  std::vector<float> apart = Normal(kDim, 0.5F, 9);
-  std::vector<float> first = Normal(kDim, 4.0F, 10);
+  const std::vector<float> one = Normal(kDim, 1.0F, 9);
+  const std::vector<float> other = Normal(kDim, 0.01F, 10);  // differences have many bits
+  std::vector<size_t> order(kDim - kFirst);
+  std::iota(order.begin(), order.end(), kFirst);
   auto* keys = reinterpret_cast<uint16_t*>(arena.page(0));
-  for (size_t pair = 0; pair < 32; ++pair) {
-    std::shuffle(apart.begin(), apart.end(), random);
-    std::shuffle(first.begin(), first.end(), random);
-    for (size_t i = 0; i < kDim; ++i) {
-      const float coarse = std::nearbyint(4 * first[i]) / 4;  // so that both are halves
-      keys[2 * pair * kDim + i] = FloatToHalf(coarse);
-      keys[(2 * pair + 1) * kDim + i] = FloatToHalf(coarse + std::nearbyint(64 * apart[i]) / 64);
+  for (size_t pair = 0; pair < 32; ++pair, keys += 2 * kDim) {
+    for (size_t i = 0; i < kFirst; ++i) {
+      keys[i] = keys[kDim + i] = FloatToHalf(random() % 2 == 0 ? 30.0F : -30.0F);
+    }
+    std::shuffle(order.begin(), order.end(), random);
+    for (size_t i = kFirst; i < kDim; ++i) {
+      keys[i] = FloatToHalf(one[order[i - kFirst]]);
+      keys[kDim + i] = FloatToHalf(other[order[i - kFirst]]);
     }
   }
   MoveByBoth(arena, {{.from = arena.At(Tier::kHot, 0), .to = arena.At(Tier::kArchive, 1)}});
