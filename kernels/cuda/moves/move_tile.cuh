@@ -262,8 +262,7 @@ class TileMover {
   }
   template <int kBits>
   HD const Codebook& BookOf() const {
-    constexpr int kBookBits = kBits < 8 ? kBits : 2;  // eight bits have none, and read none
-    return book(kBookBits);
+    return book(kBits % 6);  // eight bits have none, and read none
   }
 
   // A lane takes a token, which is a lane of a panel.
