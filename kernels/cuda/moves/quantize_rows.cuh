@@ -105,7 +105,8 @@ template <typename Thread, int kBits>
 HD uint32_t CodeByte(float x, float inverse, const Codebook& book) {
   if constexpr (kBits == 8) {
     const float code = Thread::RoundToWhole(x * inverse);
-    const float bounded = code > 127.0F ? 127.0F : code < -127.0F ? -127.0F : code;
+    const float low = code > -127.0F ? code : -127.0F;  // of a NaN too, which is refused later
+    const float bounded = low < 127.0F ? low : 127.0F;
     return static_cast<uint32_t>(static_cast<int32_t>(bounded)) & 0xffU;
   } else {
     return static_cast<uint32_t>(NearestCode<kBits>(x * inverse, book));
