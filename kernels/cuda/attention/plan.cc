@@ -154,7 +154,6 @@ AttentionPlan PlanAttention(const BatchView& batch, int num_heads, const KvCache
                             int window) {
   CHECK(CheckAttentionLayout(kv.layout).ok());
   CHECK(num_heads % kv.layout.num_kv_heads == 0 && window >= 0);
-  CHECK(kv.keep_masks == nullptr);  // policies that evict tokens are the CPU's alone
   return Planner(batch, num_heads, kv, window).Make();
 }
 

@@ -291,10 +291,10 @@ TEST(HostThreadDeathTest, AShuffleThatLanesSkipIsNamed) {
       "lanes diverge.*ShuffleXor.*is not reached by lanes 5;");
   ExpectNamed(
       [](HostThread& x) {
-        if (x.lane() % 2 == 0) {
+        if (x.lane() % 2 == 0) {  // NOLINT(bugprone-branch-clone): two places that call it
           x.ShuffleXor(1.0F, 2);
         } else {
-          x.ShuffleXor(1.0F, 2);  // another one
+          x.ShuffleXor(1.0F, 2);
         }
       },
       "lanes diverge");
