@@ -6,7 +6,6 @@
 #include <string>
 #include <utility>
 
-#include "engine/baselines/evictor.h"
 #include "engine/calibration/cold_formats.h"
 
 namespace thermocline {
@@ -39,7 +38,7 @@ std::string Summary(const KvLayout& layout, const Calibration& calibration) {
 
 }  // namespace
 
-bool Cools(KvPolicy policy) { return policy != KvPolicy::kHot && !Evicts(policy); }
+bool Cools(KvPolicy policy) { return policy != KvPolicy::kHot; }
 
 CalibrationStart StartCalibration(const EngineConfig& config, const ContentHash& model_digest,
                                   int max_model_len, const KvLayout& layout,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/base/check.h"
 #include "kernels/page_format.h"
 
 namespace thermocline {
@@ -29,12 +30,13 @@ Status ValidateEngineConfig(const EngineConfig& config) {
     return InvalidArgument("--kv-budget is {}, but must be from 0 (no budget) to 1",
                            config.kv_budget);
   }
-  if (Evicts(config.kv_policy) && config.kv_budget == 0) {
+  CHECK(!config.baseline.has_value() || config.kv_policy == KvPolicy::kHot);
+  if (config.baseline.has_value() && config.kv_budget == 0) {
     return InvalidArgument(
         "--kv-budget is 0, but --kv-policy streaming, h2o and snapkv need one: what part of the "
         "tokens to keep, above 0 and at most 1");
   }
-  if (HasKvStore(config) && (Evicts(config.kv_policy) || !config.enable_prefix_caching)) {
+  if (HasKvStore(config) && (config.baseline.has_value() || !config.enable_prefix_caching)) {
     return InvalidArgument(
         "--kv-store-dir and --kv-store-memory-bytes keep pages of the prefix cache: they need one, "
         "and a --kv-policy that evicts no tokens");

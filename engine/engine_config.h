@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "engine/baselines/baseline.h"
 #include "kernels/base/status.h"
 #include "kernels/cpu/isa/isa_level.h"
 #include "scheduler/tier_policy.h"
@@ -23,9 +24,10 @@ struct EngineConfig {
   std::optional<uint64_t> kv_cache_memory_bytes;   // nothing: see ResolveKvBytes
   int block_size = 64;                             // tokens per page; only 64
   bool enable_prefix_caching = true;
-  KvPolicy kv_policy = KvPolicy::kAdaptive;
+  KvPolicy kv_policy = KvPolicy::kAdaptive;        // kHot beside a baseline
+  std::optional<Baseline> baseline;                // to compare with: evicts tokens, see Evictor
   KvFidelity kv_fidelity = KvFidelity::kBalanced;  // for requests that do not say
-  double kv_budget = 0;  // see TierConfig::budget; where tokens are evicted, NumKeptTokens
+  double kv_budget = 0;  // see TierConfig::budget; of a baseline, NumKeptTokens
   // Where pages that left the arena are kept, and outlive the process; empty: in memory alone. With
   // neither directory nor memory they are not kept.
   std::string kv_store_dir;

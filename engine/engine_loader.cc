@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "engine/baselines/evictor.h"
+#include "engine/baselines/evicting_runner.h"
 #include "engine/calibration_start.h"
 #include "engine/engine_parts.h"
 #include "engine/kv/kv_cache.h"
@@ -94,16 +94,19 @@ int NumThreads(const EngineConfig& config) {
              : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-std::unique_ptr<Evictor> MakeEvictor(const EngineConfig& config, const ModelConfig& model,
-                                     const PagePool& pool) {
-  if (!Evicts(config.kv_policy)) {
-    return nullptr;
+// What a model runs on under a baseline; null without one.
+Result<std::unique_ptr<EvictingOps>> MakeEvictingOps(const EngineConfig& config,
+                                                     const ModelConfig& model,
+                                                     const KvLayout& layout, Device& device) {
+  if (!config.baseline.has_value()) {
+    return std::unique_ptr<EvictingOps>();
   }
-  return std::make_unique<Evictor>(Evictor::Options{.policy = config.kv_policy,
-                                                    .budget = config.kv_budget,
-                                                    .num_heads = model.num_heads,
-                                                    .num_threads = NumThreads(config)},
-                                   pool.layout(), pool.page_map().size());
+  return EvictingOps::Create(device,
+                             {.baseline = *config.baseline,
+                              .budget = config.kv_budget,
+                              .num_heads = model.num_heads,
+                              .num_threads = NumThreads(config)},
+                             layout);
 }
 
 // Pages that were kept before the model was calibrated are recoded when they are read.
@@ -181,20 +184,23 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   if (!max_model_len.ok()) {
     return max_model_len.status();
   }
-  if (Evicts(config.kv_policy) && !parts.device->IsHostMemory()) {
-    return Unimplemented("a --kv-policy that evicts tokens needs --device cpu");
+  const KvLayout layout = MakeKvLayout(model, config.block_size);
+  Result<std::unique_ptr<EvictingOps>> evicting =
+      MakeEvictingOps(config, model, layout, *parts.device);
+  if (!evicting.ok()) {
+    return evicting.status();
   }
   const ContentHash model_digest = DigestOfModel(config, *parts.checkpoint);
   report("weights", 0);
   Result<Transformer> transformer = Transformer::Load(
-      model, *parts.checkpoint, *parts.device, parts.device->ops(), config.max_num_batched_tokens,
+      model, *parts.checkpoint, *parts.device,
+      *evicting == nullptr ? parts.device->ops() : **evicting, config.max_num_batched_tokens,
       [&](double fraction) { report("weights", fraction); });
   if (!transformer.ok()) {
     return transformer.status();
   }
   const uint64_t weight_bytes = transformer->weight_bytes();
 
-  const KvLayout layout = MakeKvLayout(model, config.block_size);
   CalibrationStart calibration = StartCalibration(config, model_digest, *max_model_len, layout,
                                                   model, *parts.checkpoint, *parts.tokenizer);
   parts.calibration = calibration.in_force;
@@ -221,10 +227,10 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
   parts.pool = std::make_unique<PagePool>(layout, page_bytes, *arena_bytes,
                                           std::min(smallest[static_cast<size_t>(Tier::kCold)],
                                                    smallest[static_cast<size_t>(Tier::kArchive)]));
-  auto runner = std::make_unique<ModelRunner>(
-      *std::move(transformer), *std::move(cache),
-      Sampler(model.vocab_size, EndTokens(*parts.tokenizer)), *parts.pool, *parts.device,
-      parts.calibration.probe_layers, MakeEvictor(config, model, *parts.pool));
+  auto runner =
+      std::make_unique<ModelRunner>(*std::move(transformer), *std::move(cache),
+                                    Sampler(model.vocab_size, EndTokens(*parts.tokenizer)),
+                                    *parts.pool, *parts.device, parts.calibration.probe_layers);
   parts.scheduler = {
       .max_num_seqs = config.max_num_seqs,
       .max_num_batched_tokens = config.max_num_batched_tokens,
@@ -239,6 +245,9 @@ Status LoadModel(const EngineConfig& config, const ModelConfig& model, EnginePar
     AddLiveCalibration(std::move(calibration), *runner, parts);
   }
   parts.runner = std::move(runner);
+  if (*evicting != nullptr) {
+    parts.runner = std::make_unique<EvictingRunner>(*std::move(evicting), std::move(parts.runner));
+  }
   MemoryBudget& budget = parts.budget;
   budget.weight_bytes = weight_bytes;
   budget.kv_arena_bytes = *arena_bytes;

@@ -10,25 +10,17 @@
 namespace thermocline {
 
 ModelRunner::ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
-                         Device& device, std::vector<int> probe_layers,
-                         std::unique_ptr<Evictor> evictor)
+                         Device& device, std::vector<int> probe_layers)
     : model_(std::move(model)),
       cache_(std::move(cache)),
       sampler_(std::move(sampler)),
       pool_(pool),
-      evictor_(std::move(evictor)),
       device_(device),
       stream_(device.NewStream()),
       heat_(device),
       host_logits_(device),
       migrator_(std::make_unique<Migrator>(device, cache_.view(pool.page_map()))) {
   SetProbeLayers(std::move(probe_layers));
-  if (evictor_ != nullptr) {
-    CHECK(device.IsHostMemory());  // it reads keys where they lie, before attention does
-    model_.set_attention_observer(
-        [this](int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
-               Stream& /*stream*/) { evictor_->Observe(layer, qkv, batch, kv); });
-  }
 }
 
 void ModelRunner::SetProbeLayers(std::vector<int> layers) {
@@ -73,12 +65,7 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
     }
     watched = *begun;
   }
-  KvCacheView kv = cache_.view(pool_.page_map());
-  if (evictor_ != nullptr) {
-    evictor_->BeginStep(plan);
-    kv.keep_masks = evictor_->keep_masks();
-  }
-  model_.Forward(batch, kv, *stream_, watched);
+  model_.Forward(batch, cache_.view(pool_.page_map()), *stream_, watched);
   if (plan.sample_heat) {
     heat_.Fold(*stream_);
   }
@@ -88,12 +75,6 @@ Result<RunResult> ModelRunner::Run(const StepPlan& plan) {
   }
   if (plan.sample_heat) {
     result.step.heat = heat_.Read(batch);
-  }
-  if (evictor_ != nullptr) {
-    evictor_->EndStep(plan);
-    for (const ScheduledSequence& scheduled : plan.sequences) {
-      result.held_bytes.push_back(evictor_->HeldBytes(scheduled));
-    }
   }
   return result;
 }

@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "engine/baselines/evictor.h"
 #include "engine/batch.h"
 #include "engine/kv/host_copy.h"
 #include "engine/kv/kv_cache.h"
@@ -27,11 +26,9 @@ namespace thermocline {
 class ModelRunner : public Runner {
  public:
   // `device` and `pool` outlive it. `sampler` sees as many leading logits as its vocabulary has.
-  // `probe_layers`: ascending, whose attention page heats are of; empty: all. `evictor`: of a
-  // baseline's policy, else null.
+  // `probe_layers`: ascending, whose attention page heats are of; empty: all.
   ModelRunner(Transformer model, KvCache cache, Sampler sampler, const PagePool& pool,
-              Device& device, std::vector<int> probe_layers,
-              std::unique_ptr<Evictor> evictor = nullptr);
+              Device& device, std::vector<int> probe_layers);
 
   // Called with each row of logits before a token is drawn of it, on the thread of Run, which then
   // draws on the host; empty: nobody looks.
@@ -69,7 +66,6 @@ class ModelRunner : public Runner {
   Sampler sampler_;
   const PagePool& pool_;
   std::vector<int> probe_layers_;
-  std::unique_ptr<Evictor> evictor_;
   Device& device_;
   std::unique_ptr<Stream> stream_;
   Batch batch_;

@@ -26,8 +26,8 @@ struct RunResult {
                                                             // num_computed + num_tokens], if prompt
   // Indexed as StepPlan::sequences: not ok when this sequence alone failed (non-finite logits).
   std::vector<Status> errors;
-  // Indexed as StepPlan::sequences: what is left of a sequence's K and V after the step where
-  // tokens are evicted. Empty: all of its pages.
+  // Indexed as StepPlan::sequences: what is left of a sequence's K and V after the step, under a
+  // baseline that evicts tokens. Empty: all of its pages.
   std::vector<uint64_t> held_bytes;
 };
 

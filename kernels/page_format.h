@@ -93,7 +93,6 @@ HD constexpr uint32_t NativeHeadBytes(const KvLayout& layout) {
 }
 HD constexpr uint32_t NativeVOffset(const KvLayout& layout) { return NativeHeadBytes(layout) / 2; }
 
-inline constexpr uint64_t kKeepAll = ~uint64_t{0};
 // The bias b of a model's K projection, which swamps a code of few bits: coded pages hold K less
 // RoPE(b, position), and attention adds <q, RoPE(b, position)> to their scores. RoPE's rotation by
 // a position is one by the page's first position and one inside the page, and a pair of dimensions
@@ -129,18 +128,7 @@ struct KvCacheView {
   // by moves alone, on the host or device that makes them. Null: keys are rounded one coordinate
   // apart from the other, and alike when they are near.
   const float* query_factors = nullptr;
-  // [pages][num_layers][num_kv_heads]: bit t is set while position t of the page is attended to. Of
-  // hot pages only. Null: all positions are; baselines that evict tokens alone set it.
-  const uint64_t* keep_masks = nullptr;
 
-  HD uint64_t keep_mask(PageId page, int layer, int kv_head) const {
-    return keep_masks == nullptr
-               ? kKeepAll
-               : keep_masks[(static_cast<size_t>(page) * static_cast<size_t>(layout.num_layers) +
-                             static_cast<size_t>(layer)) *
-                                static_cast<size_t>(layout.num_kv_heads) +
-                            static_cast<size_t>(kv_head)];
-  }
   HD const float* mean_key(int layer, int kv_head) const {
     return mean_keys == nullptr ? nullptr
                                 : mean_keys + (static_cast<size_t>(layer) *

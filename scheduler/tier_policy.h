@@ -14,20 +14,8 @@ namespace thermocline {
 // What decides how warm pages are kept. kAdaptive: by attention energy, when memory is short. kHot:
 // nothing is demoted. kWarm, kCold: every full page outside the first one and the recent window is
 // there at once. kArchive: the same, by way of cold, and nothing wakes: what the tier loses can be
-// measured so, and it is for no other use. The last three are baselines that evict tokens and
-// demote nothing, whatever a request's fidelity: engine/baselines/evictor.h.
-enum class KvPolicy : uint8_t {
-  kAdaptive,
-  kHot,
-  kWarm,
-  kCold,
-  kArchive,
-  kStreaming,
-  kH2o,
-  kSnapKv
-};
-
-constexpr bool Evicts(KvPolicy policy) { return policy >= KvPolicy::kStreaming; }
+// measured so, and it is for no other use.
+enum class KvPolicy : uint8_t { kAdaptive, kHot, kWarm, kCold, kArchive };
 
 // How much error a client accepts for memory: the bound of the predicted relative error of the
 // attention output, see MaxError. kExact: a request reads only pages that are exact, and kHigh only

@@ -23,6 +23,7 @@
 #include <variant>
 #include <vector>
 
+#include "engine/baselines/evicting_runner.h"
 #include "engine/engine_core.h"
 #include "engine/engine_parts.h"
 #include "engine/model_runner.h"
@@ -48,7 +49,9 @@ class Reader {
  public:
   explicit Reader(const EngineConfig& config)
       : fidelity_(config.kv_fidelity), parts_(Load(config)) {
-    auto* runner = dynamic_cast<ModelRunner*>(parts_.runner.get());
+    auto* evicting = dynamic_cast<EvictingRunner*>(parts_.runner.get());
+    auto* runner =
+        dynamic_cast<ModelRunner*>(evicting == nullptr ? parts_.runner.get() : &evicting->runner());
     CHECK(runner != nullptr);
     runner->set_logits_observer([this](const LogitRow& /*row*/, std::span<const float> logits) {
       rows_.emplace_back(logits.begin(), logits.end());

@@ -85,9 +85,8 @@ struct AttentionMass::Scratch {
   size_t stride = 0;
 };
 
-AttentionMass::AttentionMass(const KvLayout& layout, int num_heads, size_t num_pages,
-                             ThreadPool& pool)
-    : layout_(layout), group_(num_heads / layout.num_kv_heads), pool_(pool), pages_(num_pages) {
+AttentionMass::AttentionMass(const KvLayout& layout, int num_heads, ThreadPool& pool)
+    : layout_(layout), group_(num_heads / layout.num_kv_heads), pool_(pool) {
   CHECK(num_heads % layout.num_kv_heads == 0 && layout.page_tokens <= kLanes);
 }
 
@@ -95,7 +94,12 @@ size_t AttentionMass::Offset(int layer, int kv_head) const {
   return static_cast<size_t>((layer * layout_.num_kv_heads + kv_head) * layout_.page_tokens);
 }
 
-void AttentionMass::Clear(PageId page) { pages_[page].assign(Offset(layout_.num_layers, 0), 0.0F); }
+void AttentionMass::Clear(PageId page) {
+  if (pages_.size() <= page) {
+    pages_.resize(size_t{page} + 1);
+  }
+  pages_[page].assign(Offset(layout_.num_layers, 0), 0.0F);
+}
 
 std::span<const float> AttentionMass::of(PageId page, int layer, int kv_head) const {
   CHECK(!pages_[page].empty());
@@ -104,11 +108,14 @@ std::span<const float> AttentionMass::of(PageId page, int layer, int kv_head) co
 }
 
 void AttentionMass::Add(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
-                        std::span<const Rows> rows) {
+                        const KeptTokens& kept, std::span<const Rows> rows) {
   CollectTiles(rows);
   pool_.ParallelFor(static_cast<int64_t>(num_tiles_), 1, [&](int64_t begin, int64_t end) {
+    thread_local Scratch scratch;
     for (int64_t i = begin; i < end; ++i) {
-      RunTile(layer, qkv, batch, kv, tiles_[static_cast<size_t>(i)]);
+      Tile& tile = tiles_[static_cast<size_t>(i)];
+      ScoreTile(layer, qkv, batch, kv, kept, tile, scratch);
+      WeighTile(batch, tile, scratch);
     }
   });
   for (size_t i = 0; i < num_tiles_; ++i) {
@@ -141,16 +148,9 @@ void AttentionMass::CollectTiles(std::span<const Rows> rows) {
   }
 }
 
-void AttentionMass::RunTile(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
-                            Tile& tile) const {
-  thread_local Scratch scratch;
-  ScoreTile(layer, qkv, batch, kv, tile, scratch);
-  WeighTile(batch, tile, scratch);
-}
-
 // scores = scaled q . k for all kept positions up to the tile's last.
 void AttentionMass::ScoreTile(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
-                              Tile& tile, Scratch& scratch) const {
+                              const KeptTokens& kept, Tile& tile, Scratch& scratch) const {
   const int dim = layout_.head_dim;
   const auto row_size = static_cast<size_t>(dim);
   const auto num_queries = static_cast<size_t>(tile.num_rows * group_);
@@ -171,7 +171,7 @@ void AttentionMass::ScoreTile(int layer, Tensor qkv, const BatchView& batch, con
   tile.positions.clear();
   for (int first = 0; first < length; first += layout_.page_tokens) {
     const PageId page = table[first / layout_.page_tokens];
-    const uint64_t mask = kv.keep_mask(page, layer, tile.kv_head);
+    const uint64_t mask = kept.of(page, layer, tile.kv_head);
     const auto* k = reinterpret_cast<const uint16_t*>(kv.block(page, layer, tile.kv_head));
     const size_t num_before = tile.positions.size();
     size_t num_keys = 0;

@@ -4,6 +4,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/baselines/kept_tokens.h"
 #include "kernels/base/thread_pool.h"
 #include "kernels/ops.h"
 #include "kernels/page_format.h"
@@ -12,8 +13,8 @@
 namespace thermocline {
 
 // How much attention each token of a page has got: true softmax weights, summed over queries and
-// over the heads of a group. Computes them a second time, beside the kernels, in plain loops over
-// host memory; all pages that it reads are hot. Used by one thread at a time.
+// over the heads of a group. Computes them a second time, beside the device's attention, in plain
+// loops over host memory; all pages that it reads are hot. Used by one thread at a time.
 class AttentionMass {
  public:
   // Rows of a batch, all of one sequence.
@@ -23,14 +24,14 @@ class AttentionMass {
   };
 
   // `pool` outlives it.
-  AttentionMass(const KvLayout& layout, int num_heads, size_t num_pages, ThreadPool& pool);
+  AttentionMass(const KvLayout& layout, int num_heads, ThreadPool& pool);
 
   // Sets a page's sums to zero. Must be called at least once before the page is read.
   void Clear(PageId page);
   // Adds, in one layer, the weights of the queries in `rows`, which has one entry per sequence,
   // over the kept positions up to their own. `qkv` as in Ops::PagedAttention.
   void Add(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
-           std::span<const Rows> rows);
+           const KeptTokens& kept, std::span<const Rows> rows);
   // [page_tokens]
   std::span<const float> of(PageId page, int layer, int kv_head) const;
 
@@ -47,17 +48,15 @@ class AttentionMass {
   struct Scratch;
 
   void CollectTiles(std::span<const Rows> rows);
-  void ScoreTile(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv, Tile& tile,
-                 Scratch& scratch) const;
+  void ScoreTile(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
+                 const KeptTokens& kept, Tile& tile, Scratch& scratch) const;
   void WeighTile(const BatchView& batch, Tile& tile, Scratch& scratch) const;
-  void RunTile(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv,
-               Tile& tile) const;
   size_t Offset(int layer, int kv_head) const;
 
   KvLayout layout_;
   int group_;  // query heads per KV head
   ThreadPool& pool_;
-  std::vector<std::vector<float>> pages_;  // each [num_layers, num_kv_heads, page_tokens] or empty
+  std::vector<std::vector<float>> pages_;  // of each page that was cleared: see Offset
   std::vector<Tile> tiles_;                // the first num_tiles_ are in use
   size_t num_tiles_ = 0;
 };

@@ -45,17 +45,17 @@ int NumKeptTokens(double budget, int length) {
   return std::max(1, static_cast<int>(std::floor(budget * length)));
 }
 
-std::vector<int32_t> TokensToEvict(KvPolicy policy, const HeldTokens& held) {
-  CHECK(Evicts(policy) && held.num_kept > 0);
+std::vector<int32_t> TokensToEvict(Baseline baseline, const HeldTokens& held) {
+  CHECK(held.num_kept > 0);
   if (held.positions.size() <= static_cast<size_t>(held.num_kept)) {
     return {};
   }
   std::vector<float> scores(held.positions.size());
-  if (policy == KvPolicy::kStreaming) {
+  if (baseline == Baseline::kStreaming) {
     ScoreStreaming(held, scores);
   } else {
     CHECK(held.mass.size() == held.positions.size());
-    policy == KvPolicy::kH2o ? ScoreHeavyHitters(held, scores) : ScoreSnapKv(held, scores);
+    baseline == Baseline::kH2o ? ScoreHeavyHitters(held, scores) : ScoreSnapKv(held, scores);
   }
   std::vector<size_t> order(scores.size());
   std::iota(order.begin(), order.end(), size_t{0});

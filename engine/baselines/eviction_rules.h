@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "scheduler/tier_policy.h"
+#include "engine/baselines/baseline.h"
 
 namespace thermocline {
 
@@ -33,7 +33,6 @@ struct HeldTokens {
 };
 
 // The positions to evict, as many as are over num_kept. Among equals the oldest goes first.
-// `policy`: one for which Evicts is true.
-std::vector<int32_t> TokensToEvict(KvPolicy policy, const HeldTokens& held);
+std::vector<int32_t> TokensToEvict(Baseline baseline, const HeldTokens& held);
 
 }  // namespace thermocline

@@ -9,12 +9,6 @@
 namespace thermocline {
 namespace {
 
-// The bits of page `index` of a sequence that stand for positions below `length`.
-uint64_t WrittenBits(int length, size_t index, int page_tokens) {
-  const int count = std::clamp(length - static_cast<int>(index) * page_tokens, 0, page_tokens);
-  return count == 0 ? 0 : kKeepAll >> (64 - count);
-}
-
 int EndOf(const ScheduledSequence& scheduled) {
   return scheduled.sequence->num_computed + scheduled.num_tokens;
 }
@@ -26,14 +20,14 @@ bool EndsPrompt(const ScheduledSequence& scheduled) {
 
 }  // namespace
 
-Evictor::Evictor(const Options& options, const KvLayout& layout, size_t num_pages)
+Evictor::Evictor(const Options& options, const KvLayout& layout)
     : options_(options),
       layout_(layout),
-      num_blocks_(static_cast<size_t>(layout.num_layers * layout.num_kv_heads)),
-      masks_(num_pages * num_blocks_, kKeepAll),
+      kept_(layout),
       pool_(options.num_threads),
-      mass_(layout, options.num_heads, num_pages, pool_) {
-  CHECK(Evicts(options.policy) && options.budget > 0 && layout.page_tokens <= 64);
+      mass_(layout, options.num_heads, pool_),
+      attention_(layout, pool_) {
+  CHECK(options.budget > 0);
 }
 
 void Evictor::BeginStep(const StepPlan& plan) {
@@ -53,8 +47,8 @@ void Evictor::ClearWrittenPages(const ScheduledSequence& scheduled) {
   const int first = (sequence.num_computed + page_tokens - 1) / page_tokens;
   for (int i = first; i * page_tokens < EndOf(scheduled); ++i) {
     const PageId page = sequence.pages[static_cast<size_t>(i)];
-    std::fill_n(MasksOf(page), num_blocks_, kKeepAll);
-    if (options_.policy != KvPolicy::kStreaming) {
+    kept_.Refill(page);
+    if (needs_mass()) {
       mass_.Clear(page);
     }
   }
@@ -62,10 +56,10 @@ void Evictor::ClearWrittenPages(const ScheduledSequence& scheduled) {
 
 AttentionMass::Rows Evictor::ObservedRows(const ScheduledSequence& scheduled, int first_row) {
   const Sequence& sequence = *scheduled.sequence;
-  if (options_.policy == KvPolicy::kStreaming) {
+  if (!needs_mass()) {
     return {};
   }
-  if (options_.policy == KvPolicy::kH2o) {
+  if (options_.baseline == Baseline::kH2o) {
     return {first_row, first_row + scheduled.num_tokens};
   }
   const int window = sequence.num_prompt() - kSnapKvWindow;
@@ -83,15 +77,18 @@ AttentionMass::Rows Evictor::ObservedRows(const ScheduledSequence& scheduled, in
   return {first_row + begin - sequence.num_computed, first_row + end - sequence.num_computed};
 }
 
-void Evictor::Observe(int layer, Tensor qkv, const BatchView& batch, const KvCacheView& kv) {
-  if (options_.policy != KvPolicy::kStreaming) {
-    mass_.Add(layer, qkv, batch, kv, observed_);
+void Evictor::Attend(const Ops& ops, Tensor qkv, int num_heads, const BatchView& batch,
+                     const KvCacheView& kv, const AttentionParams& params, Tensor out,
+                     Stream& stream) {
+  if (needs_mass()) {
+    mass_.Add(params.layer, qkv, batch, kv, kept_, observed_);
   }
+  attention_.Run(ops, kept_, qkv, num_heads, batch, kv, params, out, stream);
 }
 
 void Evictor::EndStep(const StepPlan& plan) {
   for (const ScheduledSequence& scheduled : plan.sequences) {
-    if (options_.policy != KvPolicy::kSnapKv) {
+    if (options_.baseline != Baseline::kSnapKv) {
       EvictFrom(*scheduled.sequence, EndOf(scheduled));
     } else if (EndsPrompt(scheduled)) {
       EvictFrom(*scheduled.sequence, scheduled.sequence->num_prompt());
@@ -100,26 +97,25 @@ void Evictor::EndStep(const StepPlan& plan) {
 }
 
 void Evictor::EvictFrom(const Sequence& sequence, int length) {
-  pool_.ParallelFor(static_cast<int64_t>(num_blocks_), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      EvictFromBlock(sequence, length, static_cast<size_t>(block));
+  const int num_kv_heads = layout_.num_kv_heads;
+  pool_.ParallelFor(layout_.num_layers * num_kv_heads, 1, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<int>(begin); i < static_cast<int>(end); ++i) {
+      EvictFromHead(sequence, length, i / num_kv_heads, i % num_kv_heads);
     }
   });
 }
 
-void Evictor::EvictFromBlock(const Sequence& sequence, int length, size_t block) {
+void Evictor::EvictFromHead(const Sequence& sequence, int length, int layer, int kv_head) {
   const int page_tokens = layout_.page_tokens;
-  const auto layer = static_cast<int>(block) / layout_.num_kv_heads;
-  const auto kv_head = static_cast<int>(block) % layout_.num_kv_heads;
   std::vector<int32_t> positions;
   std::vector<float> mass;
-  for (size_t i = 0; static_cast<int>(i) * page_tokens < length; ++i) {
-    const PageId page = sequence.pages[i];
-    uint64_t kept = MasksOf(page)[block] & WrittenBits(length, i, page_tokens);
-    for (; kept != 0; kept &= kept - 1) {
+  for (int i = 0; i * page_tokens < length; ++i) {
+    const PageId page = sequence.pages[static_cast<size_t>(i)];
+    for (uint64_t kept = kept_.below(length, i, page, layer, kv_head); kept != 0;
+         kept &= kept - 1) {
       const int slot = std::countr_zero(kept);
-      positions.push_back(static_cast<int>(i) * page_tokens + slot);
-      if (options_.policy != KvPolicy::kStreaming) {
+      positions.push_back(i * page_tokens + slot);
+      if (needs_mass()) {
         mass.push_back(mass_.of(page, layer, kv_head)[static_cast<size_t>(slot)]);
       }
     }
@@ -128,20 +124,21 @@ void Evictor::EvictFromBlock(const Sequence& sequence, int length, size_t block)
                         .mass = mass,
                         .length = length,
                         .num_kept = NumKeptTokens(options_.budget, length)};
-  for (const int32_t position : TokensToEvict(options_.policy, held)) {
+  for (const int32_t position : TokensToEvict(options_.baseline, held)) {
     const PageId page = sequence.pages[static_cast<size_t>(position / page_tokens)];
-    MasksOf(page)[block] &= ~(uint64_t{1} << (position % page_tokens));
+    kept_.Evict(page, layer, kv_head, position % page_tokens);
   }
 }
 
 uint64_t Evictor::HeldBytes(const ScheduledSequence& scheduled) const {
   const int length = EndOf(scheduled);
   uint64_t num_held = 0;
-  for (size_t i = 0; static_cast<int>(i) * layout_.page_tokens < length; ++i) {
-    const uint64_t* masks = MasksOf(scheduled.sequence->pages[i]);
-    for (size_t block = 0; block < num_blocks_; ++block) {
-      num_held += static_cast<uint64_t>(
-          std::popcount(masks[block] & WrittenBits(length, i, layout_.page_tokens)));
+  for (int i = 0; i * layout_.page_tokens < length; ++i) {
+    const PageId page = scheduled.sequence->pages[static_cast<size_t>(i)];
+    for (int layer = 0; layer < layout_.num_layers; ++layer) {
+      for (int h = 0; h < layout_.num_kv_heads; ++h) {
+        num_held += static_cast<uint64_t>(std::popcount(kept_.below(length, i, page, layer, h)));
+      }
     }
   }
   return num_held * 2 * NativeVectorBytes(layout_);

@@ -153,7 +153,6 @@ void QueryTile::AttendNative(const AttentionCall& call, PageId page, int page_in
        .page_tokens = layout.page_tokens,
        .num_written = std::min(layout.page_tokens, last + 1 - page_index * layout.page_tokens),
        .rows = Rows(call, scratch, state),
-       .keep = call.kv.keep_mask(page, call.params.layer, tile_.kv_head),
        .buffers = Buffers(call, scratch.buffers)});
 }
 

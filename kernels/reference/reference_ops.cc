@@ -104,9 +104,8 @@ PageRows DecodePages(const BatchView& batch, int s, const KvCacheView& kv, int l
     for (size_t i = 0; i < num_rows * dim && codec != Codec::kNative && mean_key != nullptr; ++i) {
       k[i] += mean_key[i % dim];
     }
-    const uint64_t keep = kv.keep_mask(page, layer, kv_head);
     for (size_t i = 0; i < num_rows && !IsMerged(codec); ++i) {
-      const bool seen = first + static_cast<int>(i) < length && (keep >> i & 1) != 0;
+      const bool seen = first + static_cast<int>(i) < length;
       rows.log_weights[start + i] = seen ? 0 : -INFINITY;
     }
   }

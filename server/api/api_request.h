@@ -21,7 +21,7 @@ struct ApiContext {
   std::function<std::string()> new_id;             // unique, hexadecimal
   int64_t created = 0;                             // when the model was loaded
   KvFidelity kv_fidelity = KvFidelity::kBalanced;  // for requests that do not say
-  KvPolicy kv_policy = KvPolicy::kAdaptive;        // for show, as the next
+  std::string_view kv_policy = "adaptive";         // its name, for show, as the next
   double kv_budget = 0;
 };
 

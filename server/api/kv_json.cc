@@ -100,7 +100,7 @@ Json KvJson(const ApiContext& context, const KvSnapshot& snapshot) {
   const EngineStats& stats = snapshot.stats;
   Json root = Json::object();
   root["object"] = "kv";
-  root["policy"] = NameOf(kKvPolicyNames, context.kv_policy);
+  root["policy"] = context.kv_policy;
   root["fidelity"] = NameOf(kKvFidelityNames, context.kv_fidelity);
   root["budget"] = context.kv_budget > 0 ? Json(context.kv_budget) : Json();
   root["page_tokens"] = snapshot.page_tokens;

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/baselines/baseline.h"
 #include "engine/engine_stats.h"
 #include "kernels/base/check.h"
 #include "kernels/page_format.h"
@@ -21,11 +22,21 @@ struct Named {
   T value;
 };
 
-inline constexpr Named<KvPolicy> kKvPolicyNames[] = {
-    {"adaptive", KvPolicy::kAdaptive}, {"hot", KvPolicy::kHot},
-    {"warm", KvPolicy::kWarm},         {"cold", KvPolicy::kCold},
-    {"archive", KvPolicy::kArchive},   {"streaming", KvPolicy::kStreaming},
-    {"h2o", KvPolicy::kH2o},           {"snapkv", KvPolicy::kSnapKv}};
+// How pages cool, or what evicts tokens while none does: of EngineConfig.
+struct KvPolicyChoice {
+  KvPolicy policy = KvPolicy::kHot;
+  std::optional<Baseline> baseline;
+  constexpr bool operator==(const KvPolicyChoice&) const = default;
+};
+inline constexpr Named<KvPolicyChoice> kKvPolicyNames[] = {
+    {"adaptive", {KvPolicy::kAdaptive}},
+    {"hot", {KvPolicy::kHot}},
+    {"warm", {KvPolicy::kWarm}},
+    {"cold", {KvPolicy::kCold}},
+    {"archive", {KvPolicy::kArchive}},
+    {"streaming", {KvPolicy::kHot, Baseline::kStreaming}},
+    {"h2o", {KvPolicy::kHot, Baseline::kH2o}},
+    {"snapkv", {KvPolicy::kHot, Baseline::kSnapKv}}};
 inline constexpr Named<KvFidelity> kKvFidelityNames[] = {{"exact", KvFidelity::kExact},
                                                          {"high", KvFidelity::kHigh},
                                                          {"balanced", KvFidelity::kBalanced},

@@ -5,6 +5,7 @@
 #include <cctype>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "server/api/kv_names.h"
@@ -22,16 +23,15 @@ constexpr uint64_t kMaxDiskBytes = uint64_t{1} << 50;
 constexpr uint64_t kMinBodyBytes = uint64_t{1} << 10;
 constexpr uint64_t kMaxBodyBytes = uint64_t{1} << 30;
 
-// One of a table's names.
-template <typename T, size_t size>
-void AddChoice(CLI::App& app, const std::string& name, const Named<T> (&table)[size], T& value,
-               const std::string& help) {
+// One of a table's names; `set` gets its value.
+template <typename T, size_t size, typename Set>
+void AddChoice(CLI::App& app, const std::string& name, const Named<T> (&table)[size],
+               const std::type_identity_t<T>& by_default, Set set, const std::string& help) {
   app.add_option_function<std::string>(
-         name,
-         [&table, &value](const std::string& choice) { value = FindNamed(table, choice).value(); },
+         name, [&table, set](const std::string& choice) { set(FindNamed(table, choice).value()); },
          help)
       ->check(CLI::IsMember(AllNames(table)))
-      ->default_str(std::string(NameOf(table, value)));
+      ->default_str(std::string(NameOf(table, by_default)));
 }
 
 void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
@@ -46,14 +46,20 @@ void AddCommonOptions(CLI::App& app, EngineConfig& engine, CommandLine& line) {
          "Memory for the KV cache, e.g. 2G (default: what the model and this machine suggest)")
       ->transform(ByteSizeFrom(0, kMaxMemoryBytes));
   AddChoice(
-      app, "--kv-policy", kKvPolicyNames, engine.kv_policy,
+      app, "--kv-policy", kKvPolicyNames, {engine.kv_policy, engine.baseline},
+      [&engine](const KvPolicyChoice& choice) {
+        engine.kv_policy = choice.policy;
+        engine.baseline = choice.baseline;
+      },
       "How pages of the KV cache cool: adaptive (when memory is short, those that matter "
       "least first), hot (never), warm or cold (all but the first and the recent, at once); to "
       "measure with: archive (as cold, and a tier further); to compare with: streaming, h2o or "
       "snapkv (tokens over --kv-budget are evicted for good)");
-  AddChoice(app, "--kv-fidelity", kKvFidelityNames, engine.kv_fidelity,
-            "How much a request that does not say gives up for memory: exact (nothing), high, "
-            "balanced or max");
+  AddChoice(
+      app, "--kv-fidelity", kKvFidelityNames, engine.kv_fidelity,
+      [&engine](KvFidelity fidelity) { engine.kv_fidelity = fidelity; },
+      "How much a request that does not say gives up for memory: exact (nothing), high, "
+      "balanced or max");
   app.add_option("--kv-budget", engine.kv_budget,
                  "Hold each sequence to this part of its all-hot bytes (default: as memory allows)")
       ->check(NumberFrom(0, 1));

@@ -18,6 +18,7 @@
 #include "engine/memory_budget.h"
 #include "engine/text/chat_template.h"
 #include "server/api/id_source.h"
+#include "server/api/kv_names.h"
 #include "server/api/openai_api.h"
 #include "server/cli/load_report.h"
 #include "server/cli/shutdown.h"
@@ -98,14 +99,15 @@ int RunServe(const ServeOptions& options, const std::string& version) {
 
   std::random_device entropy;
   IdSource ids(uint64_t{entropy()} << 32 | entropy());
-  const ApiContext context{.service = **engine,
-                           .model_names = ModelNames(options),
-                           .unix_seconds = &UnixSeconds,
-                           .new_id = [&ids] { return ids.Next(); },
-                           .created = UnixSeconds(),
-                           .kv_fidelity = options.engine.kv_fidelity,
-                           .kv_policy = options.engine.kv_policy,
-                           .kv_budget = options.engine.kv_budget};
+  const ApiContext context{
+      .service = **engine,
+      .model_names = ModelNames(options),
+      .unix_seconds = &UnixSeconds,
+      .new_id = [&ids] { return ids.Next(); },
+      .created = UnixSeconds(),
+      .kv_fidelity = options.engine.kv_fidelity,
+      .kv_policy = NameOf(kKvPolicyNames, {options.engine.kv_policy, options.engine.baseline}),
+      .kv_budget = options.engine.kv_budget};
   OpenAiApi api(context, version, options.http.num_threads);
   Router router(context.new_id);
   api.AddRoutes(router);

@@ -270,7 +270,6 @@ struct PagedCase {
   std::vector<PageId> page_ids;
   std::vector<float> qkv;        // [num_tokens, width]
   std::vector<float> mean_keys;  // [num_kv_heads, head_dim], or empty
-  std::vector<uint64_t> masks;   // [pages, num_kv_heads], or empty: KvCacheView::keep_masks
   std::vector<float> energy;     // of the last Run: [page_starts.back(), num_kv_heads]
 
   PagedCase(int heads, int kv_heads, int head_dim, int num_pages)
@@ -312,8 +311,7 @@ struct PagedCase {
             .page_map = page_map.data(),
             .formats = formats.data(),
             .layout = layout,
-            .mean_keys = mean_keys.empty() ? nullptr : mean_keys.data(),
-            .keep_masks = masks.empty() ? nullptr : masks.data()};
+            .mean_keys = mean_keys.empty() ? nullptr : mean_keys.data()};
   }
 
   // Codes a full hot page where it lies; `codec` becomes the one of `tier`.
@@ -447,44 +445,6 @@ TEST_P(OpsTest, AttentionOfATokenIsTheSameInAnyChunkAndBatch) {
                                  size * sizeof(float)))
             << "chunk " << chunk << " at " << first;
       }
-    }
-  }
-}
-
-// Whole pages and a whole split without a kept token, one token of a page, half of one, all.
-constexpr uint64_t kMasks[] = {0, 0x0123456789abcdef, 1,  kKeepAll, 0, 0, 0, 0,
-                               0, uint64_t{1} << 63,  ~1U};
-
-TEST_P(OpsTest, EvictedPositionsAreAsIfTheyWereNotThere) {
-  if (!rig_->device().IsHostMemory()) {
-    GTEST_SKIP() << "keep masks are for devices in host memory";
-  }
-  const int num_pages = static_cast<int>(std::size(kMasks)) + 1;
-  const int length = num_pages * kPageTokens - 3;
-  for (const AttentionShape& shape : kShapes) {
-    PagedCase paged(shape.num_heads, shape.num_kv_heads, shape.head_dim, num_pages);
-    const std::vector<float> rows =
-        RandomFloats(static_cast<size_t>(length * paged.width()), 12, 1.0F);
-    paged.Add(0, length, Pages(0, num_pages), rows);
-    const std::vector<float> all = paged.Run(*rig_);
-    paged.masks.assign(static_cast<size_t>(num_pages * shape.num_kv_heads), kKeepAll);
-    EXPECT_EQ(paged.Run(*rig_), all);
-    for (size_t i = 0; i < std::size(kMasks) * static_cast<size_t>(shape.num_kv_heads); ++i) {
-      paged.masks[i] = kMasks[(i / static_cast<size_t>(shape.num_kv_heads) +
-                               i % static_cast<size_t>(shape.num_kv_heads) * 5) %
-                              std::size(kMasks)];
-    }
-    for (const int count : {61, 17, 1}) {  // query tokens, all in the last page
-      paged.ClearBatch();
-      paged.Add(length - count, count, Pages(0, num_pages), rows);
-      const std::vector<float> want = paged.Run(*reference_);
-      const std::vector<float> want_energy = paged.energy;
-      const std::vector<float> got = paged.Run(*rig_);
-      for (size_t i = 0; i < want.size(); ++i) {
-        ASSERT_NEAR(got[i], want[i], Tolerance(1e-5F)) << "head_dim " << shape.head_dim;
-      }
-      EXPECT_NE(got.back(), all.back());
-      ExpectNearEnergies(paged.energy, want_energy);
     }
   }
 }

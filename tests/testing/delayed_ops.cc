@@ -92,7 +92,6 @@ std::shared_ptr<DelayedOps::Lists> DelayedOps::CopyLists(const BatchView& batch,
   if (kv.arena == nullptr) {
     return lists;
   }
-  CHECK(kv.keep_masks == nullptr);
   const auto num_layers = static_cast<size_t>(kv.layout.num_layers);
   const auto last = std::max_element(lists->page_ids.begin(), lists->page_ids.end());
   lists->page_map = CopyOf(kv.page_map, last == lists->page_ids.end() ? 0 : *last + 1);

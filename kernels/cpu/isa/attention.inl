@@ -17,11 +17,6 @@ struct HalfPage {
     const QueryRows& rows = page.rows;
     MultiplyColumns<kRows>(rows.q + int64_t{first} * rows.dim, rows.dim, k, page.page_tokens,
                            page.head_dim, num_valid, weights);
-    if (page.keep != kAllKept) {
-      for (int r = 0; r < kRows; ++r) {
-        DropScores(page.keep, num_valid, weights + r * kMaxPageTokens);
-      }
-    }
     WeightRows<kRows>(rows, first, num_valid, weights, scales);
     AddPage<kRows>(v, v_stride, num_valid, weights, scales, rows.o + int64_t{first} * rows.dim,
                    rows.dim);
@@ -48,13 +43,13 @@ void AttendPage(const PageAttention& page) {
   if (page.rows.num_rows < kManyRows && page.head_dim == dim) {
     auto* k = reinterpret_cast<uint16_t*>(to.k);
     TransposeKeys(page, k);
-    ForRuns<kMaxRows>(page.rows, page.keep,
+    ForRuns<kMaxRows>(page.rows,
                       HalfPage<uint16_t, uint16_t>{page, k, page.v, page.head_dim});
     return;
   }
   TransposeKeys(page, to.k);
   WidenValues(page, to.v);
-  ForRuns<kMaxRows>(page.rows, page.keep, HalfPage<float, float>{page, to.k, to.v, dim});
+  ForRuns<kMaxRows>(page.rows, HalfPage<float, float>{page, to.k, to.v, dim});
 }
 
 }  // namespace

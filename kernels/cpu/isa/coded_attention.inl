@@ -236,11 +236,11 @@ struct WidenedPage {
 
 void AttendCodedPage(const CodedPageAttention& page) {
   if (page.rows.num_rows < kManyRows) {
-    ForRuns<4>(page.rows, kAllKept, CodedPage{page});
+    ForRuns<4>(page.rows, CodedPage{page});
     return;
   }
   WidenCodes(page);
-  ForRuns<kMaxRows>(page.rows, kAllKept, WidenedPage{page});
+  ForRuns<kMaxRows>(page.rows, WidenedPage{page});
 }
 
 }  // namespace

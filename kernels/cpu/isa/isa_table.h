@@ -96,7 +96,6 @@ struct PageAttention {
   int32_t page_tokens;  // 32 or 64
   int32_t num_written;  // leading positions that hold something
   QueryRows rows;
-  uint64_t keep;  // bit t: position t is attended to; no row sees the others
   PageBuffers buffers;
 };
 

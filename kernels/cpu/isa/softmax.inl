@@ -11,14 +11,6 @@ constexpr int kMaxPageTokens = 64;
 constexpr int kMaxRows = 6;    // rows that are multiplied with a vector while it is in a register
 constexpr int kManyRows = 12;  // from so many rows on, dequantising a page to a buffer pays
 constexpr float kNoScore = -__builtin_inff();
-constexpr uint64_t kAllKept = ~uint64_t{0};
-
-// Scores of positions that are not in `keep` become -infinity.
-inline void DropScores(uint64_t keep, int num_valid, float* scores) {
-  for (int t = 0; t < num_valid; ++t) {
-    scores[t] = (keep >> t & 1) != 0 ? scores[t] : kNoScore;
-  }
-}
 
 // The largest score of the first `num_valid` positions; those after them, up to a multiple of 16,
 // become -infinity.
@@ -71,15 +63,10 @@ inline void WeightRows(const QueryRows& rows, int32_t first, int num_valid, floa
   }
 }
 
-// Whether any of the first `num_valid` positions is in `keep`.
-inline bool SeesAny(uint64_t keep, int num_valid) {
-  return num_valid > 0 && keep << (kMaxPageTokens - num_valid) != 0;
-}
-
 // attend.Run<kRows>(first, num_valid) for runs of up to kMost rows that see the same number of
-// positions, at least one of them in `keep`.
+// positions, at least one.
 template <int kMost, typename Attend>
-inline void ForRuns(const QueryRows& rows, uint64_t keep, const Attend& attend) {
+inline void ForRuns(const QueryRows& rows, const Attend& attend) {
   static_assert(kMost == 4 || kMost == 6);
   for (int32_t row = 0; row < rows.num_rows;) {
     const int num_valid = rows.num_valid[row];
@@ -89,7 +76,7 @@ inline void ForRuns(const QueryRows& rows, uint64_t keep, const Attend& attend) 
       ++count;
     }
     count = count == 5 ? 4 : count;  // g++ 12 keeps sums of five rows on the stack
-    if (SeesAny(keep, num_valid)) {
+    if (num_valid > 0) {
       switch (count) {
         case 1:
           attend.template Run<1>(row, num_valid);

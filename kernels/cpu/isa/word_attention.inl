@@ -51,7 +51,7 @@ struct HalfPage {
     MultiplyColumns<kRows>(queries, stride, k, page.page_tokens, NumPairs(page.head_dim), num_valid,
                            sums);
     const ScoreTerms terms = {rows.q_steps + first, k_steps, nullptr, nullptr};
-    WeighSums<kRows>(rows, first, num_valid, num_valid, page.keep, terms, v_steps, sums, weights,
+    WeighSums<kRows>(rows, first, num_valid, num_valid, terms, v_steps, sums, weights,
                      of_rows);
     AddWords<kRows>(v, rows.dim, (num_valid + 3) / 4 * 2, weights, of_rows,
                     rows.o + int64_t{first} * rows.dim);
@@ -65,7 +65,7 @@ void AttendPage(const PageAttention& page) {
   auto* v = reinterpret_cast<WordPair*>(page.buffers.v);
   NarrowKeys(page, k, k_steps);
   NarrowValues(page, v, v_steps);
-  ForRuns<kMaxRows>(page.rows, page.keep, HalfPage{page, k, k_steps, v, v_steps});
+  ForRuns<kMaxRows>(page.rows, HalfPage{page, k, k_steps, v, v_steps});
 }
 
 // Turns scales of codes, in halves, into scales [page_tokens] of the int16 that stand for the
@@ -141,7 +141,7 @@ struct CodedPage {
       StartScores<kRows>(page, first, starts);
       terms.starts = starts;
     }
-    WeighSums<kRows>(rows, first, num_valid, page.page_tokens, kAllKept, terms, v_steps, sums,
+    WeighSums<kRows>(rows, first, num_valid, page.page_tokens, terms, v_steps, sums,
                      weights, of_rows);
     Add<kRows>(weights, of_rows, rows.o + int64_t{first} * rows.dim);
   }
@@ -157,13 +157,13 @@ void AttendCodedPage(const CodedPageAttention& page) {
     ScaleSteps(page.v_scales, page.ahead, WordStep<kBits>(*page.v_book), page.page_tokens, v_steps);
   });
   if (page.rows.num_rows < kManyRows) {
-    ForRuns<4>(page.rows, kAllKept, CodedPage{page, k_steps, v_steps, nullptr, nullptr});
+    ForRuns<4>(page.rows, CodedPage{page, k_steps, v_steps, nullptr, nullptr});
     return;
   }
   auto* k = reinterpret_cast<WordPair*>(page.buffers.k);
   auto* v = reinterpret_cast<WordPair*>(page.buffers.v);
   NarrowCodes(page, k, v);
-  ForRuns<kMaxRows>(page.rows, kAllKept, CodedPage{page, k_steps, v_steps, k, v});
+  ForRuns<kMaxRows>(page.rows, CodedPage{page, k_steps, v_steps, k, v});
 }
 
 }  // namespace

@@ -45,10 +45,9 @@ inline F CombineLanes(const F (&rows)[kRows], Combine combine) {
 
 // Turns sums [kRows][kMaxPageTokens] of integers in place into scores without their bias; where
 // there are no starts, also without the factor q_steps. Scores behind num_valid, up to a multiple
-// of 16, and scores not in `keep` become -infinity. Returns each row's largest score, rows in the
-// lanes.
+// of 16, become -infinity. Returns each row's largest score, rows in the lanes.
 template <int kRows>
-inline F ScoreSums(const ScoreTerms& terms, uint64_t keep, int num_valid, float* sums) {
+inline F ScoreSums(const ScoreTerms& terms, int num_valid, float* sums) {
   F largest[kRows];
 #pragma GCC unroll 6
   for (int r = 0; r < kRows; ++r) {
@@ -56,8 +55,7 @@ inline F ScoreSums(const ScoreTerms& terms, uint64_t keep, int num_valid, float*
   }
   for (int t = 0; t < num_valid; t += 16) {
     const F k_steps = Simd::Load(terms.k_steps + t);
-    const uint32_t kept = static_cast<uint32_t>(keep >> t) &
-                          (num_valid - t < 16 ? (1U << (num_valid - t)) - 1 : 0xffffU);
+    const uint32_t valid = num_valid - t < 16 ? (1U << (num_valid - t)) - 1 : 0xffffU;
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
       float* sixteen = sums + r * kMaxPageTokens + t;
@@ -66,7 +64,7 @@ inline F ScoreSums(const ScoreTerms& terms, uint64_t keep, int num_valid, float*
         score = Simd::Fma(score, Simd::Set(terms.q_steps[r]),
                           Simd::Load(terms.starts + r * kMaxPageTokens + t));
       }
-      score = Simd::Masked(score, kept, Simd::Set(kNoScore));
+      score = Simd::Masked(score, valid, Simd::Set(kNoScore));
       Simd::Store(sixteen, score);
       largest[r] = Simd::Max(largest[r], score);
     }
@@ -88,9 +86,9 @@ inline float LargestStep(const float* steps, int count) {
 // sums. `sums` is overwritten. A row's weights depend on what it sees alone.
 template <int kRows>
 inline void WeighSums(const QueryRows& rows, int32_t first, int num_valid, int num_tokens,
-                      uint64_t keep, const ScoreTerms& terms, const float* v_steps, float* sums,
+                      const ScoreTerms& terms, const float* v_steps, float* sums,
                       WordPair* pairs, WordWeights& to) {
-  const F largest = ScoreSums<kRows>(terms, keep, num_valid, sums);
+  const F largest = ScoreSums<kRows>(terms, num_valid, sums);
   F unit = Simd::Set(1);
   F bias = Simd::Zero();
   if (terms.starts == nullptr) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -14,13 +15,13 @@
 namespace thermocline {
 namespace {
 
-constexpr KvPolicy kBaselines[] = {KvPolicy::kStreaming, KvPolicy::kH2o, KvPolicy::kSnapKv};
+constexpr Baseline kBaselines[] = {Baseline::kStreaming, Baseline::kH2o, Baseline::kSnapKv};
 constexpr int kOutput = 10;
 
 class RealModelRig {
  public:
-  RealModelRig(KvPolicy policy, double budget)
-      : parts_(Load(policy, budget)),
+  RealModelRig(std::optional<Baseline> baseline, double budget)
+      : parts_(Load(baseline, budget)),
         core_(parts_.scheduler, *parts_.pool, *parts_.runner, *parts_.tokenizer) {}
 
   std::shared_ptr<Recording> Run(const std::string& prompt) {
@@ -47,14 +48,15 @@ class RealModelRig {
   uint64_t page_bytes() const { return parts_.budget.page_bytes; }
 
  private:
-  static EngineParts Load(KvPolicy policy, double budget) {
+  static EngineParts Load(std::optional<Baseline> baseline, double budget) {
     EngineConfig config;
     config.model_path = THERMOCLINE_TEST_MODEL;
     config.max_num_batched_tokens = 100;
     config.max_num_seqs = 4;
     config.max_model_len = 1024;
     config.kv_cache_memory_bytes = uint64_t{64} << 20;
-    config.kv_policy = policy;
+    config.kv_policy = KvPolicy::kHot;
+    config.baseline = baseline;
     config.kv_budget = budget;
     config.num_threads = 2;
     return LoadEngineParts(config).value();
@@ -75,21 +77,23 @@ std::string Story() {
 }
 
 TEST(EvictionModel, PolicyWithoutABudgetIsRefusedByTheOptionsName) {
-  for (const KvPolicy policy : kBaselines) {
-    const Status status = ValidateEngineConfig({.kv_policy = policy});
+  for (const Baseline baseline : kBaselines) {
+    const Status status = ValidateEngineConfig({.kv_policy = KvPolicy::kHot, .baseline = baseline});
     EXPECT_EQ(status.code(), StatusCode::kInvalidArgument);
     EXPECT_NE(status.message().find("--kv-budget"), std::string::npos);
-    EXPECT_TRUE(ValidateEngineConfig({.kv_policy = policy, .kv_budget = 0.25}).ok());
+    EXPECT_TRUE(
+        ValidateEngineConfig({.kv_policy = KvPolicy::kHot, .baseline = baseline, .kv_budget = 0.25})
+            .ok());
   }
 }
 
 TEST(EvictionModel, WithTheWholeBudgetTheBitsAreThoseOfHotPages) {
-  RealModelRig hot_rig(KvPolicy::kHot, 0);
+  RealModelRig hot_rig(std::nullopt, 0);
   const auto hot = hot_rig.Run(Story());
   const auto num_held = static_cast<uint64_t>(hot->usage().prompt_tokens + kOutput - 1);
   EXPECT_EQ(hot->usage().kv_bytes_held, (num_held + 63) / 64 * hot_rig.page_bytes());
-  for (const KvPolicy policy : kBaselines) {
-    RealModelRig rig(policy, 1.0);
+  for (const Baseline baseline : kBaselines) {
+    RealModelRig rig(baseline, 1.0);
     const auto all = rig.Run(Story());
     EXPECT_EQ(all->tokens(), hot->tokens());
     for (size_t i = 0; i < hot->logprobs().size(); ++i) {
@@ -100,12 +104,12 @@ TEST(EvictionModel, WithTheWholeBudgetTheBitsAreThoseOfHotPages) {
 }
 
 TEST(EvictionModel, AQuarterOfTheBudgetIsAQuarterOfTheTokens) {
-  for (const KvPolicy policy : kBaselines) {
-    RealModelRig rig(policy, 0.25);
+  for (const Baseline baseline : kBaselines) {
+    RealModelRig rig(baseline, 0.25);
     for (const std::string& prompt : {Story(), Story() + "The miller said"}) {
       const auto recording = rig.Run(prompt);
       const int num_prompt = recording->usage().prompt_tokens;
-      const int num_kept = policy == KvPolicy::kSnapKv
+      const int num_kept = baseline == Baseline::kSnapKv
                                ? NumKeptTokens(0.25, num_prompt) + kOutput - 1
                                : NumKeptTokens(0.25, num_prompt + kOutput - 1);
       EXPECT_EQ(recording->usage().kv_bytes_held,

@@ -19,9 +19,9 @@ std::vector<int32_t> Positions(int begin, int end) {
   return positions;
 }
 
-std::vector<int32_t> Kept(KvPolicy policy, const HeldTokens& held) {
+std::vector<int32_t> Kept(Baseline baseline, const HeldTokens& held) {
   std::vector<int32_t> kept(held.positions.begin(), held.positions.end());
-  for (const int32_t position : TokensToEvict(policy, held)) {
+  for (const int32_t position : TokensToEvict(baseline, held)) {
     const auto at = std::find(kept.begin(), kept.end(), position);
     EXPECT_NE(at, kept.end()) << position << " was evicted twice, or was not there";
     kept.erase(at);
@@ -39,34 +39,34 @@ TEST(EvictionRules, BudgetIsThePartOfTheTokensRoundedDownAndAtLeastOne) {
 TEST(EvictionRules, NothingGoesWithinTheBudget) {
   const std::vector<int32_t> positions = Positions(0, 8);
   const std::vector<float> mass(8, 1.0F);
-  for (const KvPolicy policy : {KvPolicy::kStreaming, KvPolicy::kH2o, KvPolicy::kSnapKv}) {
-    EXPECT_THAT(TokensToEvict(policy, {positions, mass, 8, 8}), IsEmpty());
-    EXPECT_THAT(TokensToEvict(policy, {positions, mass, 20, 9}), IsEmpty());
+  for (const Baseline baseline : {Baseline::kStreaming, Baseline::kH2o, Baseline::kSnapKv}) {
+    EXPECT_THAT(TokensToEvict(baseline, {positions, mass, 8, 8}), IsEmpty());
+    EXPECT_THAT(TokensToEvict(baseline, {positions, mass, 20, 9}), IsEmpty());
   }
 }
 
 TEST(EvictionRules, StreamingKeepsFourSinksAndTheMostRecent) {
   const std::vector<int32_t> positions = Positions(0, 12);
-  EXPECT_THAT(Kept(KvPolicy::kStreaming, {positions, {}, 12, 7}),
+  EXPECT_THAT(Kept(Baseline::kStreaming, {positions, {}, 12, 7}),
               ElementsAre(0, 1, 2, 3, 9, 10, 11));
-  EXPECT_THAT(Kept(KvPolicy::kStreaming, {positions, {}, 12, 3}), ElementsAre(0, 1, 11));
-  EXPECT_THAT(Kept(KvPolicy::kStreaming, {positions, {}, 12, 1}), ElementsAre(11));
+  EXPECT_THAT(Kept(Baseline::kStreaming, {positions, {}, 12, 3}), ElementsAre(0, 1, 11));
+  EXPECT_THAT(Kept(Baseline::kStreaming, {positions, {}, 12, 1}), ElementsAre(11));
   const std::vector<int32_t> left = {0, 1, 2, 3, 9, 10, 11, 12};  // after one token more
-  EXPECT_THAT(Kept(KvPolicy::kStreaming, {left, {}, 13, 7}), ElementsAre(0, 1, 2, 3, 10, 11, 12));
+  EXPECT_THAT(Kept(Baseline::kStreaming, {left, {}, 13, 7}), ElementsAre(0, 1, 2, 3, 10, 11, 12));
 }
 
 TEST(EvictionRules, H2oKeepsTheRecentHalfAndTheHeaviestOfTheRest) {
   const std::vector<int32_t> positions = Positions(0, 8);
   const std::vector<float> mass = {0.5F, 3, 1, 2, 0.1F, 0.2F, 0.3F, 0};
-  EXPECT_THAT(Kept(KvPolicy::kH2o, {positions, mass, 8, 4}), ElementsAre(1, 3, 6, 7));
-  EXPECT_THAT(Kept(KvPolicy::kH2o, {positions, mass, 8, 5}), ElementsAre(1, 3, 5, 6, 7));
-  EXPECT_THAT(Kept(KvPolicy::kH2o, {positions, mass, 8, 1}), ElementsAre(7));
+  EXPECT_THAT(Kept(Baseline::kH2o, {positions, mass, 8, 4}), ElementsAre(1, 3, 6, 7));
+  EXPECT_THAT(Kept(Baseline::kH2o, {positions, mass, 8, 5}), ElementsAre(1, 3, 5, 6, 7));
+  EXPECT_THAT(Kept(Baseline::kH2o, {positions, mass, 8, 1}), ElementsAre(7));
 }
 
 TEST(EvictionRules, H2oFillsTheBudgetWhereRecentTokensHaveGone) {
   const std::vector<int32_t> positions = {0, 1, 2, 3, 19};
   const std::vector<float> mass = {1, 4, 3, 2, 0};
-  EXPECT_THAT(Kept(KvPolicy::kH2o, {positions, mass, 20, 4}), ElementsAre(1, 2, 3, 19));
+  EXPECT_THAT(Kept(Baseline::kH2o, {positions, mass, 20, 4}), ElementsAre(1, 2, 3, 19));
 }
 
 TEST(EvictionRules, SnapKvKeepsTheWindowAndTheNeighboursOfWhatItAttendsTo) {
@@ -81,14 +81,14 @@ TEST(EvictionRules, SnapKvKeepsTheWindowAndTheNeighboursOfWhatItAttendsTo) {
   const std::vector<int32_t> window = Positions(100, 100 + kSnapKvWindow);
   want.insert(want.end(), second.begin(), second.end());
   want.insert(want.end(), window.begin(), window.end());
-  EXPECT_EQ(Kept(KvPolicy::kSnapKv, {positions, mass, 100 + kSnapKvWindow, 8 + 7 + kSnapKvWindow}),
+  EXPECT_EQ(Kept(Baseline::kSnapKv, {positions, mass, 100 + kSnapKvWindow, 8 + 7 + kSnapKvWindow}),
             want);
 }
 
 TEST(EvictionRules, SnapKvKeepsTheEndOfAWindowThatIsOverTheBudget) {
   const std::vector<int32_t> positions = Positions(0, 100);
   const std::vector<float> mass(100, 1.0F);
-  EXPECT_EQ(Kept(KvPolicy::kSnapKv, {positions, mass, 100, 9}), Positions(91, 100));
+  EXPECT_EQ(Kept(Baseline::kSnapKv, {positions, mass, 100, 9}), Positions(91, 100));
 }
 
 }  // namespace

@@ -43,11 +43,11 @@ float& Element(Rows& rows, int position, int column) {
 // A cache, an evictor, and sequences whose activations are given instead of computed.
 class Rig {
  public:
-  Rig(KvPolicy policy, double budget)
+  Rig(Baseline baseline, double budget)
       : device_(CpuDevice::Create({.reference = true}).value()),
         stream_(device_->NewStream()),
-        evictor({.policy = policy, .budget = budget, .num_heads = kHeads, .num_threads = 2},
-                kLayout, kNumPages) {
+        evictor({.baseline = baseline, .budget = budget, .num_heads = kHeads, .num_threads = 2},
+                kLayout) {
     const uint32_t head_bytes = NativeHeadBytes(kLayout);
     const uint32_t layer_bytes = head_bytes * kLayout.num_kv_heads;
     const uint32_t page_units = layer_bytes * kLayout.num_layers / kArenaUnitBytes;
@@ -85,15 +85,17 @@ class Rig {
     const KvCacheView kv{.arena = arena_.data(),
                          .page_map = page_map_.data(),
                          .formats = formats_.data(),
-                         .layout = kLayout,
-                         .keep_masks = evictor.keep_masks()};
+                         .layout = kLayout};
     evictor.BeginStep(plan);
     for (int layer = 0; layer < kLayout.num_layers; ++layer) {
       const auto begin = rows.begin() + int64_t{sequence.num_computed} * kWidth;
       Rows step(begin, begin + int64_t{num_tokens} * kWidth);
       const Tensor qkv(step.data(), {num_tokens, kWidth});
       device_->ops().AppendKv(qkv, kKeyColumn, kValueColumn, batch_.view(), kv, layer, *stream_);
-      evictor.Observe(layer, qkv, batch_.view(), kv);
+      std::vector<float> out(static_cast<size_t>(num_tokens * kKeyColumn));
+      evictor.Attend(device_->ops(), qkv, kHeads, batch_.view(), kv,
+                     {.layer = layer, .scale = 0.25F}, Tensor(out.data(), {num_tokens, kKeyColumn}),
+                     *stream_);
     }
     evictor.EndStep(plan);
     const uint64_t held_bytes = evictor.HeldBytes(plan.sequences[0]);
@@ -104,9 +106,8 @@ class Rig {
   std::set<int> Kept(const Sequence& sequence, int layer, int kv_head) const {
     std::set<int> kept;
     for (int p = 0; p < sequence.num_computed; ++p) {
-      const KvCacheView kv{.layout = kLayout, .keep_masks = evictor.keep_masks()};
       const PageId page = sequence.pages[static_cast<size_t>(p / kLayout.page_tokens)];
-      if ((kv.keep_mask(page, layer, kv_head) >> (p % kLayout.page_tokens) & 1) != 0) {
+      if ((evictor.kept().of(page, layer, kv_head) >> (p % kLayout.page_tokens) & 1) != 0) {
         kept.insert(p);
       }
     }
@@ -192,7 +193,7 @@ class PlainH2o {
 };
 
 TEST(Evictor, H2oKeepsWhatPlainLoopsKeepInEveryStep) {
-  Rig rig(KvPolicy::kH2o, 0.3);
+  Rig rig(Baseline::kH2o, 0.3);
   const Rows rows = RandomRows(1);
   Sequence sequence = rig.NewSequence(300);
   std::vector<PlainH2o> plain(kLayout.num_kv_heads);
@@ -209,7 +210,7 @@ TEST(Evictor, H2oKeepsWhatPlainLoopsKeepInEveryStep) {
 }
 
 TEST(Evictor, H2oKeepsAPlantedHeavyHitter) {
-  Rig rig(KvPolicy::kH2o, 0.1);
+  Rig rig(Baseline::kH2o, 0.1);
   Rows rows = RandomRows(2);
   for (int t = 0; t < kMaxTokens; ++t) {
     Element(rows, t, 0) = 3;  // of head 0's query, so of KV head 0
@@ -224,7 +225,7 @@ TEST(Evictor, H2oKeepsAPlantedHeavyHitter) {
 }
 
 TEST(Evictor, StreamingKeepsSinksAndTheRecentInEveryLayerAndHead) {
-  Rig rig(KvPolicy::kStreaming, 0.25);
+  Rig rig(Baseline::kStreaming, 0.25);
   const Rows rows = RandomRows(3);
   Sequence sequence = rig.NewSequence(200);
   for (const int num_tokens : {100, 100, 1, 1, 1, 1}) {
@@ -260,7 +261,7 @@ TEST(Evictor, SnapKvKeepsWhatTheWindowAttendsToHoweverThePromptIsCut) {
   const Rows rows = RowsOfTwoNeedles(kPrompt);
   std::set<int> whole;
   for (const int chunk : {kPrompt, 100, 7}) {
-    Rig rig(KvPolicy::kSnapKv, 0.2);
+    Rig rig(Baseline::kSnapKv, 0.2);
     Sequence sequence = rig.NewSequence(kPrompt);
     uint64_t held_bytes = 0;
     while (sequence.num_computed < kPrompt) {
@@ -282,8 +283,8 @@ TEST(Evictor, SnapKvKeepsWhatTheWindowAttendsToHoweverThePromptIsCut) {
 }
 
 TEST(Evictor, WhoFindsCachedPagesReadsOnlyWhatWasKept) {
-  for (const KvPolicy policy : {KvPolicy::kStreaming, KvPolicy::kH2o, KvPolicy::kSnapKv}) {
-    Rig rig(policy, 0.4);
+  for (const Baseline baseline : {Baseline::kStreaming, Baseline::kH2o, Baseline::kSnapKv}) {
+    Rig rig(baseline, 0.4);
     const Rows rows = RandomRows(5);
     Sequence first = rig.NewSequence(256);
     rig.Step(first, rows, 256);
@@ -300,7 +301,7 @@ TEST(Evictor, WhoFindsCachedPagesReadsOnlyWhatWasKept) {
 }
 
 TEST(Evictor, PageThatIsWrittenAnewHasAllItsTokens) {
-  Rig rig(KvPolicy::kStreaming, 0.1);
+  Rig rig(Baseline::kStreaming, 0.1);
   const Rows rows = RandomRows(6);
   Sequence first = rig.NewSequence(300);
   rig.Step(first, rows, 300);

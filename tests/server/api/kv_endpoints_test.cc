@@ -57,7 +57,7 @@ class KvEndpointsTest : public testing::Test {
 };
 
 TEST_F(KvEndpointsTest, KvTellsTiersMovesAndEnergies) {
-  context_.kv_policy = KvPolicy::kCold;
+  context_.kv_policy = "cold";
   context_.kv_fidelity = KvFidelity::kMax;
   const Json kv = *ParseJson(Get("/v1/kv").body);
   EXPECT_EQ(kv["policy"], "cold");

@@ -3,9 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
+
+#include "server/api/kv_names.h"
 
 namespace thermocline {
 namespace {
@@ -29,6 +33,21 @@ TEST(CommandLine, KvOptionsAreChosenByName) {
   EXPECT_EQ(chosen.kv_policy, KvPolicy::kCold);
   EXPECT_EQ(chosen.kv_fidelity, KvFidelity::kMax);
   EXPECT_EQ(chosen.kv_budget, 0.25);
+}
+
+TEST(CommandLine, ABaselineEvictsBesideHotPages) {
+  const std::pair<const char*, Baseline> names[] = {
+      {"streaming", Baseline::kStreaming}, {"h2o", Baseline::kH2o}, {"snapkv", Baseline::kSnapKv}};
+  for (const auto& [name, baseline] : names) {
+    const EngineConfig config =
+        ParseEngine({"serve", "m.gguf", "--kv-policy", name, "--kv-budget", "0.25"});
+    EXPECT_EQ(config.kv_policy, KvPolicy::kHot);
+    EXPECT_EQ(config.baseline, baseline);
+    EXPECT_EQ(NameOf(kKvPolicyNames, {config.kv_policy, config.baseline}), name);
+  }
+  EXPECT_EQ(ParseEngine({"serve", "m.gguf"}).baseline, std::nullopt);
+  EXPECT_EQ(ParseEngine({"serve", "m.gguf", "--kv-policy", "hot"}).baseline, std::nullopt);
+  EXPECT_TRUE(std::holds_alternative<int>(Parse({"serve", "m.gguf", "--kv-policy", "lru"})));
 }
 
 TEST(CommandLine, InstructionsOfTheKernelsAreChosenByName) {
