@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/base/check.h"
+#include "kernels/core/exp.h"
 
 namespace thermocline {
 namespace {
@@ -14,28 +15,10 @@ namespace {
 constexpr size_t kBlock = 1024;
 
 // Whole numbers in the order of the floats, and back: bits of negative ones fall where they rise.
+// The zeros are one number.
 constexpr int32_t Flip(int32_t bits) { return bits ^ (bits >> 31 & 0x7fffffff); }
-constexpr int32_t OrderOf(float score) { return Flip(std::bit_cast<int32_t>(score)); }
+constexpr int32_t OrderOf(float score) { return Flip(std::bit_cast<int32_t>(score + 0.0F)); }
 constexpr float ScoreOf(int32_t order) { return std::bit_cast<float>(Flip(order)); }
-
-// For x <= 0; the polynomial of kernels/cpu/isa/elementwise.inl without fused products.
-float Exp(float x) {
-  constexpr float kLowest = -87.3F;
-  constexpr float kRounder = 12582912.0F;  // 1.5 * 2^23: adding it leaves a whole number
-  const float clamped = x > kLowest ? x : kLowest;
-  const float shifted = clamped * 1.44269504F + kRounder;
-  const float n = shifted - kRounder;
-  const float r = (clamped - n * 0.693145752F) + n * -1.42860677e-6F;  // ln 2 in two parts
-  float p = 1.38888889e-3F * r + 8.33333333e-3F;
-  p = p * r + 4.16666667e-2F;
-  p = p * r + 1.66666667e-1F;
-  p = p * r + 0.5F;
-  p = p * r + 1.0F;
-  p = p * r + 1.0F;
-  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) << 23;  // its low bits are n's
-  const auto scaled = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
-  return x >= kLowest ? scaled : 0.0F;
-}
 
 double SumOfBlock(std::span<const float> weights) {
   std::array<double, 8> sums{};
@@ -97,7 +80,7 @@ void ExpOfScores(std::span<const float> scores, float max, float temperature,
   float* out = weights.data();
   const size_t count = scores.size();
   for (size_t i = 0; i < count; ++i) {
-    out[i] = Exp((in[i] - max) / temperature);
+    out[i] = ExpOfNegative((in[i] - max) / temperature);
   }
 }
 
@@ -115,7 +98,7 @@ double SumOfExps(std::span<const float> scores, float max) {
   for (size_t begin = 0; begin < scores.size(); begin += kBlock) {
     const std::span<const float> block = BlockAt(scores, begin);
     for (size_t i = 0; i < block.size(); ++i) {
-      weights[i] = Exp(block[i] - max);
+      weights[i] = ExpOfNegative(block[i] - max);
     }
     total += SumOfBlock(std::span(weights).first(block.size()));
   }

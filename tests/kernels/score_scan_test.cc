@@ -25,6 +25,15 @@ TEST(ScoreScan, FindsTheLowestIndexOfTheBest) {
   }
 }
 
+TEST(ScoreScan, TheZerosAreEqual) {
+  for (const size_t positive : {1, 40, 1100}) {
+    std::vector<float> scores(1200, -1.0F);
+    scores[0] = -0.0F;
+    scores[positive] = 0.0F;
+    EXPECT_EQ(FindBest(scores).index, 0);
+  }
+}
+
 TEST(ScoreScan, SeesWhatIsNoNumber) {
   for (const float bad : {NAN, kInfinity}) {
     for (const size_t at : {0, 17, 1030}) {
