@@ -1,6 +1,8 @@
 #include "kernels/cuda/rows/host_row_launches.h"
 
 #include "kernels/base/check.h"
+#include "kernels/cuda/rows/finish_qkv.cuh"
+#include "kernels/cuda/rows/fold_page.cuh"
 #include "kernels/cuda/rows/norm_row.cuh"
 #include "kernels/cuda/rows/row_parts.cuh"
 #include "kernels/cuda/simt/host_thread.h"
@@ -49,6 +51,17 @@ void RunRows(const GateLaunch& launch, GridOrder order) {
            [&](HostThread& thread) { GatePart(thread, launch); });
 }
 
+void RunRows(const QkvLaunch& launch, GridOrder order) {
+  using Finisher = QkvFinisher<HostThread>;
+  Run(Finisher::NumBlocks(launch), 32 * Finisher::kWarps, Finisher::SharedBytes(launch), order,
+      [&](HostThread& thread) { Finisher(thread, launch).Run(); });
+}
+
+void RunRows(const FoldLaunch& launch, GridOrder order) {
+  Run(NumFoldBlocks(launch.num_pages), kFoldThreads, 0, order,
+      [&](HostThread& thread) { FoldPage(thread, launch); });
+}
+
 void LaunchEmbed(const EmbedLaunch& launch, void* stream) {
   CHECK(stream == nullptr);
   RunRows(launch, {});
@@ -70,6 +83,16 @@ void LaunchBias(const BiasLaunch& launch, void* stream) {
 }
 
 void LaunchGate(const GateLaunch& launch, void* stream) {
+  CHECK(stream == nullptr);
+  RunRows(launch, {});
+}
+
+void LaunchQkv(const QkvLaunch& launch, void* stream) {
+  CHECK(stream == nullptr);
+  RunRows(launch, {});
+}
+
+void LaunchFold(const FoldLaunch& launch, void* stream) {
   CHECK(stream == nullptr);
   RunRows(launch, {});
 }

@@ -11,5 +11,7 @@ void RunRows(const GatherLaunch& launch, GridOrder order);
 void RunRows(const NormLaunch& launch, GridOrder order);
 void RunRows(const BiasLaunch& launch, GridOrder order);
 void RunRows(const GateLaunch& launch, GridOrder order);
+void RunRows(const QkvLaunch& launch, GridOrder order);
+void RunRows(const FoldLaunch& launch, GridOrder order);
 
 }  // namespace thermocline

@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/rows/finish_qkv.cuh"
+#include "kernels/cuda/rows/fold_page.cuh"
 #include "kernels/cuda/rows/norm_row.cuh"
 #include "kernels/cuda/rows/row_parts.cuh"
 #include "kernels/cuda/simt/device_thread.cuh"
@@ -33,6 +35,17 @@ __global__ void __launch_bounds__(kRowThreads)
 __global__ void __launch_bounds__(kRowThreads)
     GateKernel(const __grid_constant__ GateLaunch launch) {
   GatePart(DeviceThread(), launch);
+}
+
+__global__ void __launch_bounds__(32 * QkvFinisher<DeviceThread>::kWarps)
+    QkvKernel(const __grid_constant__ QkvLaunch launch) {
+  const DeviceThread thread;
+  QkvFinisher<DeviceThread>(thread, launch).Run();
+}
+
+__global__ void __launch_bounds__(kFoldThreads)
+    FoldKernel(const __grid_constant__ FoldLaunch launch) {
+  FoldPage(DeviceThread(), launch);
 }
 
 namespace {
@@ -68,6 +81,16 @@ void LaunchBias(const BiasLaunch& launch, void* stream) {
 
 void LaunchGate(const GateLaunch& launch, void* stream) {
   Run(GateKernel, launch, NumPartBlocks(launch.num_rows, launch.dim), kRowThreads, 0, stream);
+}
+
+void LaunchQkv(const QkvLaunch& launch, void* stream) {
+  using Finisher = QkvFinisher<DeviceThread>;
+  Run(QkvKernel, launch, Finisher::NumBlocks(launch), 32 * Finisher::kWarps,
+      Finisher::SharedBytes(launch), stream);
+}
+
+void LaunchFold(const FoldLaunch& launch, void* stream) {
+  Run(FoldKernel, launch, NumFoldBlocks(launch.num_pages), kFoldThreads, 0, stream);
 }
 
 }  // namespace thermocline

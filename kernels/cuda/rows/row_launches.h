@@ -3,6 +3,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/core/rope.h"
+#include "kernels/page_format.h"
+
 // The small operations of a step (kernels/ops.h says what each means): what a launch of each kernel
 // gets, and the functions that enqueue it. They are defined twice: in row_launches.cu for a GPU, in
 // host_row_launches.cc for the host context. Pointers are memory of the device. `stream`: a
@@ -64,5 +67,40 @@ struct GateLaunch {
   float* out = nullptr;
 };
 void LaunchGate(const GateLaunch& launch, void* stream);
+
+// What FinishQkv does, with the bits of the reference (but not the payload of a NaN): bias, RoPE of
+// queries and keys, rotation of all, K and V into their pages. Each part is left out where its
+// pointer is null: so this is Rope and Rotate and AppendKv alone too.
+struct QkvLaunch {
+  float* qkv = nullptr;  // [num_tokens, row_width]: queries, keys and values
+  int64_t row_width = 0;
+  int32_t num_tokens = 0;
+  int32_t num_heads = 0;  // of queries
+  int32_t num_kv_heads = 0;
+  int32_t head_dim = 0;            // at most 3072
+  const float* bias = nullptr;     // [row_width]
+  const float* cos_sin = nullptr;  // [num_tokens, num_pairs, 2]
+  int32_t num_pairs = 0;
+  RopeStyle style = RopeStyle::kInterleaved;
+  const float* signs = nullptr;  // [head_dim]
+  bool rotates_back = false;
+  // Null: keys and values stay in qkv. Otherwise only queries do.
+  std::byte* arena = nullptr;
+  LayerFormat format;  // of hot pages in this layer
+  int32_t page_tokens = 64;
+  const PageEntry* token_pages = nullptr;  // [num_tokens]; not hot: the token is written nowhere
+  const int32_t* positions = nullptr;      // [num_tokens]
+};
+void LaunchQkv(const QkvLaunch& launch, void* stream);
+
+// energies [num_layers, num_pages, num_heads] -> heat [num_pages, 2], with the reference's bits.
+struct FoldLaunch {
+  const float* energies = nullptr;
+  int32_t num_layers = 0;
+  int32_t num_pages = 0;
+  int32_t num_heads = 0;
+  float* heat = nullptr;
+};
+void LaunchFold(const FoldLaunch& launch, void* stream);
 
 }  // namespace thermocline
