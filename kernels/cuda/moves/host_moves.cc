@@ -11,7 +11,7 @@ namespace thermocline {
 void RunMoves(const MoveBatch& batch, GridOrder order) {
   const KvLayout& layout = batch.kv.layout;
   const auto run = [&](int64_t num_blocks, uint32_t shared_bytes, const auto& kernel) {
-    HostGrid(static_cast<int>(num_blocks), kTileRows, shared_bytes, order)
+    HostGrid(static_cast<int>(num_blocks), kMoveTileRows, shared_bytes, order)
         .Run([&](HostThread& thread) { kernel(thread); });
   };
   const int64_t num_blocks = batch.num_moves * NumMoveBlocks(layout);

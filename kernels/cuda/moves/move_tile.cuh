@@ -29,13 +29,13 @@ struct MoveBlock {
   }
 };
 
-// A tile of a move: at most kTileRows rows of K or of V of a block. A warp that is alone in its
+// A tile of a move: at most kMoveTileRows rows of K or of V of a block. A warp that is alone in its
 // thread block does it.
 template <typename Thread>
 class TileMover {
  public:
   static HD uint32_t SharedBytes(const KvLayout& layout) {
-    return sizeof(float) * (2 * TileFloats(layout.head_dim) + kTileRows + 16);
+    return sizeof(float) * (2 * TileFloats(layout.head_dim) + kMoveTileRows + 16);
   }
   static HD int64_t NumThreadBlocks(const MoveBatch& of) {
     return of.num_moves * NumMoveBlocks(of.kv.layout) * NumTiles(of.kv.layout);
@@ -49,7 +49,7 @@ class TileMover {
         tile_(thread.block() % NumTiles(of.kv.layout)),
         at_(of, thread.block() / NumTiles(of.kv.layout)),
         keys_(tile_ < NumTiles(of.kv.layout) / 2),
-        first_(tile_ % (NumTiles(of.kv.layout) / 2) * kTileRows) {
+        first_(tile_ % (NumTiles(of.kv.layout) / 2) * kMoveTileRows) {
     const PageMove& move = of.moves[at_.move];
     from_ = of.kv.format(at_.layer, move.from.tier()).codec;
     to_ = of.kv.format(at_.layer, move.to.tier()).codec;
@@ -59,9 +59,9 @@ class TileMover {
     x_ = floats;
     e_ = floats + TileFloats(dim_);
     inverses_ = e_ + TileFloats(dim_);
-    levels_ = inverses_ + kTileRows;
+    levels_ = inverses_ + kMoveTileRows;
     const int left = parts().rows - first_;
-    count_ = left < 0 ? 0 : left < kTileRows ? left : kTileRows;
+    count_ = left < 0 ? 0 : left < kMoveTileRows ? left : kMoveTileRows;
   }
 
   HD void Run() {
@@ -97,8 +97,8 @@ class TileMover {
   template <typename Word>
   HD void CopyWords() const {
     const auto size = static_cast<uint32_t>(sizeof(Word));
-    const auto first = static_cast<uint32_t>(tile_ * kTileRows + lane_);
-    const auto step = static_cast<uint32_t>(NumTiles(of_.kv.layout) * kTileRows);
+    const auto first = static_cast<uint32_t>(tile_ * kMoveTileRows + lane_);
+    const auto step = static_cast<uint32_t>(NumTiles(of_.kv.layout) * kMoveTileRows);
     for (uint32_t at = first * size; at < parts().bytes; at += step * size) {
       if constexpr (sizeof(Word) == 16) {
         thread_.StoreGlobal16(out_ + at, thread_.LoadGlobal16(in_ + at));
@@ -122,7 +122,7 @@ class TileMover {
   // A row for each token. Rows and columns that there are none of are zeros.
   HD void Load() {
     source().Read([this](auto read) {
-      for (int row = 0; row < kTileRows; ++row) {
+      for (int row = 0; row < kMoveTileRows; ++row) {
         for (int i = lane_; i < TileColumns(dim_); i += 32) {
           x_[i * kTileStride + row] = row < count_ && i < dim_ ? read(first_ + row, i) : 0.0F;
         }

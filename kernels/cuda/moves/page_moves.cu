@@ -10,23 +10,24 @@
 
 namespace thermocline {
 
-__global__ void __launch_bounds__(kTileRows, 16)
+__global__ void __launch_bounds__(kMoveTileRows, 16)
     ChooseRowsKernel(const __grid_constant__ MoveBatch of) {
   const DeviceThread thread;
   RowChooser<DeviceThread>(thread, of).Run();
 }
 
-__global__ void __launch_bounds__(kTileRows, 16) MoveTileKernel(const __grid_constant__ MoveBatch of) {
+__global__ void __launch_bounds__(kMoveTileRows, 16)
+    MoveTileKernel(const __grid_constant__ MoveBatch of) {
   const DeviceThread thread;
   TileMover<DeviceThread>(thread, of).Run();
 }
 
-__global__ void __launch_bounds__(kTileRows, 16)
+__global__ void __launch_bounds__(kMoveTileRows, 16)
     HashMovedBlockKernel(const __grid_constant__ MoveBatch of) {
   HashMovedBlock(DeviceThread(), of);
 }
 
-__global__ void __launch_bounds__(kTileRows, 16)
+__global__ void __launch_bounds__(kMoveTileRows, 16)
     FinishMoveKernel(const __grid_constant__ MoveBatch of) {
   FinishMove(DeviceThread(), of);
 }
@@ -41,7 +42,7 @@ void Launch(void (*kernel)(MoveBatch), const MoveBatch& batch, int64_t num_block
     cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                          static_cast<int>(shared_bytes));
   }
-  kernel<<<static_cast<unsigned>(num_blocks), kTileRows, shared_bytes, stream>>>(batch);
+  kernel<<<static_cast<unsigned>(num_blocks), kMoveTileRows, shared_bytes, stream>>>(batch);
 }
 
 }  // namespace

@@ -16,7 +16,7 @@
 namespace thermocline {
 
 inline constexpr int kNumCodecs = 6;
-inline constexpr int kTileRows = 32;
+inline constexpr int kMoveTileRows = 32;
 inline constexpr int kMostMergedTokens = 17;  // in one row of a merged block: 64 less the other 47
 inline constexpr int kMergedRows = 48;
 inline constexpr int kMergedTokens = 64;
@@ -72,7 +72,7 @@ HD constexpr int64_t NumMoveBlocks(const KvLayout& layout) {
   return int64_t{layout.num_layers} * layout.num_kv_heads;
 }
 HD constexpr int NumTiles(const KvLayout& layout) {  // of a block: of its K, then of its V
-  return 2 * ((layout.page_tokens + kTileRows - 1) / kTileRows);
+  return 2 * ((layout.page_tokens + kMoveTileRows - 1) / kMoveTileRows);
 }
 HD inline MoveWorkspace MoveWorkspaceOf(const MoveBatch& batch) {
   const int64_t num_blocks = batch.num_moves * NumMoveBlocks(batch.kv.layout);

@@ -14,7 +14,7 @@ namespace thermocline {
 
 // A coordinate of 32 vectors lies together, and a word apart from a multiple of 32, so that a warp
 // reads or writes a coordinate of all its vectors, or 32 coordinates of one, in one go.
-inline constexpr int kTileStride = kTileRows + 1;
+inline constexpr int kTileStride = kMoveTileRows + 1;
 
 HD constexpr int TileColumns(int dim) { return (dim + 15) / 16 * 16; }
 HD constexpr uint32_t TileFloats(int dim) {
