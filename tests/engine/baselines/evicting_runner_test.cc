@@ -125,7 +125,7 @@ TEST(EvictingRunner, WhatAStepEvictsTheNextDoesNotSee) {
 
 // In one layer, K and V of a token are of that token alone: so the others can be any, bit for bit.
 TEST(EvictingRunner, WhatWasEvictedHasNoPartInTheLogits) {
-  const auto logits_with = [](std::vector<size_t> changed) {
+  const auto logits_with = [](const std::vector<size_t>& changed) {
     Reader reader(Baseline::kStreaming, 0.25, /*num_layers=*/1);
     for (const size_t position : changed) {
       reader.Change(position);
