@@ -99,7 +99,8 @@ TEST(RowLaunches, NormIsTheReferences) {
     ops.RmsNorm(Tensor(x.data(), {kMostRows, dim}), Tensor(gain.data(), {dim}), 1e-5F,
                 Tensor(wanted.data(), {kMostRows, dim}), stream);
     // What both sums may be off, of which a root takes half, and what follows them.
-    const float bound = static_cast<float>(dim / 16 + dim / 256 + 24) * kUnit;
+    const int num_roundings = dim / 16 + dim / 256 + 24;
+    const float bound = static_cast<float>(num_roundings) * kUnit;
     for (size_t i = 0; i < y.size(); ++i) {
       ASSERT_LE(std::abs(y[i] - wanted[i]), bound * std::abs(wanted[i])) << dim << ' ' << i;
     }
