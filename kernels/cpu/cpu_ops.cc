@@ -176,6 +176,7 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
   const auto multiply = [&](const PanelWeight::Part& part, int64_t begin, int64_t end,
                             int64_t token) {
     const int64_t first_row = begin * kPanelRows;
+    const int64_t first_block = weight.has_quantized() ? token * num_blocks : 0;  // else none
     isa_.panel_product[static_cast<size_t>(part.kind)](
         {.panels = weight.panel(part, begin),
          .panel_bytes = static_cast<int64_t>(part.panel_bytes),
@@ -183,8 +184,8 @@ void CpuOps::MatMul(Tensor x, const Weight& w, Tensor y, MatMulMode mode,
          .num_columns = num_columns,
          .num_tokens = std::min(MatMulTiles::kTokens, num_tokens - token),
          .group_tokens = group_tokens,
-         .codes = codes + token * num_blocks * kBlockCodes,
-         .blocks = blocks + token * num_blocks,
+         .codes = codes + first_block * kBlockCodes,
+         .blocks = blocks + first_block,
          .x = x.f32() + token * num_columns,
          .room = unpacking_room(),
          .y = y.f32() + token * weight.rows() + part.first_row + first_row,
