@@ -70,7 +70,7 @@ class Server:
     def load(self):
         return self.get("/load").json()
 
-    def wait_for_load(self, condition, timeout=20):
+    def wait_for_load(self, condition, timeout=60):
         """Until /load fulfils `condition`; each look is a round trip."""
         found = {}
 
