@@ -43,8 +43,8 @@ double Migrator::busy_seconds() const {
   return busy_seconds_;
 }
 
-// As many pages as the device moves well at once, and no more: a page is published as soon as it
-// can be.
+// Takes as many pages as the device moves well at once, and no more: a page is published as soon as
+// it can be.
 void Migrator::Run(const std::stop_token& stop) {
   const auto most = static_cast<size_t>(device_.ops().max_moves_at_once());
   std::vector<PageMove> moves;

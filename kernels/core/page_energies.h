@@ -22,8 +22,8 @@ struct FoldedEnergy {
   float mean = 0;  // over layers and heads
 };
 
-// Of page `page` of energies [num_layers, num_pages, num_heads]. Sums in the order that they lie
-// in.
+// Folds the energies of page `page`; they are [num_layers, num_pages, num_heads] and are summed in
+// the order that they lie in.
 HD inline FoldedEnergy FoldEnergyOfPage(const float* energies, int64_t num_layers,
                                         int64_t num_pages, int64_t num_heads, int64_t page) {
   FoldedEnergy folded;

@@ -151,7 +151,7 @@ HD inline uint64_t Xxh3UpTo16(const std::byte* data, size_t bytes, const uint64_
   return Xxh64Avalanche(all ^ ((secret[0] ^ secret[0] >> 32) & 0xffffffffU));
 }
 
-// Of at most kXxh3LongestShort bytes.
+// The hash of at most kXxh3LongestShort bytes.
 HD inline uint64_t Xxh3Short(const std::byte* data, size_t bytes, const uint64_t* secret) {
   if (bytes <= 16) {
     return Xxh3UpTo16(data, bytes, secret);

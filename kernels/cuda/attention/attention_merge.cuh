@@ -46,7 +46,7 @@ class AttentionMerge {
   }
 
  private:
-  // Of a row of the tile, in [num_tokens, num_heads].
+  // The index of a row of the tile in [num_tokens, num_heads].
   HD int64_t HeadOf(int row) const {
     const int of_head = tile_.first_row + row;
     return int64_t{tile_.first_token + of_head / of_.group} * of_.num_heads + Head(row);

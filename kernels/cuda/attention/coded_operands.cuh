@@ -119,7 +119,7 @@ class CodedOperands {
   using Levels = CodeLevels<Thread>;
   static constexpr int kSteps = kDim / 32;           // products of a score
   static constexpr bool kWholeGroups = kDim >= 128;  // a lane reads whole groups of K, not halves
-  // Of values in shared memory: of a warm chunk the group of its tokens alone.
+  // Bytes of a panel of V in shared memory. A warm chunk has the group of its tokens alone.
   static constexpr int kStoredPanel =
       kValueBits == 8 ? GroupBytes(8) : PanelBytes(kValueBits, kRows);
 

@@ -22,7 +22,7 @@ struct PageCursor {
   const TileSight& sight;
   int page;  // of the tile
   int end;
-  // Of the page:
+  // The page that the cursor is at:
   const std::byte* block = nullptr;
   Codec codec = Codec::kNative;
   int first_position = 0;

@@ -21,7 +21,7 @@ inline constexpr float kLowestScore = -1e30F;
 inline constexpr float kMostQuerySteps = 127 * 256 + 127;
 inline constexpr float kMostWeightSteps = 65534;
 
-// Of 16 keys, whose codes are padded to 32 dimensions even where groups are smaller.
+// The bytes of a panel of 16 keys. Codes are padded to 32 dimensions even where groups are smaller.
 HD constexpr int KeyPanelBytes(int bits, int head_dim) {
   return PanelBytes(bits, (head_dim + kGroupInner - 1) / kGroupInner * kGroupInner);
 }

@@ -23,7 +23,7 @@ struct MoveBlock {
       : layer(static_cast<int>(index / of.num_moves / of.kv.layout.num_kv_heads)),
         kv_head(static_cast<int>(index / of.num_moves % of.kv.layout.num_kv_heads)),
         move(static_cast<int>(index % of.num_moves)) {}
-  // In a MoveWorkspace.
+  // The index of this block in the lists of a MoveWorkspace.
   HD int64_t in_workspace(const KvLayout& layout) const {
     return (int64_t{move} * layout.num_layers + layer) * layout.num_kv_heads + kv_head;
   }

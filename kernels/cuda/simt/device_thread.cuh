@@ -42,7 +42,8 @@ class DeviceThread {
   }
   __device__ uint32_t Ballot(bool x) const { return __ballot_sync(~0U, x); }  // bit of each lane
 
-  // Of global or shared memory; what was there before. Not in the order of the threads.
+  // Adds in global or shared memory and gives what was there before. The order of threads is not
+  // told.
   __device__ static uint32_t AtomicAdd(uint32_t* to, uint32_t x) { return atomicAdd(to, x); }
   __device__ static uint64_t AtomicAdd(uint64_t* to, uint64_t x) {
     return atomicAdd(reinterpret_cast<unsigned long long*>(to), x);

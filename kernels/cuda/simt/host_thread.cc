@@ -71,7 +71,7 @@ void HostThread::ExchangeBytes(const char* what, int line) const {
   });
 }
 
-// Of `a`, register r holds row lane / 4 + 8 (r % 2), columns 16 (r / 2) + 4 (lane % 4) ..; of `b`,
+// Register r of `a` holds row lane / 4 + 8 (r % 2), columns 16 (r / 2) + 4 (lane % 4) ..; of `b`,
 // register r holds rows 16 r + 4 (lane % 4) .. of column lane / 4; of the sums, element i is row
 // lane / 4 + 8 (i / 2), column 2 (lane % 4) + i % 2.
 void HostThread::MultiplyBytes(bool a_has_sign, int32_t (&sums)[4], const uint32_t (&a)[4],
@@ -109,7 +109,7 @@ void HostThread::MultiplyBytes(bool a_has_sign, int32_t (&sums)[4], const uint32
   }
 }
 
-// Of `a`, register r holds row lane / 4 + 8 (r % 2), columns 8 (r / 2) + 2 (lane % 4) and the next,
+// Register r of `a` holds row lane / 4 + 8 (r % 2), columns 8 (r / 2) + 2 (lane % 4) and the next,
 // the first one in the low bits; of `b`, register r holds rows 8 r + 2 (lane % 4) and the next of
 // column lane / 4. The sums lie as those of bytes.
 void HostThread::MultiplyHalves(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,

@@ -5,14 +5,10 @@
 #include <vector>
 
 #include "tests/kernels/cuda/attention_rig.h"
+#include "tests/kernels/cuda/grid_orders.h"
 
 namespace thermocline {
 namespace {
-
-constexpr GridOrder kOrders[] = {{GridOrder::Kind::kForward},
-                                 {GridOrder::Kind::kReverse},
-                                 {GridOrder::Kind::kRandom, 1},
-                                 {GridOrder::Kind::kRandom, 2}};
 
 // Archived pages first, then cold, warm and hot ones, the last of them partial unless 64 divides
 // the length.
@@ -168,7 +164,7 @@ TEST(AttentionBatch, BitsAreTheSameInEveryOrderOfLanesAndBlocks) {
                          .seed = 10};
     AttentionRig rig(shape, {Mixed(577), Mixed(700, 3), Mixed(1)});
     const RigResult first = rig.Run();
-    for (const GridOrder order : kOrders) {
+    for (const GridOrder order : kGridOrders) {
       for (const int num_blocks : {1, 2, 5}) {
         if (kThinTests && num_blocks != 2) {
           continue;
@@ -184,7 +180,7 @@ TEST(AttentionBatch, BitsOfASequenceAreTheSameAloneAndInABatch) {
   AttentionRig rig(shape, {Mixed(577), Mixed(700, 3), Mixed(1), Mixed(64), Mixed(1500)});
   const RigResult whole = rig.Run();
   for (int sequence = 0; sequence < 5; ++sequence) {
-    EXPECT_EQ(rig.RunAlone(sequence, kOrders[sequence % 4]), rig.PartOf(whole, sequence));
+    EXPECT_EQ(rig.RunAlone(sequence, kGridOrders[sequence % 4]), rig.PartOf(whole, sequence));
   }
 }
 

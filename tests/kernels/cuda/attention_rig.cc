@@ -14,14 +14,10 @@
 #include "kernels/quant/page_codec.h"
 #include "kernels/quant/rotation.h"
 #include "kernels/reference/reference_ops.h"
+#include "tests/kernels/cuda/no_stream.h"
 
 namespace thermocline {
 namespace {
-
-struct NoStream final : Stream {
-  void Copy(std::byte* /*dst*/, const std::byte* /*src*/, size_t /*bytes*/) override {}
-  Status Sync() override { return {}; }
-};
 
 double HalfAt(const std::byte* at) {
   uint16_t half = 0;

@@ -58,12 +58,12 @@ class AttentionRig {
 
   // Positions behind a sequence's end are NaN for the kernels.
   RigResult Run(GridOrder order = {}, int num_blocks = 3) { return RunOnly(order, num_blocks, -1); }
-  // Of one sequence as if it were the batch.
+  // Runs one sequence as if it were the batch.
   RigResult RunAlone(int sequence, GridOrder order = {}) { return RunOnly(order, 2, sequence); }
   RigResult Reference();
   RigResult Exact() const;  // not for kernels that turn back
 
-  // Of `whole`, what RunAlone gives of the sequence.
+  // The part of `whole` that RunAlone gives.
   RigResult PartOf(const RigResult& whole, int sequence) const;
   size_t num_page_heads() const;
 

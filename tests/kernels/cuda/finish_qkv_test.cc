@@ -9,6 +9,8 @@
 #include "kernels/cuda/rows/host_row_launches.h"
 #include "kernels/quant/rotation.h"
 #include "kernels/reference/reference_ops.h"
+#include "tests/kernels/cuda/grid_orders.h"
+#include "tests/kernels/cuda/no_stream.h"
 #include "tests/kernels/cuda/row_rig.h"
 #include "tests/testing/random_weights.h"
 

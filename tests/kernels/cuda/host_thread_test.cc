@@ -9,18 +9,14 @@
 #include <vector>
 
 #include "kernels/core/half.h"
+#include "tests/kernels/cuda/grid_orders.h"
 
 namespace thermocline {
 namespace {
 
-constexpr GridOrder kOrders[] = {{GridOrder::Kind::kForward},
-                                 {GridOrder::Kind::kReverse},
-                                 {GridOrder::Kind::kRandom, 1},
-                                 {GridOrder::Kind::kRandom, 2}};
-
 // One warp in every order of lanes.
 void RunWarp(const std::function<void(HostThread&)>& kernel) {
-  for (const GridOrder order : kOrders) {
+  for (const GridOrder order : kGridOrders) {
     HostGrid(1, 32, 1024, order).Run(kernel);
   }
 }
@@ -145,7 +141,7 @@ TEST(HostThread, RoundsToNearestEven) {
 }
 
 TEST(HostThread, BarrierOfABlockOrdersItsWarps) {
-  for (const GridOrder order : kOrders) {
+  for (const GridOrder order : kGridOrders) {
     std::vector<int> sums(3 * 64);
     HostGrid(3, 64, 64 * sizeof(int), order).Run([&](HostThread& x) {
       int* shared = x.shared<int>(0);
@@ -163,7 +159,7 @@ TEST(HostThread, BarrierOfABlockOrdersItsWarps) {
 }
 
 TEST(HostThread, ClaimsOfAllBlocksAreDifferent) {
-  for (const GridOrder order : kOrders) {
+  for (const GridOrder order : kGridOrders) {
     uint32_t counter = 0;
     uint64_t least = ~uint64_t{0};
     uint32_t greatest = 0;
@@ -241,7 +237,7 @@ TEST(HostThread, WordsAreStoredAndLoaded) {
 
 // What the context says of a mistake, in every order of lanes.
 void ExpectNamed(const std::function<void(HostThread&)>& kernel, const char* mistake) {
-  for (const GridOrder order : kOrders) {
+  for (const GridOrder order : kGridOrders) {
     EXPECT_DEATH(HostGrid(2, 64, 2048, order).Run(kernel), mistake);
   }
 }

@@ -20,15 +20,11 @@
 #include "kernels/quant/page_codec.h"
 #include "kernels/quant/query_factors.h"
 #include "kernels/quant/rotation.h"
+#include "tests/kernels/cuda/grid_orders.h"
 #include "tests/testing/isa_tables.h"
 
 namespace thermocline {
 namespace {
-
-constexpr GridOrder kOrders[] = {{GridOrder::Kind::kForward},
-                                 {GridOrder::Kind::kReverse},
-                                 {GridOrder::Kind::kRandom, 1},
-                                 {GridOrder::Kind::kRandom, 2}};
 
 std::vector<float> Normal(size_t count, float scale, uint64_t seed) {
   std::mt19937_64 random(seed);
@@ -342,7 +338,7 @@ TEST(PageMoves, LanesAndBlocksInAnyOrderGiveTheSameBytes) {
   const std::vector<std::byte> before = arena.bytes();
   const std::vector<MoveResult> want = arena.MoveOnCpu(moves);
   const std::vector<std::byte> wanted = arena.bytes();
-  for (const GridOrder& order : kOrders) {
+  for (const GridOrder& order : kGridOrders) {
     arena.bytes() = before;
     ExpectEqual(arena.MoveOnGrid(moves, order), want);
     EXPECT_TRUE(arena.bytes() == wanted);

@@ -11,6 +11,8 @@
 #include "kernels/core/half.h"
 #include "kernels/cuda/rows/host_row_launches.h"
 #include "kernels/reference/reference_ops.h"
+#include "tests/kernels/cuda/grid_orders.h"
+#include "tests/kernels/cuda/no_stream.h"
 #include "tests/kernels/cuda/row_rig.h"
 #include "tests/testing/random_weights.h"
 
